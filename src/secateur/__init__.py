@@ -1,0 +1,1 @@
+"""secateur prunes neural networks and proves that what is left still works."""

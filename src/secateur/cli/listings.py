@@ -1,0 +1,69 @@
+"""Lists of what there is: models, data sets, criteria."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from secateur import data, models
+from secateur.cli.app import app, show
+from secateur.criteria import CRITERIA
+from secateur.steps import Outcome
+from secateur.tables import COUNT, Column, Table
+
+Format = Annotated[str, typer.Option("--format", help="text, json, csv or markdown", metavar="TEXT")]
+
+
+@app.command("models")
+def list_models(format: Format = "text") -> None:
+    """List the models --model knows."""
+    rows = [
+        {
+            "name": row.name,
+            "input": "×".join(map(str, row.input_shape)) if row.input_shape else None,
+            "parameters": row.parameters,
+            "summary": row.summary,
+        }
+        for row in models.names()
+    ]
+    columns = [
+        Column("name", "Model"),
+        Column("input", "Default input"),
+        Column("parameters", "Parameters", COUNT),
+        Column("summary", "What it is"),
+    ]
+    show(Outcome(table=Table(columns, rows), record=rows), format)
+
+
+@app.command("datasets")
+def list_datasets(format: Format = "text") -> None:
+    """List the data sets --data knows."""
+    rows = [{"name": name, "summary": summary} for name, summary in data.names()]
+    columns = [Column("name", "Data"), Column("summary", "What it is")]
+    show(Outcome(table=Table(columns, rows), record=rows), format)
+
+
+@app.command("criteria")
+def list_criteria(format: Format = "text") -> None:
+    """List the criteria --criterion knows."""
+    rows = [
+        {
+            "name": criterion.name,
+            "summary": criterion.summary,
+            "granularities": ", ".join(sorted(criterion.granularities)),
+            "needs": ", ".join(need for need in criterion.needs if need != "generator") or "nothing",
+            "options": ", ".join(f"{name}={value}" for name, value in criterion.options.items()) or None,
+            "paper": criterion.paper,
+        }
+        for criterion in CRITERIA.values()
+    ]
+    columns = [
+        Column("name", "Criterion"),
+        Column("summary", "Score"),
+        Column("granularities", "Granularity"),
+        Column("needs", "Needs"),
+        Column("options", "Options"),
+        Column("paper", "Paper"),
+    ]
+    show(Outcome(table=Table(columns, rows), record=rows), format)

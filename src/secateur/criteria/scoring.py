@@ -1,0 +1,36 @@
+"""From a model's tensors and a criterion to scores: hand each formula the quantities it names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from secateur.criteria.registry import CRITERIA
+from secateur.seeds import seed_of
+
+PROVIDERS: dict[str, Callable[[str, Tensor, int], Any]] = {
+    "weight": lambda name, tensor, seed: tensor.detach(),
+    "generator": lambda name, tensor, seed: torch.Generator().manual_seed(seed_of("criterion", seed, name)),
+}
+
+
+def score(
+    criterion: str, tensors: Mapping[str, Tensor], *, seed: int = 0, granularity: str = "weight", **options: Any
+) -> dict[str, Tensor]:
+    """Score every tensor by the registered `criterion`: name → scores of the tensor's shape, lowest goes first.
+
+    A random criterion draws from (seed, name), so a layer's scores don't depend on the other layers.
+    Raises `InputError` for an unknown criterion, option or combination with `granularity`.
+
+    >>> score("magnitude", {"w": torch.tensor([-2.0, 1.0])})
+    {'w': tensor([2., 1.])}
+    """
+    entry = CRITERIA[criterion]
+    entry.check(granularity, options)
+    return {
+        name: entry.score(*(PROVIDERS[need](name, tensor, seed) for need in entry.needs), **options)
+        for name, tensor in tensors.items()
+    }

@@ -1,0 +1,52 @@
+"""Where a number was measured: the facts that go beside it."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import shlex
+import sys
+from pathlib import Path
+
+import torch
+
+
+def environment(device: str = "cpu") -> dict[str, str | int]:
+    """Return versions, processor, cores, threads, device and date of this process, for a record."""
+    return {
+        "secateur": version("secateur"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": version("torchvision"),
+        "platform": platform.platform(terse=True),
+        "processor": _processor(),
+        "cores": os.cpu_count() or 1,
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if device.startswith("cuda") else device,
+        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+    }
+
+
+def version(package: str) -> str:
+    """Return an installed package's version, or "unknown"."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def command_line() -> str:
+    """Return the command this process was started with, as one would type it; empty outside the command line."""
+    if Path(sys.argv[0]).name not in ("secateur", "__main__.py"):
+        return ""
+    return shlex.join(["secateur", *sys.argv[1:]])
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

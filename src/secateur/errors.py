@@ -1,0 +1,32 @@
+"""What can go wrong, as exception types a caller can catch.
+
+Every message is one sentence that names the thing at fault and the way out. The command line prints that
+sentence and exits with code 2; nothing else in the package ends a process.
+"""
+
+
+class SecateurError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class InputError(SecateurError, ValueError):
+    """An argument that makes no sense: an amount of 1.7, an unknown criterion, a layer that isn't there."""
+
+
+class ModelError(SecateurError):
+    """A model that can't be built, traced or pruned: NaN weights, no weights at all, the wrong output."""
+
+
+class DataError(SecateurError):
+    """A data set that can't be found or read, or that doesn't fit the model."""
+
+
+class StoreError(SecateurError, OSError):
+    """A file or folder that can't be written or read, or whose content is corrupt or foreign."""
+
+
+class MissingExtraError(SecateurError, ImportError):
+    """An optional package is needed and not installed."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(f"{purpose} needs the package {package}: install it with pip install 'secateur[{extra}]'.")

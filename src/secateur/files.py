@@ -1,0 +1,120 @@
+"""Files that appear whole or not at all.
+
+Everything the package writes goes through `writing`: the content lands in a temporary file beside the target,
+is flushed to the disk, and takes the target's place in one atomic rename. A killed process, a full disk or an
+exception leaves the old file as it was.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from secateur.errors import StoreError
+
+
+@contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary path to fill; rename it to `path` when the block ends without an exception.
+
+    Missing parent folders are made. Raises `StoreError` where the target is a folder, or can't be written.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise StoreError(f"Cannot write {target}: a folder of that name is in the way; choose another file name.")
+    make_folder(target.parent)
+    with os_errors(f"write {target}"):
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+        os.close(handle)
+    temporary = Path(name)
+    try:
+        with os_errors(f"write {target}"):
+            yield temporary
+            with open(temporary, "rb") as written:
+                os.fsync(written.fileno())
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, target)
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write `text` as UTF-8, atomically."""
+    with writing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write `content`, atomically."""
+    with writing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write `value` as indented JSON, atomically. Numbers that JSON lacks (NaN, ∞) are refused."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """Read a UTF-8 file. Raises `StoreError` where it is missing, a folder, unreadable or not text."""
+    source = existing_file(path)
+    with os_errors(f"read {source}"):
+        try:
+            return source.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise StoreError(f"Cannot read {source}: it is not a UTF-8 text file.") from None
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Read a JSON file. Raises `StoreError` where it is missing or not valid JSON."""
+    text = read_text(path)
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise StoreError(f"Cannot read {path}: not valid JSON at line {error.lineno} ({error.msg}).") from None
+
+
+def existing_file(path: str | os.PathLike[str]) -> Path:
+    """Return `path` as a `Path`. Raises `StoreError` unless it is an existing file."""
+    source = Path(path)
+    with os_errors(f"read {source}"):
+        if source.is_dir():
+            raise StoreError(f"Cannot read {source}: it is a folder, a file was expected.")
+        if not source.exists():
+            raise StoreError(f"Cannot read {source}: there is no such file.")
+    return source
+
+
+def make_folder(path: str | os.PathLike[str]) -> Path:
+    """Make a folder and its parents. Raises `StoreError` where a file is in the way or it isn't allowed."""
+    folder = Path(path)
+    with os_errors(f"make the folder {folder}"):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise StoreError(f"Cannot make the folder {folder}: a file is in the way; choose another path.") from None
+    return folder
+
+
+@contextmanager
+def os_errors(action: str) -> Iterator[None]:
+    """Turn an `OSError` (no permission, disk full, …) of the block into a `StoreError` that names `action`."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StoreError(f"Cannot {action}: {reason}; free some space or choose another path.") from error
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current

@@ -1,0 +1,58 @@
+"""Progress bars for people, silence for pipes.
+
+One console for the whole package, on standard error, so that standard output carries results only. Set
+`SECATEUR_QUIET=1` (or pass `--quiet`) to switch the bars off.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+T = TypeVar("T")
+console = Console(stderr=True, highlight=False)
+
+
+class Bar:
+    """One running bar: call `advance` as work is done and `say` to change the text after the numbers."""
+
+    def __init__(self, progress: Progress, task: int) -> None:
+        self._progress = progress
+        self._task = task
+
+    def advance(self, steps: int = 1) -> None:
+        """Move the bar on by `steps`."""
+        self._progress.advance(self._task, steps)  # type: ignore[arg-type]
+
+    def say(self, text: str) -> None:
+        """Show `text` (a loss, an accuracy) behind the bar."""
+        self._progress.update(self._task, note=text)  # type: ignore[arg-type]
+
+
+@contextmanager
+def bar(title: str, total: int, completed: int = 0, shown: bool = True) -> Iterator[Bar]:
+    """Show a progress bar of `total` steps while the block runs, unless the console is no terminal."""
+    quiet = not shown or bool(os.environ.get("SECATEUR_QUIET")) or not console.is_terminal
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console, disable=quiet) as progress:
+        yield Bar(progress, progress.add_task(title, total=total, completed=completed, note=""))
+
+
+def track(items: Iterable[T], title: str, total: int) -> Iterator[T]:
+    """Yield `items` under a progress bar."""
+    with bar(title, total) as running:
+        for item in items:
+            yield item
+            running.advance()

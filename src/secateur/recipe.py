@@ -1,0 +1,131 @@
+"""Recipes: a whole road in one YAML file.
+
+    secateur: 1
+    steps:
+    - {do: train, model: convnet, data: digits, epochs: 15, out: dense}
+    - for:
+        criterion: [magnitude, random]
+        amount: [0.5, 0.9]
+      steps:
+      - {do: prune, run: dense, criterion: "{criterion}", amount: "{amount}", out: "{criterion}-{amount}"}
+      - {do: retrain, run: "{criterion}-{amount}"}
+    - {do: report, runs: ["*"], out: report.html}
+
+A step is the name of a command and its options, dashes as underscores. `for` repeats its steps for every
+combination of the listed values; a value in braces is filled in, whole values keeping their type. Steps already
+done are skipped, so a recipe that was interrupted continues where it stopped.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from secateur.errors import InputError
+from secateur.files import read_text
+from secateur.validation import sentence
+
+VERSION = 1
+DEMO = Path(__file__).parent / "recipes" / "demo.yaml"
+HOLE = re.compile(r"\{(\w+)\}")
+
+
+def read_recipe(path: str | Path) -> list[Any]:
+    """Read a recipe file into its steps, validated. Raises `InputError` naming the step at fault."""
+    try:
+        content = yaml.safe_load(read_text(path))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
+        raise InputError(f"{path} is not valid YAML{where}: {problem}.") from None
+    return parse_recipe(content, str(path))
+
+
+def parse_recipe(content: Any, source: str = "the recipe") -> list[Any]:
+    """Turn a recipe's content into validated steps, in order, every `for` written out."""
+    from secateur.steps import STEPS
+
+    if not isinstance(content, Mapping) or "steps" not in content or not isinstance(content["steps"], list):
+        raise InputError(f"{source} is no recipe: it needs the keys secateur: {VERSION} and steps: with a list.")
+    if content.get("secateur") != VERSION:
+        raise InputError(f"{source} has the version {content.get('secateur')}: this secateur reads secateur: {VERSION}.")
+    steps = []
+    for number, entry in enumerate(_expand(content["steps"], {}, source), start=1):
+        where = f"Step {number} of {source}"
+        if "do" not in entry:
+            raise InputError(f"{where} does not say what to do: add do: with one of {', '.join(STEPS)}.")
+        fields = {str(key).replace("-", "_"): value for key, value in entry.items() if key != "do"}
+        try:
+            steps.append(STEPS[str(entry["do"])](**fields))
+        except ValidationError as error:
+            raise InputError(f"{where} ({entry['do']}): {sentence(error)}") from None
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
+    return steps
+
+
+def perform(steps: Sequence[Any], context: Any, show: Callable[[Any], None] = lambda outcome: None) -> list[Any]:
+    """Take the steps one after the other, hand each outcome to `show`, and return all outcomes."""
+    outcomes = []
+    for step in steps:
+        outcome = step.perform(context)
+        show(outcome)
+        outcomes.append(outcome)
+    return outcomes
+
+
+def recipe_of(history: Sequence[Mapping[str, Any]]) -> str:
+    """Write the recipe that makes a run again from its history."""
+    steps = []
+    previous = ""
+    for entry in history:
+        config = {key: value for key, value in entry["config"].items() if value not in (None, [], {}, ())}
+        names = {"out": entry["run"]} if not previous else {"run": previous}
+        if previous and entry["run"] != previous:
+            names["out"] = entry["run"]
+        steps.append({"do": entry["do"], **names, **config})
+        previous = entry["run"]
+    return write_recipe(steps)
+
+
+def write_recipe(steps: Sequence[Mapping[str, Any]]) -> str:
+    """Write plain step mappings as a recipe file's text."""
+    return yaml.safe_dump(
+        {"secateur": VERSION, "steps": [dict(step) for step in steps]}, sort_keys=False, allow_unicode=True, width=110
+    )
+
+
+def _expand(entries: Any, values: Mapping[str, Any], source: str) -> Iterator[dict[str, Any]]:
+    """Yield the steps of a list, filled in with `values`, loops written out."""
+    for entry in entries:
+        if not isinstance(entry, Mapping):
+            raise InputError(f"{source} has a step that is no mapping ({entry!r}): write - {{do: …}}.")
+        if "for" not in entry:
+            yield {key: _fill(value, values, source) for key, value in entry.items()}
+            continue
+        loops = entry["for"]
+        if not isinstance(loops, Mapping) or not all(isinstance(choices, list) for choices in loops.values()):
+            raise InputError(f"{source} has a for: that does not map names to lists of values.")
+        for combination in itertools.product(*loops.values()):
+            inner = {**values, **dict(zip(loops, combination, strict=True))}
+            yield from _expand(entry.get("steps") or [], inner, source)
+
+
+def _fill(value: Any, values: Mapping[str, Any], source: str) -> Any:
+    """Replace {name} in a value; a value that is nothing but {name} keeps the type of what it stands for."""
+    if isinstance(value, list):
+        return [_fill(item, values, source) for item in value]
+    if not isinstance(value, str):
+        return value
+    for name in HOLE.findall(value):
+        if name not in values:
+            raise InputError(f"{source} uses {{{name}}}, which no for: around it defines.")
+    whole = HOLE.fullmatch(value)
+    return values[whole[1]] if whole else HOLE.sub(lambda match: str(values[match[1]]), value)

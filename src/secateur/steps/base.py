@@ -1,0 +1,159 @@
+"""A step of the road: one validated value that is a recipe entry, a command and a Python call at once.
+
+A step's fields are the recipe's keys and the command's options; `perform` does it. Registering a step class is all
+it takes for the command line, the recipe and the documentation to know it. Fields marked `machine` say where and
+how a step runs, not what it computes: a run folder made with other machine fields is still the same run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from secateur.errors import InputError, StoreError
+from secateur.registry import Registry
+from secateur.runs import ABOUT, Run
+from secateur.tables import Table
+
+MACHINE = {"machine": True}
+ARGUMENT = {"machine": True, "argument": True}
+
+Out = Annotated[str, Field(min_length=1, description="run folder to make", json_schema_extra=MACHINE)]
+In = Annotated[str, Field(min_length=1, description="run folder", json_schema_extra=ARGUMENT)]
+DataRoot = Annotated[
+    str | None,
+    Field(description="folder of the data sets; SECATEUR_DATA when left out", json_schema_extra=MACHINE),
+]
+Overwrite = Annotated[bool, Field(description="replace what the run folder holds", json_schema_extra=MACHINE)]
+Trust = Annotated[
+    bool, Field(description="import the user code (package.module:factory) a run names", json_schema_extra=MACHINE)
+]
+Evaluate = Annotated[bool, Field(description="measure the accuracy on the test split", json_schema_extra=MACHINE)]
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where a step works: relative run folders are taken below `root`; `trust` holds for every step."""
+
+    root: Path = Path()
+    trust: bool = False
+    data_root: str | None = None
+
+    def at(self, name: str) -> Path:
+        """Return the path of a run folder or file named in a step."""
+        return self.root / name
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a step has to say: sentences, a table, and the same as plain JSON."""
+
+    lines: tuple[str, ...] = ()
+    table: Table | None = None
+    record: Any = None
+
+
+class Step(BaseModel):
+    """Base of all steps."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    do: ClassVar[str] = ""
+
+    def perform(self, context: Context) -> Outcome:
+        """Do the step."""
+        raise AssertionError(f"{type(self).__name__} does nothing")
+
+    @classmethod
+    def loose_options(cls) -> dict[str, str]:
+        """Return options a step takes beside its fields, with their help."""
+        return {}
+
+    def config(self) -> dict[str, Any]:
+        """Return what the recipe keeps of this step: every field but the folders it names."""
+        names = {"run", "runs", "out", "overwrite", "again", "trust"}
+        return self.model_dump(mode="json", exclude=names)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what determines the step's result."""
+        return identity(self.do, self.config())
+
+
+STEPS: Registry[type[Step]] = Registry("step")
+AnyStep = TypeVar("AnyStep", bound=type[Step])
+
+
+def step(name: str) -> Callable[[AnyStep], AnyStep]:
+    """Register the decorated class as the step, and the command, called `name`."""
+
+    def register(cls: AnyStep) -> AnyStep:
+        cls.do = name
+        STEPS.add(name, cls)
+        return cls
+
+    return register
+
+
+def identity(do: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `config` without the machine fields of step `do`."""
+    fields = STEPS[do].model_fields
+    machine = {name for name, field in fields.items() if field.json_schema_extra}
+    return {"do": do, **{key: value for key, value in config.items() if key not in machine}}
+
+
+def is_done(folder: Path, planned: list[dict[str, Any]], overwrite: bool) -> bool:
+    """Whether `folder` already holds the result of the `planned` identities (and maybe of steps after them).
+
+    Raises `StoreError` where it holds anything else, unless `overwrite`.
+    """
+    if overwrite or not folder.exists():
+        return False
+    if not folder.is_dir():
+        raise StoreError(f"{folder} is a file: choose another --out.")
+    if not (folder / ABOUT).exists():
+        foreign = [path.name for path in folder.iterdir() if path.name not in OURS and not path.name.startswith(".")]
+        if foreign:
+            raise StoreError(f"{folder} holds other files ({', '.join(sorted(foreign)[:3])}): choose another --out.")
+        return False
+    held = identities(Run.open(folder))
+    if held[: len(planned)] == planned:
+        return True
+    raise StoreError(
+        f"{folder} holds another run ({' → '.join(entry['do'] for entry in held)}): choose another --out, "
+        "or replace it with --overwrite."
+    )
+
+
+OURS = ("metrics.jsonl", "checkpoint.safetensors", "tensorboard", "model.safetensors", "recipe.yaml")
+
+
+def identities(run: Run) -> list[dict[str, Any]]:
+    """Return the identity of every step of a run's history."""
+    return [identity(entry["do"], entry["config"]) for entry in run.history]
+
+
+class Stopwatch:
+    """Seconds since it was made."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds passed."""
+        return time.perf_counter() - self._start
+
+
+def percent(value: float | None) -> str:
+    """Write a fraction as percent with two decimals."""
+    return "–" if value is None else f"{100 * value:.2f} %"
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise `InputError` with `message` unless `condition`."""
+    if not condition:
+        raise InputError(message)

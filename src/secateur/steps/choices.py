@@ -1,0 +1,54 @@
+"""Settings that several steps share: which data, which model."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field
+
+from secateur import data as data_sources
+from secateur.data import Dataset
+from secateur.steps.base import MACHINE, Context, DataRoot
+
+
+class DataChoice(BaseModel):
+    """Which data set, and how it is prepared: the arguments of `secateur.data.load`."""
+
+    data: Annotated[str, Field(description="data set; secateur datasets lists them")]
+    data_root: DataRoot = None
+    normalize: Annotated[str | None, Field(description="imagenet, none or mean/std; the data set's own when left out")] = None
+    image_size: Annotated[int | None, Field(ge=1, description="side of the images of an image folder")] = None
+    tokenizer: Annotated[str | None, Field(description="tokenizer of text data: folder or hub id")] = None
+    max_length: Annotated[int, Field(ge=1, description="tokens a text is cut to")] = 128
+    train_subset: Annotated[int | None, Field(ge=1, description="train on so many images only, class-balanced")] = None
+    download: Annotated[bool, Field(description="fetch missing data", json_schema_extra=MACHINE)] = True
+
+    def load_data(self, context: Context) -> Dataset:
+        """Load the data set."""
+        return data_sources.load(**self.data_arguments(context))
+
+    def data_arguments(self, context: Context) -> dict[str, Any]:
+        """Return the arguments of `secateur.data.load`."""
+        return {
+            "name": self.data,
+            "root": context.data_root or self.data_root,
+            "normalize": self.normalize,
+            "image_size": self.image_size,
+            "tokenizer": self.tokenizer,
+            "max_length": self.max_length,
+            "subset": (self.train_subset, None),
+            "download": self.download,
+        }
+
+
+class ModelChoice(BaseModel):
+    """Which model: a name and arguments for its factory."""
+
+    model: Annotated[str, Field(description="model; secateur models lists them")]
+    model_args: Annotated[dict[str, Any], Field(description="argument of the model's factory, as name=value")] = {}
+
+
+OutputFormat = Annotated[
+    Literal["text", "json", "csv", "markdown"],
+    Field(description="text, json, csv or markdown", json_schema_extra=MACHINE),
+]

@@ -1,0 +1,138 @@
+"""Train a model from scratch, and train a run's model on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from secateur import models
+from secateur.data import Dataset
+from secateur.runs import ABOUT, Run
+from secateur.seeds import seed_of
+from secateur.steps.base import (
+    MACHINE,
+    Context,
+    DataRoot,
+    In,
+    Outcome,
+    Out,
+    Overwrite,
+    Step,
+    Trust,
+    identities,
+    is_done,
+    percent,
+    step,
+)
+from secateur.steps.choices import DataChoice, ModelChoice
+from secateur.training import Fit, TrainConfig, evaluate, train
+from secateur.training.checkpoint import Checkpoint
+from secateur.training.journal import Journal, read_journal
+
+
+@step("train")
+class Train(Step, ModelChoice, DataChoice, TrainConfig):
+    """Train a model and keep it as a run folder."""
+
+    out: Out
+    overwrite: Overwrite = False
+
+    def perform(self, context: Context) -> Outcome:
+        """Train, or continue a training that was interrupted."""
+        folder = context.at(self.out)
+        if is_done(folder, [self.identity()], self.overwrite):
+            return Outcome((f"{folder} holds this training already; --overwrite repeats it.",))
+        data = self.load_data(context)
+        torch.manual_seed(seed_of("init", self.seed))
+        model = models.build(
+            self.model, num_classes=data.num_classes, input_shape=data.input_shape, **self.model_args
+        )
+        run = Run(
+            folder,
+            {"name": self.model, "args": self.model_args},
+            self.data_arguments(context),
+            data.input_shape,
+            data.num_classes,
+        )
+        return _train(self, self, run, model, {}, data, folder, start=0, overwrite=self.overwrite)
+
+
+@step("retrain")
+class Retrain(Step, TrainConfig):
+    """Train a run's model on, its cut weights held at zero; in its own folder unless --out names another."""
+
+    run: In
+    out: Annotated[str | None, Field(description="run folder to make instead", json_schema_extra=MACHINE)] = None
+    epochs: Annotated[int, Field(ge=0, description="passes over the training data")] = 1
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False, description="peak learning rate")] = 0.01
+    train_subset: Annotated[int | None, Field(ge=1, description="train on so many images only")] = None
+    data_root: DataRoot = None
+    again: Annotated[
+        bool, Field(description="repeat a retraining that is the run's last step", json_schema_extra=MACHINE)
+    ] = False
+    overwrite: Overwrite = False
+    trust: Trust = False
+
+    def perform(self, context: Context) -> Outcome:
+        """Retrain, or continue a retraining that was interrupted."""
+        run = Run.open(context.at(self.run))
+        folder = run.folder if self.out is None else context.at(self.out)
+        planned = [*identities(run), self.identity()]
+        if folder == run.folder:
+            if planned[-1] == planned[-2] and not self.again:
+                return Outcome((f"{folder} ends with this retraining already; --again repeats it.",))
+        elif is_done(folder, planned, self.overwrite):
+            return Outcome((f"{folder} holds this retraining already; --overwrite repeats it.",))
+        subset = None if self.train_subset is None else (self.train_subset, None)
+        data = run.load_data(root=context.data_root or self.data_root, subset=subset)
+        model, masks = run.load_model(trust=self.trust or context.trust)
+        start = len(run.history)
+        return _train(self, self, run, model, masks, data, folder, start=start, overwrite=self.overwrite)
+
+
+def _train(
+    this: Step,
+    config: TrainConfig,
+    run: Run,
+    model: nn.Module,
+    masks: Mapping[str, Tensor],
+    data: Dataset,
+    folder: Path,
+    *,
+    start: int,
+    overwrite: bool,
+) -> Outcome:
+    """Train `model` into `folder`: the history's step number `start` of the run found in `run`."""
+    planned = {"history": identities(run), "step": this.identity()}
+    checkpoint = Checkpoint(folder, planned)
+    if not checkpoint.fits():
+        if overwrite:
+            checkpoint.remove()
+            (folder / ABOUT).unlink(missing_ok=True)
+        if not checkpoint.exists:
+            earlier = read_journal(run.folder) if start else []
+            Journal.reset(folder, [row for row in earlier if row.get("step", 0) < start])
+    settings = TrainConfig(**{name: getattr(config, name) for name in TrainConfig.model_fields})
+    context = {"step": start, "do": this.do}
+    fitted = train(model, data, settings, masks=masks, folder=folder, context=context, identity=planned)
+    result = {name: fitted.rows[-1][name] for name in RESULT} if fitted.rows else evaluate(model, data)
+    finished = run.record(model, masks, {"do": this.do, "config": this.config()}, result, fitted.seconds, folder)
+    checkpoint.remove()
+    return Outcome((*_lines(finished, fitted),), record={"run": str(folder), **result})
+
+
+RESULT = ("loss", "top1", "top5")
+
+
+def _lines(run: Run, fitted: Fit) -> list[str]:
+    entry: Mapping[str, Any] = run.history[-1]
+    resumed = f", continued from iteration {fitted.resumed_at}" if fitted.resumed_at else ""
+    return [
+        f"{run.folder}: top-1 {percent(entry['result']['top1'])} on the test split after {entry['do']} "
+        f"({fitted.seconds:.1f} s{resumed})"
+    ]

@@ -1,0 +1,230 @@
+"""Tables as values: rows of raw numbers, and columns that know how a person wants to read them.
+
+A `Table` is made once and written anywhere: to a terminal (rich), as markdown, as HTML, as CSV or as JSON. The
+first three show formatted, aligned text; the last two carry the raw numbers (fractions, not percent; bytes, not
+kB), so that nothing is lost to rounding. A value that is missing or not a number reads "–" to a person, is empty
+in CSV and `null` in JSON.
+
+>>> table = Table([Column("run", "Run"), Column("top1", "Top-1", PERCENT)], [{"run": "dense", "top1": 0.9173}])
+>>> print(table.markdown())
+| Run   |   Top-1 |
+| :---- | ------: |
+| dense | 91.73 % |
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from markupsafe import Markup
+from rich.table import Table as RichTable
+from rich.text import Text
+
+Align = Literal["left", "right"]
+MISSING = "–"
+
+
+@dataclass(frozen=True)
+class Format:
+    """How one kind of value is written, and on which side it is aligned.
+
+    `write` takes the value and, for a measured quantity, the lower and upper bound of its spread.
+    """
+
+    write: Callable[..., str]
+    align: Align = "right"
+
+
+def percent(fraction: float) -> str:
+    """Write a fraction as percent with two decimals: 0.9173 → "91.73 %"."""
+    return f"{100 * fraction:.2f} %"
+
+
+def points(difference: float) -> str:
+    """Write a difference of two fractions as signed percentage points: -0.0021 → "−0.21 pp"."""
+    text = f"{100 * difference:+.2f} pp"
+    return text.replace("-", "−")
+
+
+def count(number: float) -> str:
+    """Write a whole number with thousands separators: 61706 → "61,706"."""
+    return f"{round(number):,}"
+
+
+def si(number: float) -> str:
+    """Write a number with an SI prefix and four significant digits: 416520 → "416.5 k"."""
+    return _prefixed(number, ["", " k", " M", " G", " T", " P"])
+
+
+def size(number: float) -> str:
+    """Write a number of bytes in decimal units: 246824 → "246.8 kB"."""
+    return _prefixed(number, [" B", " kB", " MB", " GB", " TB", " PB"])
+
+
+def milliseconds(median: float, low: float | None = None, high: float | None = None) -> str:
+    """Write milliseconds with three significant digits, and the spread: "0.412 ms (0.405–0.431)"."""
+    decimals = 0 if median >= 100 else min(6, 2 - math.floor(math.log10(median))) if median > 0 else 0
+    spread = "" if low is None or high is None else f" ({low:.{decimals}f}–{high:.{decimals}f})"
+    return f"{median:.{decimals}f} ms{spread}"
+
+
+def number(value: float) -> str:
+    """Write a dimensionless number with four significant digits: 0.043217 → "0.04322"."""
+    return f"{value:.4g}"
+
+
+TEXT = Format(str, "left")
+PERCENT = Format(percent)
+POINTS = Format(points)
+COUNT = Format(count)
+SI = Format(si)
+BYTES = Format(size)
+MILLISECONDS = Format(milliseconds)
+NUMBER = Format(number)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: the rows' key, the title shown, and the format.
+
+    `align` overrides the side of the format. `help` says in a few words what the column holds (a tooltip in HTML).
+    `bounds` names the two keys with the lower and upper bound of a measured quantity.
+    """
+
+    key: str
+    title: str
+    format: Format = TEXT
+    align: Align | None = None
+    help: str = ""
+    bounds: tuple[str, str] | None = None
+
+    @property
+    def side(self) -> Align:
+        """The side the column is aligned on."""
+        return self.align or self.format.align
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Every key of a row that the column reads."""
+        return (self.key, *(self.bounds or ()))
+
+    def cell(self, row: Mapping[str, Any]) -> str:
+        """The text of the column's cell in `row`."""
+        value, *bounds = (_present(row.get(key)) for key in self.keys)
+        if value is None:
+            return MISSING
+        if isinstance(value, float) and math.isinf(value):
+            return "∞" if value > 0 else "−∞"
+        return self.format.write(value, *bounds)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns and rows; a row maps keys to raw values, and may lack any of them."""
+
+    columns: Sequence[Column]
+    rows: Sequence[Mapping[str, Any]]
+
+    def cells(self) -> list[list[str]]:
+        """The formatted text of every cell, row by row."""
+        return [[column.cell(row) for column in self.columns] for row in self.rows]
+
+    def without_empty_columns(self) -> Table:
+        """The same table less the columns in which every value is missing."""
+        kept = [c for c in self.columns if any(_present(row.get(c.key)) is not None for row in self.rows)]
+        return replace(self, columns=kept)
+
+    def records(self) -> list[dict[str, Any]]:
+        """The raw values of the shown columns; missing ones, and numbers JSON lacks, are None."""
+        keys = [key for column in self.columns for key in column.keys]
+        return [{key: _finite(row.get(key)) for key in keys} for row in self.rows]
+
+    def rich(self, title: str | None = None) -> RichTable:
+        """The table for a terminal; cells are taken literally, never as rich markup."""
+        table = RichTable(title=None if title is None else Text(title))
+        for column in self.columns:
+            table.add_column(Text(column.title), justify=column.side, no_wrap=column.side == "right")
+        for cells in self.cells():
+            table.add_row(*(Text(cell) for cell in cells))
+        return table
+
+    def markdown(self) -> str:
+        """The table as GitHub-flavoured markdown, padded so that it reads well as plain text too."""
+        grid = [[_markdown(cell) for cell in row] for row in [[c.title for c in self.columns], *self.cells()]]
+        widths = [max(4, *map(len, cells)) for cells in zip(*grid, strict=True)]
+        rules = [
+            "-" * (width - 1) + ":" if column.side == "right" else ":" + "-" * (width - 1)
+            for column, width in zip(self.columns, widths, strict=True)
+        ]
+        padded = [
+            [
+                cell.rjust(width) if column.side == "right" else cell.ljust(width)
+                for cell, column, width in zip(row, self.columns, widths, strict=True)
+            ]
+            for row in grid
+        ]
+        return "\n".join("| " + " | ".join(row) + " |" for row in [padded[0], rules, *padded[1:]])
+
+    def csv(self) -> str:
+        """The raw values as CSV, with the keys as header."""
+        text = io.StringIO()
+        keys = [key for column in self.columns for key in column.keys]
+        writer = csv.DictWriter(text, keys, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.records())
+        return text.getvalue()
+
+    def json(self) -> str:
+        """The raw values as a JSON list of objects."""
+        return json.dumps(self.records(), indent=2, ensure_ascii=False, allow_nan=False)
+
+    def html(self, caption: str) -> Markup:
+        """The table as an escaped HTML `<table>`, whose first column heads the rows."""
+        head = Markup().join(_heading(column) for column in self.columns)
+        body = Markup().join(
+            Markup("<tr>{}</tr>").format(
+                Markup().join(
+                    Markup('<th scope="row" class="{}">{}</th>' if first else '<td class="{}">{}</td>').format(
+                        column.side, cell
+                    )
+                    for first, column, cell in zip([True] + [False] * len(cells), self.columns, cells, strict=False)
+                )
+            )
+            for cells in self.cells()
+        )
+        return Markup("<table><caption>{}</caption><thead><tr>{}</tr></thead><tbody>{}</tbody></table>").format(
+            caption, head, body
+        )
+
+
+def _heading(column: Column) -> Markup:
+    tooltip = Markup(' title="{}"').format(column.help) if column.help else Markup()
+    return Markup('<th scope="col" class="{}"{}>{}</th>').format(column.side, tooltip, column.title)
+
+
+def _markdown(cell: str) -> str:
+    return " ".join(cell.replace("\\", "\\\\").replace("|", "\\|").split())
+
+
+def _present(value: Any) -> Any:
+    """None for a value that is not there: None itself, or not a number."""
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _prefixed(value: float, units: Sequence[str]) -> str:
+    """Write `value` with the unit that leaves fewer than four digits before the point."""
+    power = 0
+    while abs(float(f"{value:.4g}")) >= 1000 and power < len(units) - 1:
+        value, power = value / 1000, power + 1
+    digits = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return digits + units[power]

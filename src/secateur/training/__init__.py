@@ -1,0 +1,9 @@
+"""Training and evaluation: the loop, its settings, its log and its checkpoints."""
+
+from secateur.training.config import TrainConfig
+from secateur.training.duration import Duration
+from secateur.training.evaluation import evaluate
+from secateur.training.launch import train
+from secateur.training.loop import Fit
+
+__all__ = ["Duration", "Fit", "TrainConfig", "evaluate", "train"]

@@ -1,0 +1,71 @@
+"""The state of an unfinished training run, in one file that is replaced atomically."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from secateur.errors import StoreError
+from secateur.store import read_tree, write_tree
+
+FILE = "checkpoint.safetensors"
+
+
+class Checkpoint:
+    """The checkpoint of a folder, tied to what it was made with; without a folder it keeps nothing.
+
+    `identity` is a JSON value: a checkpoint made with another one is refused, not silently continued.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str] | None, identity: Mapping[str, Any]) -> None:
+        self.path = None if folder is None else Path(folder) / FILE
+        self.identity = dict(identity)
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a checkpoint of any identity."""
+        return self.path is not None and self.path.exists()
+
+    def write(self, **state: Any) -> None:
+        """Replace the checkpoint by `state` (nested dicts of tensors and plain values)."""
+        if self.path is not None:
+            write_tree(self.path, {"identity": self.identity, **state})
+
+    def read(self) -> dict[str, Any] | None:
+        """Return the state to continue from, None where there is none.
+
+        Raises `StoreError` for a corrupt file or one made with other settings, naming up to three of them.
+        """
+        if self.path is None or not self.exists:
+            return None
+        state = read_tree(self.path)
+        differences = _differences(state["identity"], self.identity)
+        if differences:
+            raise StoreError(
+                f"{self.path.parent} holds an unfinished run with other settings ({'; '.join(differences[:3])}): "
+                "use those to continue it, or start over with --overwrite."
+            )
+        return state
+
+    def fits(self) -> bool:
+        """Whether there is a checkpoint and it was made with this identity."""
+        if self.path is None or not self.exists:
+            return False
+        return not _differences(read_tree(self.path)["identity"], self.identity)
+
+    def remove(self) -> None:
+        """Delete the checkpoint, if there is one."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+
+
+def _differences(old: Any, new: Any, name: str = "") -> list[str]:
+    """List where two JSON values differ, as "lr: 0.1, now 0.05"."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        keys = [*old, *(key for key in new if key not in old)]
+        return [line for key in keys for line in _differences(old.get(key), new.get(key), key)]
+    if isinstance(old, list | tuple) and isinstance(new, list | tuple) and len(old) == len(new):
+        return [line for one, other in zip(old, new, strict=True) for line in _differences(one, other, name)]
+    return [] if old == new else [f"{name}: {old}, now {new}"]

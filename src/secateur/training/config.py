@@ -1,0 +1,78 @@
+"""Everything that determines a training run, as one validated value.
+
+The fields are the recipe's keys, the command line's options and the library's keyword arguments alike.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from secateur.training.duration import Duration
+
+MACHINE = {"machine": True}
+"""Marks fields that say where a run happens, not what it computes."""
+
+
+class TrainConfig(BaseModel):
+    """Hyper-parameters of `secateur.train`; defaults train small image networks from scratch."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    epochs: Annotated[int, Field(ge=0, description="passes over the training data")] = 10
+    batch_size: Annotated[int, Field(ge=1, description="global batch size, shared out over all devices")] = 128
+    optimizer: Annotated[str, Field(description="sgd, adam or adamw")] = "sgd"
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False, description="peak learning rate")] = 0.05
+    momentum: Annotated[float, Field(ge=0, lt=1, description="momentum of sgd")] = 0.9
+    nesterov: Annotated[bool, Field(description="Nesterov momentum for sgd")] = False
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False, description="L2 penalty (decoupled for adamw)")] = 5e-4
+    schedule: Annotated[str, Field(description="constant, step, multistep, cosine or halving")] = "cosine"
+    warmup: Annotated[str, Field(description="linear warm-up, as 2ep, 500it or 3%")] = "0ep"
+    lr_every: Annotated[float, Field(gt=0, description="epochs between cuts of the step and halving schedules")] = 30.0
+    lr_factor: Annotated[float, Field(gt=0, le=1, description="factor of a cut of the step and multistep schedules")] = 0.1
+    milestones: Annotated[tuple[float, ...], Field(description="epochs of the cuts of the multistep schedule")] = ()
+    label_smoothing: Annotated[float, Field(ge=0, lt=1, description="label smoothing")] = 0.0
+    clip_norm: Annotated[float | None, Field(gt=0, description="clip the gradient's L2 norm to this")] = None
+    ema: Annotated[float | None, Field(gt=0, lt=1, description="decay of an averaged copy that becomes the result")] = None
+    augment: Annotated[str | None, Field(description="augmentation; the data set's own when left out")] = None
+    precision: Annotated[str, Field(description="32-true, bf16-mixed or 16-mixed")] = "32-true"
+    channels_last: Annotated[bool, Field(description="channels-last memory layout for image models")] = True
+    seed: Annotated[int, Field(ge=0, description="seed of initialisation, order and augmentation")] = 0
+    accelerator: Annotated[str, Field(description="auto, cpu, cuda, …", json_schema_extra=MACHINE)] = "auto"
+    devices: Annotated[int, Field(ge=1, description="processes to train in", json_schema_extra=MACHINE)] = 1
+    checkpoint_every: Annotated[
+        str, Field(description="time between checkpoints, as 1ep or 200it", json_schema_extra=MACHINE)
+    ] = "1ep"
+    tensorboard: Annotated[bool, Field(description="also write TensorBoard files", json_schema_extra=MACHINE)] = False
+
+    @field_validator("warmup", "checkpoint_every", mode="before")
+    @classmethod
+    def _duration(cls, value: Any) -> str:
+        return str(Duration.parse(value))
+
+    @field_validator("optimizer")
+    @classmethod
+    def _optimizer(cls, value: str) -> str:
+        from secateur.training.optimizers import OPTIMIZERS
+
+        OPTIMIZERS[value]
+        return value
+
+    @field_validator("schedule")
+    @classmethod
+    def _schedule(cls, value: str) -> str:
+        from secateur.training.schedules import SCHEDULES
+
+        SCHEDULES[value]
+        return value
+
+    @field_validator("precision")
+    @classmethod
+    def _precision(cls, value: str) -> str:
+        if value not in PRECISIONS:
+            raise ValueError(f"there is no precision '{value}': choose {', '.join(PRECISIONS)}")
+        return value
+
+
+PRECISIONS = ("32-true", "64-true", "bf16-mixed", "bf16-true", "16-mixed")
