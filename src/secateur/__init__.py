@@ -1,1 +1,70 @@
-"""secateur prunes neural networks and proves that what is left still works."""
+"""secateur prunes neural networks and proves that what is left still works.
+
+    import secateur
+
+    data = secateur.load_data("digits")
+    model = secateur.build("convnet", num_classes=data.num_classes, input_shape=data.input_shape)
+    secateur.train(model, data, epochs=30, lr=0.1)
+    result = secateur.prune(model, amount=secateur.safe_rate(model).safe)
+    secateur.train(result.model, data, masks=result.masks, epochs=5, lr=0.02)
+    print(secateur.evaluate(result.model, data), result.summary())
+    secateur.save(result, "small.safetensors")
+
+The same road with folders, files and a report is the command `secateur`, or `secateur.run` on a recipe.
+"""
+
+from secateur.allocate import SCOPES, allocate
+from secateur.analysis import SafeRate, safe_rate
+from secateur.criteria import CRITERIA, criterion, score
+from secateur.data import load as load_data
+from secateur.environment import version
+from secateur.errors import (
+    DataError,
+    InputError,
+    MissingExtraError,
+    ModelError,
+    SecateurError,
+    StoreError,
+)
+from secateur.masks import Masks
+from secateur.measure import Measurement, measure
+from secateur.models import build
+from secateur.prune import Pruned, prune
+from secateur.recipe import run
+from secateur.runs import Run
+from secateur.store import load, load_masks, save
+from secateur.training import Fit, TrainConfig, evaluate, train
+
+__version__ = version("secateur")
+
+__all__ = [
+    "CRITERIA",
+    "SCOPES",
+    "DataError",
+    "Fit",
+    "InputError",
+    "Masks",
+    "Measurement",
+    "MissingExtraError",
+    "ModelError",
+    "Pruned",
+    "Run",
+    "SafeRate",
+    "SecateurError",
+    "StoreError",
+    "TrainConfig",
+    "allocate",
+    "build",
+    "criterion",
+    "evaluate",
+    "load",
+    "load_data",
+    "load_masks",
+    "measure",
+    "prune",
+    "run",
+    "safe_rate",
+    "save",
+    "score",
+    "train",
+]

@@ -12,8 +12,9 @@
     - {do: report, runs: ["*"], out: report.html}
 
 A step is the name of a command and its options, dashes as underscores. `for` repeats its steps for every
-combination of the listed values; a value in braces is filled in, whole values keeping their type. Steps already
-done are skipped, so a recipe that was interrupted continues where it stopped.
+combination of the listed values; a value in braces is filled in, whole values keeping their type. A listed value
+may itself be a mapping: then its own keys are filled in. Steps already done are skipped, so a recipe that was
+interrupted continues where it stopped.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from pydantic import ValidationError
@@ -31,12 +32,26 @@ from secateur.errors import InputError
 from secateur.files import read_text
 from secateur.validation import sentence
 
+if TYPE_CHECKING:
+    from secateur.steps import Context, Outcome, Step
+
 VERSION = 1
 DEMO = Path(__file__).parent / "recipes" / "demo.yaml"
 HOLE = re.compile(r"\{(\w+)\}")
 
 
-def read_recipe(path: str | Path) -> list[Any]:
+def run(path: str | Path, root: str | Path = ".", *, data_root: str | None = None, trust: bool = False) -> list[Outcome]:
+    """Take every step of the recipe file `path`, run folders lying below `root`; steps already done are skipped.
+
+    `data_root` is where the data sets lie, `trust` allows runs to name user code (package.module:factory).
+    Returns what each step had to say. Raises the errors of the steps, `InputError` for a recipe that makes no sense.
+    """
+    from secateur.steps import Context
+
+    return perform(read_recipe(path), Context(Path(root), trust, data_root))
+
+
+def read_recipe(path: str | Path) -> list[Step]:
     """Read a recipe file into its steps, validated. Raises `InputError` naming the step at fault."""
     try:
         content = yaml.safe_load(read_text(path))
@@ -48,7 +63,7 @@ def read_recipe(path: str | Path) -> list[Any]:
     return parse_recipe(content, str(path))
 
 
-def parse_recipe(content: Any, source: str = "the recipe") -> list[Any]:
+def parse_recipe(content: Any, source: str = "the recipe") -> list[Step]:
     """Turn a recipe's content into validated steps, in order, every `for` written out."""
     from secateur.steps import STEPS
 
@@ -71,7 +86,9 @@ def parse_recipe(content: Any, source: str = "the recipe") -> list[Any]:
     return steps
 
 
-def perform(steps: Sequence[Any], context: Any, show: Callable[[Any], None] = lambda outcome: None) -> list[Any]:
+def perform(
+    steps: Sequence[Step], context: Context, show: Callable[[Outcome], None] = lambda outcome: None
+) -> list[Outcome]:
     """Take the steps one after the other, hand each outcome to `show`, and return all outcomes."""
     outcomes = []
     for step in steps:
@@ -83,16 +100,22 @@ def perform(steps: Sequence[Any], context: Any, show: Callable[[Any], None] = la
 
 def recipe_of(history: Sequence[Mapping[str, Any]]) -> str:
     """Write the recipe that makes a run again from its history."""
+    return write_recipe(steps_of(history))
+
+
+def steps_of(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return a history's entries as recipe steps, the first settings first."""
     steps = []
     previous = ""
     for entry in history:
         config = {key: value for key, value in entry["config"].items() if value not in (None, [], {}, ())}
+        first = {key: config[key] for key in ("model", "data") if key in config}
         names = {"out": entry["run"]} if not previous else {"run": previous}
         if previous and entry["run"] != previous:
             names["out"] = entry["run"]
-        steps.append({"do": entry["do"], **names, **config})
+        steps.append({"do": entry["do"], **first, **names, **config})
         previous = entry["run"]
-    return write_recipe(steps)
+    return steps
 
 
 def write_recipe(steps: Sequence[Mapping[str, Any]]) -> str:
@@ -114,7 +137,9 @@ def _expand(entries: Any, values: Mapping[str, Any], source: str) -> Iterator[di
         if not isinstance(loops, Mapping) or not all(isinstance(choices, list) for choices in loops.values()):
             raise InputError(f"{source} has a for: that does not map names to lists of values.")
         for combination in itertools.product(*loops.values()):
-            inner = {**values, **dict(zip(loops, combination, strict=True))}
+            inner = dict(values)
+            for name, choice in zip(loops, combination, strict=True):
+                inner.update(choice if isinstance(choice, Mapping) else {name: choice})
             yield from _expand(entry.get("steps") or [], inner, source)
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from secateur import data as data_sources
@@ -108,6 +109,12 @@ class Run:
                 f"made for {self.input_shape} and {self.num_classes}: name its own data."
             )
         return found
+
+    def example(self, **overrides: Any) -> Any:
+        """Return one input for measuring: noise of the recorded image shape, a test sample for text."""
+        if self.input_shape is None:
+            return self.load_data(**overrides).example()
+        return torch.randn(1, *self.input_shape, generator=torch.Generator().manual_seed(0))
 
     def journal(self) -> list[Row]:
         """Return the rows of the training log."""

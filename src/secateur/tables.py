@@ -1,11 +1,12 @@
 """Tables as values: rows of raw numbers, and columns that know how a person wants to read them.
 
-A `Table` is made once and written anywhere: to a terminal (rich), as markdown, as HTML, as CSV or as JSON. The
-first three show formatted, aligned text; the last two carry the raw numbers (fractions, not percent; bytes, not
-kB), so that nothing is lost to rounding. A value that is missing or not a number reads "–" to a person, is empty
-in CSV and `null` in JSON.
+A `Table` is made once and written anywhere: to a terminal (rich), as markdown, as HTML, as CSV or as JSON.
+The first three show formatted, aligned text; the last two carry the raw numbers (fractions, not percent;
+bytes, not kB), so that nothing is lost to rounding. A value that is missing or not a number reads "–" to a
+person, is empty in CSV and `null` in JSON.
 
->>> table = Table([Column("run", "Run"), Column("top1", "Top-1", PERCENT)], [{"run": "dense", "top1": 0.9173}])
+>>> columns = [Column("run", "Run"), Column("top1", "Top-1", PERCENT)]
+>>> table = Table(columns, [{"run": "dense", "top1": 0.9173}])
 >>> print(table.markdown())
 | Run   |   Top-1 |
 | :---- | ------: |
@@ -34,7 +35,7 @@ MISSING = "–"
 class Format:
     """How one kind of value is written, and on which side it is aligned.
 
-    `write` takes the value and, for a measured quantity, the lower and upper bound of its spread.
+    `write` takes the value and, for a measured quantity, its spread.
     """
 
     write: Callable[..., str]
@@ -67,11 +68,14 @@ def size(number: float) -> str:
     return _prefixed(number, [" B", " kB", " MB", " GB", " TB", " PB"])
 
 
-def milliseconds(median: float, low: float | None = None, high: float | None = None) -> str:
-    """Write milliseconds with three significant digits, and the spread: "0.412 ms (0.405–0.431)"."""
-    decimals = 0 if median >= 100 else min(6, 2 - math.floor(math.log10(median))) if median > 0 else 0
-    spread = "" if low is None or high is None else f" ({low:.{decimals}f}–{high:.{decimals}f})"
-    return f"{median:.{decimals}f} ms{spread}"
+def milliseconds(median: float, iqr: float | None = None) -> str:
+    """Write seconds as milliseconds with three significant digits: 0.000412 → "0.412 ms".
+
+    The interquartile range, where given, follows to the same decimal: "0.412 ms (IQR 0.026)".
+    """
+    decimals = min(6, max(0, 2 - math.floor(math.log10(1000 * median)))) if median > 0 else 0
+    spread = "" if iqr is None else f" (IQR {1000 * iqr:.{decimals}f})"
+    return f"{1000 * median:.{decimals}f} ms{spread}"
 
 
 def number(value: float) -> str:
@@ -93,8 +97,8 @@ NUMBER = Format(number)
 class Column:
     """One column: the rows' key, the title shown, and the format.
 
-    `align` overrides the side of the format. `help` says in a few words what the column holds (a tooltip in HTML).
-    `bounds` names the two keys with the lower and upper bound of a measured quantity.
+    `align` overrides the side of the format. `help` says in a few words what the column holds (a tooltip in
+    HTML). `spread` names the key that holds the spread of a measured quantity.
     """
 
     key: str
@@ -102,7 +106,7 @@ class Column:
     format: Format = TEXT
     align: Align | None = None
     help: str = ""
-    bounds: tuple[str, str] | None = None
+    spread: str | None = None
 
     @property
     def side(self) -> Align:
@@ -112,16 +116,16 @@ class Column:
     @property
     def keys(self) -> tuple[str, ...]:
         """Every key of a row that the column reads."""
-        return (self.key, *(self.bounds or ()))
+        return (self.key,) if self.spread is None else (self.key, self.spread)
 
     def cell(self, row: Mapping[str, Any]) -> str:
         """The text of the column's cell in `row`."""
-        value, *bounds = (_present(row.get(key)) for key in self.keys)
+        value, *spread = (_present(row.get(key)) for key in self.keys)
         if value is None:
             return MISSING
         if isinstance(value, float) and math.isinf(value):
             return "∞" if value > 0 else "−∞"
-        return self.format.write(value, *bounds)
+        return self.format.write(value, *spread)
 
 
 @dataclass(frozen=True)
@@ -190,17 +194,19 @@ class Table:
         body = Markup().join(
             Markup("<tr>{}</tr>").format(
                 Markup().join(
-                    Markup('<th scope="row" class="{}">{}</th>' if first else '<td class="{}">{}</td>').format(
-                        column.side, cell
+                    Markup(
+                        '<th scope="row" class="{}">{}</th>' if first else '<td class="{}">{}</td>'
+                    ).format(column.side, cell)
+                    for first, column, cell in zip(
+                        [True] + [False] * len(cells), self.columns, cells, strict=False
                     )
-                    for first, column, cell in zip([True] + [False] * len(cells), self.columns, cells, strict=False)
                 )
             )
             for cells in self.cells()
         )
-        return Markup("<table><caption>{}</caption><thead><tr>{}</tr></thead><tbody>{}</tbody></table>").format(
-            caption, head, body
-        )
+        return Markup(
+            "<table><caption>{}</caption><thead><tr>{}</tr></thead><tbody>{}</tbody></table>"
+        ).format(caption, head, body)
 
 
 def _heading(column: Column) -> Markup:

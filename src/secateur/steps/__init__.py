@@ -1,6 +1,31 @@
-"""The steps of the road, each in one file: train → prune → retrain → measure → compare → report."""
+"""The steps of the road, each in one file: train → prune → retrain → measure → compare → report.
 
-from secateur.steps import adopt, evaluation, prune, train
+Importing this package registers them; the order here is the order in which the command line lists them.
+"""
+
 from secateur.steps.base import STEPS, Context, Outcome, Step, step
+from secateur.steps.train import Retrain, Train
+from secateur.steps.adopt import Import  # isort: skip
+from secateur.steps.inspect import Inspect  # isort: skip
+from secateur.steps.safe_rate import SafeRateStep  # isort: skip
+from secateur.steps.prune import Prune  # isort: skip
+from secateur.steps.evaluation import Eval  # isort: skip
+from secateur.steps.compare import Compare  # isort: skip
+from secateur.steps.report import Report  # isort: skip
 
-__all__ = ["STEPS", "Context", "Outcome", "Step", "adopt", "evaluation", "prune", "step", "train"]
+__all__ = [
+    "STEPS",
+    "Compare",
+    "Context",
+    "Eval",
+    "Import",
+    "Inspect",
+    "Outcome",
+    "Prune",
+    "Report",
+    "Retrain",
+    "SafeRateStep",
+    "Step",
+    "Train",
+    "step",
+]

@@ -6,10 +6,9 @@ Counts and sums are reduced over processes, never averages of averages: uneven l
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -17,6 +16,9 @@ from secateur.data import Batches, Dataset
 from secateur.errors import ModelError
 from secateur.modes import evaluating
 from secateur.progress import bar
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 @dataclass
@@ -39,9 +41,9 @@ class Tally:
         self.top5 += int(sums[2])
         self.seen += len(labels)
 
-    def reduced(self, fabric: Fabric) -> Tally:
+    def reduced(self, fabric: Fabric | None) -> Tally:
         """Return the sums over all processes."""
-        if fabric.world_size == 1:
+        if fabric is None or fabric.world_size == 1:
             return self
         sums = torch.tensor([self.loss, self.top1, self.top5, self.seen], dtype=torch.float64, device=fabric.device)
         total = fabric.all_reduce(sums, reduce_op="sum")
@@ -70,25 +72,23 @@ def evaluate(
     The model stays on the device it is on and comes back in the mode it was in. Raises `ModelError` where its
     output is not [batch, classes].
     """
-    single = fabric or Fabric(accelerator="cpu", devices=1)
-    device = fabric.device if fabric else next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     batches = Batches(
         data,
         split,
         batch_size,
         device=device,
-        rank=single.global_rank,
-        world=single.world_size,
+        rank=fabric.global_rank if fabric else 0,
+        world=fabric.world_size if fabric else 1,
         channels_last=channels_last,
     )
     tally = Tally()
-    shown = progress and single.is_global_zero
-    with evaluating(model), torch.inference_mode(), bar(f"evaluate on {split}", len(batches), shown=shown) as running:
+    with evaluating(model), torch.inference_mode(), bar(f"evaluate on {split}", len(batches), shown=progress) as running:
         for batch in batches:
             logits = logits_of(model, batch.inputs, data)
             tally.add(logits, batch.labels, functional.cross_entropy(logits.float(), batch.labels, reduction="sum"))
             running.advance()
-    return tally.reduced(single).means()
+    return tally.reduced(fabric).means()
 
 
 def logits_of(model: nn.Module, inputs: Any, data: Dataset) -> Tensor:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from pydantic import ValidationError
 from torch import Tensor, nn
 
@@ -17,6 +16,9 @@ from secateur.errors import InputError
 from secateur.training.config import TrainConfig
 from secateur.training.loop import Fit, fit, make_fabric
 from secateur.validation import sentence
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 def train(

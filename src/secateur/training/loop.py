@@ -10,11 +10,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -32,6 +31,9 @@ from secateur.training.journal import Journal, Row
 from secateur.training.optimizers import OPTIMIZERS
 from secateur.training.schedules import learning_rate
 
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -40,7 +42,6 @@ class Fit:
     rows: list[Row]
     seconds: float
     resumed_at: int = 0
-    final: dict[str, float] = field(default_factory=dict)
 
 
 def fit(
@@ -181,6 +182,8 @@ def _set_rate(optimizer: Any, rate: float) -> None:
 
 def make_fabric(config: TrainConfig, strategy: str = "auto") -> Fabric:
     """Return the Fabric for a config. Raises `InputError` for an accelerator that isn't there."""
+    from lightning_fabric import Fabric
+
     try:
         precision: Any = config.precision
         return Fabric(accelerator=config.accelerator, devices=config.devices, strategy=strategy, precision=precision)

@@ -1,0 +1,8 @@
+"""What a model's weights say about how far it can be pruned, before anything is cut."""
+
+from __future__ import annotations
+
+from secateur.analysis.kurtosis import kurtosis
+from secateur.analysis.safe_rate import CurvePoint, Excluded, SafeRate, TensorKurtosis, cosine_at, safe_rate
+
+__all__ = ["CurvePoint", "Excluded", "SafeRate", "TensorKurtosis", "cosine_at", "kurtosis", "safe_rate"]

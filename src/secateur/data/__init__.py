@@ -1,0 +1,25 @@
+"""Data sets by name, kept decoded in memory, and the batches a trainer draws from them.
+
+`load` turns a name into a `Dataset`; `Batches` turns a `Dataset` into normalised batches on a device.
+"""
+
+from secateur.data import folder, standard, tables  # noqa: F401 (importing them registers the sources)
+from secateur.data.augment import AUGMENTATIONS, Augmentation
+from secateur.data.batches import Batch, Batches
+from secateur.data.dataset import Dataset, Split
+from secateur.data.registry import DATA, Request, load, names, normalisation, source
+
+__all__ = [
+    "AUGMENTATIONS",
+    "DATA",
+    "Augmentation",
+    "Batch",
+    "Batches",
+    "Dataset",
+    "Request",
+    "Split",
+    "load",
+    "names",
+    "normalisation",
+    "source",
+]

@@ -1,0 +1,29 @@
+"""What a model costs: parameters and zeros, multiply-accumulates, bytes, and seconds with their spread.
+
+`measure` gives all of them at once; `statistics`, `cost`, `size`, `latency` and `compare_latency` one each.
+None changes the model: it is evaluated in evaluation mode and handed back in the mode it was in.
+"""
+
+from __future__ import annotations
+
+from secateur.measure.cost import Cost, Layer, cost
+from secateur.measure.latency import Latency, compare_latency, latency
+from secateur.measure.measurement import Measurement, measure
+from secateur.measure.size import Size, size
+from secateur.measure.statistics import Statistics, TensorStatistics, statistics
+
+__all__ = [
+    "Cost",
+    "Latency",
+    "Layer",
+    "Measurement",
+    "Size",
+    "Statistics",
+    "TensorStatistics",
+    "compare_latency",
+    "cost",
+    "latency",
+    "measure",
+    "size",
+    "statistics",
+]

@@ -1,0 +1,219 @@
+"""How many multiply-accumulates (MACs) one forward pass takes, by module, and what each layer looks like.
+
+A real forward pass is watched op by op, below autograd, where every model is made of the same few operations.
+Matrix products, convolutions and attention count, by the formulas of `torch.utils.flop_counter` (two FLOPs
+are one MAC); everything else (activations, normalisation, pooling) counts nothing, as is the convention.
+Fused kernels that hide their products (the transformer fast path, fused attention, oneDNN's and cuDNN's
+recurrent layers) are switched off for the count.
+
+`macs_nonzero` weighs each product by the fraction of its weight operand that is not zero: the work left for
+an ideal kernel that skips every zero weight. It is a bound no dense kernel comes near.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from secateur.measure.inputs import Inputs, forward, masked
+from secateur.modes import evaluating
+
+aten = torch.ops.aten
+FACTORS = defaultdict(
+    tuple[int, ...],
+    {
+        aten.mm: (0, 1),
+        aten.bmm: (0, 1),
+        aten.addmm: (1, 2),
+        aten.baddbmm: (1, 2),
+        aten.convolution: (1,),
+        aten._convolution: (1,),
+    },
+)
+"""Which arguments of a product may be a weight; for attention none."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One module at work in a forward pass.
+
+    Shapes are those of the first tensor of its first call, None where there is none. `parameters` are its own
+    and those of submodules it never calls; `macs` are those of all its calls, less its submodules'.
+    """
+
+    name: str
+    kind: str
+    input_shape: tuple[int, ...] | None
+    output_shape: tuple[int, ...] | None
+    parameters: int
+    macs: int
+    macs_nonzero: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one forward pass costs.
+
+    `by_module` gives each called module's MACs, submodules included, "" being the model. `layers` lists, in
+    the order of execution, the modules that call no other, compute products or hold parameters; their MACs
+    and parameters add up to the totals.
+    """
+
+    macs: int
+    macs_nonzero: int
+    by_module: Mapping[str, int]
+    layers: tuple[Layer, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the value as plain dictionaries, lists, numbers and strings."""
+        return asdict(self) | {"layers": [asdict(layer) for layer in self.layers]}
+
+
+def cost(model: nn.Module, example_inputs: Inputs, masks: Mapping[str, Tensor] | None = None) -> Cost:
+    """Count the MACs of one forward pass of `model` in evaluation mode, without gradients.
+
+    `example_inputs` is a tensor, a tuple of arguments or a mapping of keyword arguments, on the model's
+    device. The count is for the batch given: pass one sample for MACs per sample. What `masks` (name →
+    boolean tensor, True keeps) cut is taken as zero. The model is left as it was. Raises `ModelError` where
+    the forward pass fails, `InputError` where the masks belong to another model.
+    """
+    counter = _Counter(model)
+    with torch.no_grad(), masked(model, masks), evaluating(model), _unfused(), counter.watching(), counter:
+        forward(model, example_inputs)
+    return counter.cost()
+
+
+@contextmanager
+def _unfused() -> Iterator[None]:
+    """Have attention and recurrent layers run as the plain products they stand for."""
+    backends: tuple[Any, ...] = (torch.backends.mkldnn, torch.backends.cudnn)
+    enabled = [backend.enabled for backend in backends]
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    try:
+        for backend in backends:
+            backend.enabled = False
+        torch.backends.mha.set_fastpath_enabled(False)
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        for backend, was in zip(backends, enabled, strict=True):
+            backend.enabled = was
+        torch.backends.mha.set_fastpath_enabled(fastpath)
+
+
+@dataclass
+class _Tally:
+    """What is known so far about one called module; `own` and `own_nonzero` are MACs less its submodules'."""
+
+    kind: str
+    input_shape: tuple[int, ...] | None
+    output_shape: tuple[int, ...] | None = None
+    calls_others: bool = False
+    parameters: int = 0
+    macs: int = 0
+    own: int = 0
+    own_nonzero: int = 0
+
+
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds every product to the modules running, the innermost of which owns it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.model = model
+        self.tallies: dict[str, _Tally] = {}
+        self.running: list[str] = []
+        self.weights = {_storage(parameter) for parameter in model.parameters()}
+        self.nonzero: dict[tuple[Any, ...], int] = {}
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Hook every module for the block."""
+        handles = []
+        for name, module in self.model.named_modules():
+            handles.append(module.register_forward_pre_hook(partial(self._enter, name), with_kwargs=True))
+            handles.append(module.register_forward_hook(partial(self._leave, name), always_call=True))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def cost(self) -> Cost:
+        """Sum up."""
+        for name, parameter in self.model.named_parameters():
+            owner = name.rpartition(".")[0]
+            while owner not in self.tallies:
+                owner = owner.rpartition(".")[0]
+            self.tallies[owner].parameters += parameter.numel()
+        return Cost(
+            macs=sum(tally.own for tally in self.tallies.values()),
+            macs_nonzero=sum(tally.own_nonzero for tally in self.tallies.values()),
+            by_module={name: tally.macs for name, tally in self.tallies.items()},
+            layers=tuple(
+                Layer(name, t.kind, t.input_shape, t.output_shape, t.parameters, t.own, t.own_nonzero)
+                for name, t in self.tallies.items()
+                if t.own or t.parameters or not t.calls_others
+            ),
+        )
+
+    def _enter(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+        if self.running:
+            self.tallies[self.running[-1]].calls_others = True
+        self.running.append(name)
+        self.tallies.setdefault(name, _Tally(type(module).__name__, _first_shape([args, kwargs])))
+        # Weights that hooks compute before each call, as torch.nn.utils.prune does, are plain attributes.
+        self.weights |= {_storage(value) for value in vars(module).values() if isinstance(value, Tensor)}
+
+    def _leave(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
+        self.running.pop()
+        self.tallies[name].output_shape = self.tallies[name].output_shape or _first_shape(output)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        operation = func._overloadpacket
+        if operation not in flop_registry:
+            with self:  # composite operations arrive whole from under inference_mode
+                output = func.decompose(*args, **kwargs)
+            return func(*args, **kwargs) if output is NotImplemented else output
+        output = func(*args, **kwargs)
+        macs = flop_registry[operation](*args, **kwargs, out_val=output) // 2
+        for name in set(self.running):
+            self.tallies[name].macs += macs
+        innermost = self.tallies[self.running[-1]]
+        innermost.own += macs
+        for position in FACTORS[operation]:
+            macs = self._thinned(macs, args[position])
+        innermost.own_nonzero += macs
+        return output
+
+    def _thinned(self, macs: int, factor: Tensor) -> int:
+        """Multiply `macs` by the density of `factor` if it is a weight, or a part of one."""
+        if not macs or _storage(factor) not in self.weights:
+            return macs
+        view = (factor.data_ptr(), factor.shape, factor.stride())
+        if view not in self.nonzero:
+            self.nonzero[view] = int(factor.count_nonzero())
+        return macs * self.nonzero[view] // factor.numel()
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def _first_shape(value: Any) -> tuple[int, ...] | None:
+    """The shape of the first tensor in nested tuples, lists and mappings."""
+    if isinstance(value, Tensor):
+        return tuple(value.shape)
+    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple | list) else ()
+    return next((shape for shape in map(_first_shape, items) if shape is not None), None)

@@ -1,0 +1,97 @@
+"""Running somebody's model on somebody's example, and leaving it as it was.
+
+Example inputs are a tensor, a tuple or list of positional arguments, or a mapping of keyword arguments (what
+a tokenizer gives). Everything in this package that needs a forward pass goes through `forward`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from secateur.errors import InputError, ModelError
+from secateur.masks import Masks
+
+Inputs: TypeAlias = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
+
+
+def arguments(example_inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Split example inputs into positional and keyword arguments."""
+    if isinstance(example_inputs, Mapping):
+        return (), dict(example_inputs)
+    if isinstance(example_inputs, tuple | list):
+        return tuple(example_inputs), {}
+    return (example_inputs,), {}
+
+
+def forward(model: nn.Module, example_inputs: Inputs) -> Any:
+    """Run the model once. Raises `ModelError`, naming the shapes given, where that fails."""
+    args, kwargs = arguments(example_inputs)
+    try:
+        return model(*args, **kwargs)
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0].rstrip(".") or "no message"
+        raise ModelError(
+            f"The model does not run on example inputs of shape {shapes(example_inputs)} "
+            f"({type(error).__name__}: {reason}): give inputs of the shape and dtype it takes, on its device."
+        ) from error
+
+
+def with_batch(example_inputs: Inputs, batch: int) -> Inputs:
+    """Return the example inputs with `batch` samples, by repeating the ones given as often as it takes.
+
+    The batch dimension is the first; tensors whose first dimension differs from that of the first tensor are
+    left alone, and so is whatever is no tensor. Raises `InputError` where no tensor has a batch dimension.
+    """
+    args, kwargs = arguments(example_inputs)
+    given = next((v.shape[0] for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and v.ndim), 0)
+    if not given:
+        raise InputError(
+            "The example inputs hold no tensor with a batch dimension: give at least one sample."
+        )
+    index = torch.arange(batch) % given
+
+    def resized(value: Any) -> Any:
+        batched = isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == given
+        return value[index.to(value.device)] if batched else value
+
+    if isinstance(example_inputs, Mapping):
+        return {name: resized(value) for name, value in kwargs.items()}
+    return tuple(resized(value) for value in args)
+
+
+def shapes(example_inputs: Inputs) -> str:
+    """Write the shapes of example inputs: "[1, 3, 32, 32]", "[2, 8], [2, 8]", "input_ids=[2, 8]"."""
+    args, kwargs = arguments(example_inputs)
+    parts = [_shape(value) for value in args] + [f"{name}={_shape(value)}" for name, value in kwargs.items()]
+    return ", ".join(parts) or "nothing"
+
+
+@contextmanager
+def masked(model: nn.Module, masks: Mapping[str, Tensor] | None) -> Iterator[None]:
+    """Make sure that what `masks` cut is zero for the block; afterwards all values are what they were.
+
+    Weights that are zero already, the usual case, are not touched. Raises `InputError` where the masks belong
+    to another model.
+    """
+    lent: list[tuple[nn.Parameter, Tensor, Tensor]] = []
+    with torch.no_grad():
+        for parameter, mask in Masks(masks or {}).of(model):
+            left_over = (parameter != 0) & ~mask
+            if left_over.any():
+                lent.append((parameter, left_over, parameter[left_over]))
+                parameter[left_over] = 0
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, left_over, values in lent:
+                parameter[left_over] = values
+
+
+def _shape(value: Any) -> str:
+    return str(list(value.shape)) if isinstance(value, Tensor) else type(value).__name__

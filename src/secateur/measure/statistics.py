@@ -1,0 +1,143 @@
+"""How many weights a model has, how many are zero, and which whole units are dead.
+
+Numbers are read off the tensors as they are: an entry counts as zero when it is exactly zero (or cut by a
+mask that is given along). Tied parameters count once, under their first name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from secateur.errors import ModelError
+from secateur.measure.inputs import masked
+
+
+@dataclass(frozen=True)
+class TensorStatistics:
+    """One parameter tensor.
+
+    `kind` is the class of the module that holds it; `pruned` counts the entries its mask cuts. `units` are
+    output neurons or channels, dead when all their weights are zero; `dead_inputs` counts input neurons or
+    channels that no output reads. The last three are 0 for vectors and scalars.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    parameters: int
+    nonzero: int
+    pruned: int
+    units: int
+    dead_units: int
+    dead_inputs: int
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction of the entries that are zero; 0.0 for an empty tensor."""
+        return _sparsity(self.nonzero, self.parameters)
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """All parameter tensors of a model, in its order, and their totals."""
+
+    tensors: tuple[TensorStatistics, ...]
+
+    @property
+    def parameters(self) -> int:
+        """Entries of all parameter tensors."""
+        return sum(tensor.parameters for tensor in self.tensors)
+
+    @property
+    def nonzero(self) -> int:
+        """Entries that are not zero."""
+        return sum(tensor.nonzero for tensor in self.tensors)
+
+    @property
+    def pruned(self) -> int:
+        """Entries cut by the masks; 0 without any."""
+        return sum(tensor.pruned for tensor in self.tensors)
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction of all entries that are zero, 0.0 for a model without parameters."""
+        return _sparsity(self.nonzero, self.parameters)
+
+    @property
+    def dead_units(self) -> int:
+        """Output units whose weights are all zero."""
+        return sum(tensor.dead_units for tensor in self.tensors)
+
+    @property
+    def dead_inputs(self) -> int:
+        """Input units that no output of their layer reads."""
+        return sum(tensor.dead_inputs for tensor in self.tensors)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return totals and tensors as plain dictionaries, lists, numbers and strings."""
+        rows = [asdict(row) | {"shape": list(row.shape), "sparsity": row.sparsity} for row in self.tensors]
+        totals = ("parameters", "nonzero", "pruned", "sparsity", "dead_units", "dead_inputs")
+        return {name: getattr(self, name) for name in totals} | {"tensors": rows}
+
+
+@torch.no_grad()
+def statistics(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> Statistics:
+    """Count the parameters of `model`, the zeros among them, and the dead units.
+
+    `masks` maps parameter names to boolean tensors of the parameters' shapes, True where a weight is kept;
+    what they cut counts as zero. Raises `InputError` where they belong to another model, `ModelError` where a
+    parameter has no values yet.
+    """
+    rows = []
+    with masked(model, masks):
+        for name, parameter in model.named_parameters():
+            if parameter.is_meta or nn.parameter.is_lazy(parameter):
+                raise ModelError(f"{name} has no values yet: load weights, or run a lazy module once.")
+            module = model.get_submodule(name.rpartition(".")[0])
+            alive = _by_unit(module, parameter != 0)
+            mask = (masks or {}).get(name)
+            rows.append(
+                TensorStatistics(
+                    name=name,
+                    kind=type(module).__name__,
+                    shape=tuple(parameter.shape),
+                    parameters=parameter.numel(),
+                    nonzero=int(alive.count_nonzero()),
+                    pruned=0 if mask is None else mask.numel() - int(mask.count_nonzero()),
+                    units=alive.shape[:2].numel() if alive.ndim > 2 else 0,
+                    dead_units=_dead(alive, keep=(0, 1)),
+                    dead_inputs=_dead(alive, keep=(0, 2)),
+                )
+            )
+    return Statistics(tuple(rows))
+
+
+def _by_unit(module: nn.Module, weight: Tensor) -> Tensor:
+    """View a weight as [groups, outputs per group, inputs per group, *kernel]; vectors are left alone.
+
+    What is no kernel of a convolution has one group, with outputs in dimension 0 and inputs in dimension 1.
+    """
+    if weight.ndim < 2:
+        return weight
+    if not isinstance(module, _ConvNd) or weight.shape != module.weight.shape:
+        return weight.unsqueeze(0)
+    grouped = weight.reshape(module.groups, -1, *weight.shape[1:])
+    return grouped.transpose(1, 2) if isinstance(module, _ConvTransposeNd) else grouped
+
+
+def _dead(alive: Tensor, keep: tuple[int, int]) -> int:
+    """Count the index pairs of the dimensions `keep` at which nothing is alive."""
+    if alive.ndim < 3:
+        return 0
+    lives = alive.movedim(keep, (0, 1)).flatten(2).any(dim=2)
+    return lives.numel() - int(lives.count_nonzero())
+
+
+def _sparsity(nonzero: int, parameters: int) -> float:
+    return 1 - nonzero / parameters if parameters else 0.0

@@ -1,0 +1,125 @@
+"""From a name to a model, whatever it comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from secateur.errors import InputError
+from secateur.models import user
+from secateur.models.call import call, parameters
+from secateur.models.registry import MODELS, SOURCES, Arguments, Factory, Shape
+from secateur.models.sources import weights_only
+from secateur.registry import unknown
+
+
+def build(
+    name: str, *, num_classes: int | None = None, input_shape: tuple[int, ...] | None = None, **args: Any
+) -> nn.Module:
+    """Build the model `name`, in training mode, on torch's current default device.
+
+    `name` is a registered architecture ("lenet5"), a source and what to take from it ("torchvision:resnet18",
+    "timm:resnet18", "hf:PATH_OR_ID"), or a factory of your own ("package.module:factory"), which is imported.
+
+    `num_classes` and `input_shape` (of one input, without the batch; (channels, height, width) for images)
+    fit the model to the data; None keeps the model's own default. `args` go to the factory. The same torch
+    seed gives the same weights.
+
+    Raises `InputError` for an unknown name, an unknown or illegal argument; `ModelError` where the model
+    can't be built; `MissingExtraError` where the source's library isn't installed.
+    """
+    _check_sizes(name, num_classes, input_shape)
+    prefix, colon, rest = name.partition(":")
+    if user.is_user_code(name):
+        with user.working_folder():
+            return call(name, *user.resolve(name, num_classes, args))
+    if not colon:
+        return call(name, *_own(name, num_classes, input_shape, args))
+    if not rest:
+        raise InputError(f"'{name}' names no model: write {SOURCES[prefix].usage}.")
+    with weights_only():
+        return call(name, *SOURCES[prefix].resolve(rest, num_classes, input_shape, args))
+
+
+def without_pretraining(name: str, args: Arguments) -> Arguments:
+    """Return arguments that build the architecture of `build(name, **args)` without fetching trained weights.
+
+    This is for a model whose weights are at hand already, as when it is read back from a file.
+    """
+    prefix, colon, rest = name.partition(":")
+    return SOURCES[prefix].untrained(rest, args) if colon and prefix in SOURCES else dict(args)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the list of models; default input and parameter count are None for a source of many."""
+
+    name: str
+    input_shape: Shape | None
+    parameters: int | None
+    summary: str
+    paper: str = ""
+
+
+def names() -> list[Row]:
+    """Return a row for each of our own architectures, then one for each way to name other models.
+
+    Parameters are counted at the default input and number of classes; no weights are made and no random
+    numbers drawn.
+    """
+    with torch.device("meta"):
+        own = [
+            Row(entry.name, entry.input_shape, _count(build(entry.name)), entry.summary, entry.paper)
+            for entry in MODELS.values()
+        ]
+    sources = [Row(source.usage, None, None, source.summary) for source in SOURCES.values()]
+    return [*own, *sources, Row("package.module:factory", None, None, "your own code, imported by name")]
+
+
+def _count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _own(
+    name: str, num_classes: int | None, input_shape: Shape | None, arguments: Arguments
+) -> tuple[Factory, Arguments]:
+    if name not in MODELS:
+        foreign = [f"{source.prefix}:{known}" for source in SOURCES.values() for known in source.names()]
+        exact = [other for other in foreign if other.endswith(f":{name}")]
+        raise InputError(unknown("model", name, exact or [*MODELS, *foreign], "the list of models"))
+    architecture = MODELS[name]
+    shape = architecture.input_shape if input_shape is None else input_shape
+    facts: Arguments = {"input_shape": shape}
+    if num_classes is not None:
+        facts["num_classes"] = num_classes
+    wanted = parameters(architecture.factory)
+    if wanted.keys() & {"in_channels", "image_size"}:
+        if len(shape) != 3:
+            raise InputError(
+                f"The model {name} takes images of (channels, height, width), not inputs of {shape}."
+            )
+        facts |= {"in_channels": shape[0], "image_size": shape[1:]}
+    for given in arguments:
+        if given in ("in_channels", "image_size"):
+            raise InputError(
+                f"The {given} of {name} follows from input_shape: give (channels, height, width) there."
+            )
+    return architecture.factory, {key: fact for key, fact in facts.items() if key in wanted} | arguments
+
+
+def _check_sizes(name: str, num_classes: int | None, input_shape: Shape | None) -> None:
+    if num_classes is not None and not _positive(num_classes):
+        raise InputError(
+            f"num_classes of the model {name} must be a whole number of 1 or more, not {num_classes!r}."
+        )
+    if input_shape is not None and not (input_shape and all(map(_positive, input_shape))):
+        raise InputError(
+            f"input_shape of the model {name} must hold whole numbers of 1 or more, not {input_shape!r}."
+        )
+
+
+def _positive(number: object) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool) and number >= 1

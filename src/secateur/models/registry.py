@@ -1,0 +1,86 @@
+"""Where models come from: our own architectures by name, and other libraries by prefix.
+
+`MODELS` maps a name ("lenet5") to an `Architecture`; decorating its factory with `model` puts it there.
+`SOURCES` maps the prefix of a name ("torchvision" in "torchvision:resnet18") to a `Source`, which turns the
+rest of the name into a factory and its arguments; decorating that function with `source` puts it there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from secateur.registry import Registry
+
+Shape = tuple[int, ...]
+Arguments = dict[str, Any]
+Factory = Callable[..., nn.Module]
+Resolver = Callable[[str, "int | None", "Shape | None", Arguments], tuple[Factory, Arguments]]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One of our own architectures.
+
+    `factory` may take any of `num_classes` (int), `input_shape` (the shape of one input), `in_channels` (int)
+    and `image_size` (height and width), all optional; it is given those its signature names. Its other
+    parameters are the arguments a user may set.
+    """
+
+    name: str
+    factory: Factory
+    input_shape: Shape
+    summary: str
+    paper: str = ""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A library of models, written `prefix:NAME`.
+
+    `resolve(name, num_classes, input_shape, arguments)` returns the factory and the arguments to call it
+    with; `untrained(name, arguments)` returns the arguments that give the same architecture without fetching
+    trained weights. `names` lists what the source offers, where that can be told quickly: it serves to
+    suggest corrections.
+    """
+
+    prefix: str
+    resolve: Resolver
+    usage: str
+    summary: str
+    untrained: Callable[[str, Arguments], Arguments]
+    names: Callable[[], list[str]] = list
+
+
+MODELS: Registry[Architecture] = Registry("model")
+SOURCES: Registry[Source] = Registry("source of models")
+
+
+def model(name: str, *, input_shape: Shape, summary: str, paper: str = "") -> Callable[[Factory], Factory]:
+    """Register the decorated factory as the architecture `name`, whose default input is `input_shape`."""
+
+    def register(factory: Factory) -> Factory:
+        MODELS.add(name, Architecture(name, factory, input_shape, summary, paper))
+        return factory
+
+    return register
+
+
+def source(
+    prefix: str,
+    *,
+    usage: str,
+    summary: str,
+    untrained: Callable[[str, Arguments], Arguments],
+    names: Callable[[], list[str]] = list,
+) -> Callable[[Resolver], Resolver]:
+    """Register the decorated function as what resolves names that start with `prefix:`."""
+
+    def register(resolve: Resolver) -> Resolver:
+        SOURCES.add(prefix, Source(prefix, resolve, usage, summary, untrained, names))
+        return resolve
+
+    return register

@@ -1,0 +1,42 @@
+"""The ImageNet ResNets with a stem for small images: a 3×3 convolution of stride 1 and no pooling."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from secateur.models.init import kaiming
+from secateur.models.registry import model
+
+PAPER = "He et al. 2016; stem for 32×32 images"
+
+
+@model(
+    "resnet18",
+    input_shape=(3, 32, 32),
+    summary="torchvision's ResNet-18 with a stem for small images",
+    paper=PAPER,
+)
+def resnet18(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
+    """Build ResNet-18; images [N, C, H, W] → logits [N, num_classes]."""
+    from torchvision.models import resnet
+
+    return _small_stem(resnet.ResNet(resnet.BasicBlock, [2, 2, 2, 2], num_classes=num_classes), in_channels)
+
+
+@model(
+    "resnet50",
+    input_shape=(3, 32, 32),
+    summary="torchvision's ResNet-50 with a stem for small images",
+    paper=PAPER,
+)
+def resnet50(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
+    """Build ResNet-50; images [N, C, H, W] → logits [N, num_classes]."""
+    from torchvision.models import resnet
+
+    return _small_stem(resnet.ResNet(resnet.Bottleneck, [3, 4, 6, 3], num_classes=num_classes), in_channels)
+
+
+def _small_stem(net: nn.Module, in_channels: int) -> nn.Module:
+    net.conv1 = kaiming(nn.Conv2d(in_channels, 64, 3, padding=1, bias=False))
+    net.maxpool = nn.Identity()
+    return net

@@ -1,0 +1,213 @@
+"""Models of other libraries: torchvision, timm and Hugging Face transformers.
+
+A source turns what follows its prefix into a factory and its arguments. timm and transformers are imported
+when asked for. No source runs code that came with a model: checkpoints are opened as safetensors, or with
+torch's weights-only unpickler.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from secateur.errors import InputError, MissingExtraError, ModelError
+from secateur.models.call import parameters, reason
+from secateur.models.registry import Arguments, Factory, Shape, source
+from secateur.registry import unknown
+
+
+@contextmanager
+def weights_only() -> Iterator[None]:
+    """Make every `torch.load` of the block refuse anything but tensors, whichever library calls it."""
+    switch = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(switch)
+    os.environ[switch] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[switch]
+        else:
+            os.environ[switch] = before
+
+
+IMPLIED_BY_WEIGHTS: dict[str, Arguments] = {
+    "googlenet": {"transform_input": True, "aux_logits": False, "init_weights": False},
+    "inception_v3": {"transform_input": True, "init_weights": False},
+}
+
+
+def _torchvision_names() -> list[str]:
+    from torchvision.models import list_models
+
+    return list_models(exclude="quantized_*")  # type: ignore[no-any-return]
+
+
+def _torchvision_untrained(name: str, arguments: Arguments) -> Arguments:
+    """Drop the weights, and set what torchvision's builders would have set because of them."""
+    from torchvision.models import get_model_builder, get_model_weights
+
+    rest = {key: value for key, value in arguments.items() if key not in ("weights", "weights_backbone")}
+    if arguments.get("weights") is None:
+        return rest
+    implied: Arguments = dict(IMPLIED_BY_WEIGHTS.get(name, {}))
+    if name.startswith("vit_"):
+        implied["image_size"] = get_model_weights(name).verify(arguments["weights"]).meta["min_size"][0]
+    if "aux_loss" in parameters(get_model_builder(name)):
+        implied["aux_loss"] = True
+    return implied | rest
+
+
+@source(
+    "torchvision",
+    usage="torchvision:NAME",
+    summary="any float model of torchvision; weights=DEFAULT gives the trained one",
+    untrained=_torchvision_untrained,
+    names=_torchvision_names,
+)
+def torchvision(
+    name: str, num_classes: int | None, input_shape: Shape | None, arguments: Arguments
+) -> tuple[Factory, Arguments]:
+    """Resolve a model of torchvision, untrained unless the argument `weights` names its weights."""
+    from torchvision.models import get_model_builder, get_model_weights
+
+    known = _torchvision_names()
+    if name not in known:
+        raise InputError(unknown("torchvision model", name, known, "torchvision.models.list_models()"))
+    if input_shape is not None and input_shape[0] != 3:
+        raise InputError(
+            f"torchvision:{name} takes images of 3 channels, not {input_shape[0]}: "
+            "use timm:NAME, or a model of the package's own."
+        )
+    weights = arguments.get("weights")
+    if isinstance(weights, str):
+        choices = list(get_model_weights(name).__members__)
+        if weights.rpartition(".")[2] not in choices:
+            raise InputError(unknown(f"set of weights for torchvision:{name}", weights, choices))
+    factory = get_model_builder(name)
+    if "weights_backbone" in parameters(factory):
+        arguments = {"weights_backbone": None, **arguments}
+    if num_classes is not None:
+        arguments = {"num_classes": num_classes, **arguments}
+    return factory, arguments
+
+
+def _timm_untrained(name: str, arguments: Arguments) -> Arguments:
+    return {key: value for key, value in arguments.items() if key != "checkpoint_path"} | {
+        "pretrained": False
+    }
+
+
+@source(
+    "timm",
+    usage="timm:NAME",
+    summary="any model of timm; pretrained=True gives the trained one",
+    untrained=_timm_untrained,
+)
+def timm(
+    name: str, num_classes: int | None, input_shape: Shape | None, arguments: Arguments
+) -> tuple[Factory, Arguments]:
+    """Resolve a model of timm, its head and first layer made for `num_classes` and the input's channels."""
+    library = _optional("timm", extra="timm")
+    if not library.is_model(name):
+        raise InputError(unknown("timm model", name, library.list_models(), "timm.list_models()"))
+    if input_shape is not None:
+        arguments = {"in_chans": input_shape[0], **arguments}
+    if num_classes is not None:
+        arguments = {"num_classes": num_classes, **arguments}
+    return partial(library.create_model, name), arguments
+
+
+TASKS = {
+    "text-classification": "AutoModelForSequenceClassification",
+    "image-classification": "AutoModelForImageClassification",
+    "causal-lm": "AutoModelForCausalLM",
+    "base": "AutoModel",
+}
+
+
+@source(
+    "hf",
+    usage="hf:PATH_OR_ID",
+    summary="a transformers model from a folder or the hub; task=text-classification, image-classification, "
+    "causal-lm or base",
+    untrained=lambda name, arguments: arguments | {"pretrained": False},
+)
+def hf(
+    name: str, num_classes: int | None, input_shape: Shape | None, arguments: Arguments
+) -> tuple[Factory, Arguments]:
+    """Resolve a transformers model from a folder or from an id on the Hugging Face hub."""
+    return partial(_transformers, name, num_classes), arguments
+
+
+def _transformers(
+    path: str,
+    num_classes: int | None,
+    *,
+    task: str = "text-classification",
+    pretrained: bool = True,
+    dtype: str = "float32",
+    **fields: Any,
+) -> nn.Module:
+    """Build the transformers model at `path` for `task`, trained unless `pretrained` is false.
+
+    `fields` override fields of the model's configuration. A classifier trained for another number of classes
+    gets a fresh last layer.
+    """
+    path = os.path.expanduser(path)
+    if task not in TASKS:
+        raise InputError(unknown("task of the model", task, list(TASKS)))
+    library = _optional("transformers", extra="transformers")
+    auto = getattr(library, TASKS[task])
+    access = {"trust_remote_code": False, "local_files_only": _local(path)}
+    try:
+        config = library.AutoConfig.from_pretrained(path, **access)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"No transformers model can be had from hf:{path} ({reason(error)}): "
+            "give a folder with the config.json of a built-in model type, or the id of one on the hub."
+        ) from error
+    _override(path, config, fields)
+    other_head = num_classes is not None and num_classes != config.num_labels
+    if other_head:
+        config.num_labels = num_classes
+    if not pretrained:
+        return auto.from_config(config, dtype=dtype, trust_remote_code=False)  # type: ignore[no-any-return]
+    return auto.from_pretrained(  # type: ignore[no-any-return]
+        path, config=config, dtype=dtype, use_safetensors=True, ignore_mismatched_sizes=other_head, **access
+    )
+
+
+def _override(path: str, config: Any, fields: dict[str, Any]) -> None:
+    known = [key for key in config.to_dict() if not key.startswith("_")]
+    for key, value in fields.items():
+        if key not in known:
+            raise InputError(
+                unknown(f"argument or configuration field of hf:{path}", key, known, "its config.json")
+            )
+        setattr(config, key, value)
+
+
+def _local(path: str) -> bool:
+    """Tell whether only local files may be read: `path` looks like a folder, or the hub is switched off.
+
+    Raises `ModelError` where it looks like a folder and there is none.
+    """
+    exists = Path(path).is_dir()
+    if not exists and (path.startswith((".", os.sep)) or path.count("/") > 1):
+        raise ModelError(f"There is no folder {path} to load a transformers model from: check the path.")
+    return exists or os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+
+
+def _optional(package: str, *, extra: str) -> Any:
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise MissingExtraError(package, extra, f"A model written {package}:NAME") from error

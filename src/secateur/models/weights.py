@@ -1,0 +1,132 @@
+"""Weights from foreign checkpoints.
+
+A checkpoint fits whole or isn't loaded at all: names, shapes and values are checked before the first weight
+of the model changes. Files are read as data; one that would run code on loading is refused.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from secateur.errors import ModelError, StoreError
+from secateur.files import existing_file, os_errors
+
+NESTINGS = ("state_dict", "model_state_dict", "model")
+PREFIXES = ("module.", "_orig_mod.")
+OPTIONAL = "num_batches_tracked"
+
+
+def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Copy the weights in the file `path` into `model`, in place.
+
+    `.safetensors` files are opened as such, all others as PyTorch checkpoints (weights only). The state dict
+    may stand alone or under "state_dict", "model_state_dict" or "model"; a prefix that DataParallel or
+    torch.compile put before every name is removed. BatchNorm's `num_batches_tracked` may be missing, and so
+    may one of two names of a shared tensor; everything else must match.
+
+    Raises `StoreError` for a file that is missing, corrupt or holds more than data, and `ModelError` where
+    the weights don't fit the model or aren't finite. The model is then as it was.
+    """
+    source = existing_file(path)
+    state = _unwrap(_state_dict(_read(source), source), model)
+    _check_fit(state, model, source)
+    _check_finite(state, source)
+    model.load_state_dict(state, strict=False)
+
+
+def _read(source: Path) -> Any:
+    with os_errors(f"read {source}"):
+        try:
+            if source.suffix == ".safetensors":
+                return safetensors.torch.load_file(source)
+            return torch.load(source, map_location="cpu", weights_only=True)
+        except OSError:
+            raise
+        except SafetensorError as error:
+            raise StoreError(f"Cannot read {source}: it is truncated, or no safetensors file.") from error
+        except pickle.UnpicklingError as error:
+            if "GLOBAL" in str(error):
+                raise StoreError(
+                    f"Cannot read {source}: it holds Python objects, which could run code on loading; "
+                    "save the model's state_dict() alone."
+                ) from error
+            raise _corrupt(source) from error
+        except Exception as error:
+            raise _corrupt(source) from error
+
+
+def _corrupt(source: Path) -> StoreError:
+    return StoreError(f"Cannot read {source}: it is truncated, or no PyTorch checkpoint of tensors alone.")
+
+
+def _state_dict(content: Any, source: Path) -> dict[str, Tensor]:
+    nested = (
+        content[key]
+        for key in NESTINGS
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping)
+    )
+    state = next(nested, content)
+    if isinstance(state, Mapping) and state and all(map(_plain, state.values())):
+        return {str(key): value for key, value in state.items()}
+    raise StoreError(
+        f"Cannot read {source}: it holds no state dict of dense tensors, bare or under {', '.join(NESTINGS)}."
+    )
+
+
+def _plain(value: object) -> bool:
+    if not isinstance(value, Tensor):
+        return False
+    return value.layout is torch.strided and not (value.is_quantized or value.is_meta)
+
+
+def _unwrap(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Remove the prefixes all names share, unless those of the model share them too."""
+    own = model.state_dict().keys()
+    while prefix := next((p for p in PREFIXES if all(key.startswith(p) for key in state)), None):
+        if all(key.startswith(prefix) for key in own):
+            break
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return state
+
+
+def _check_fit(state: dict[str, Tensor], model: nn.Module, source: Path) -> None:
+    own = model.state_dict(keep_vars=True)
+    given = {id(own[key]) for key in state if key in own}
+    misshapen = [
+        f"{key} is {_shape(value)} instead of {_shape(own[key])}"
+        for key, value in state.items()
+        if key in own and value.shape != own[key].shape
+    ]
+    missing = [
+        f"{key} is missing"
+        for key, value in own.items()
+        if key not in state and id(value) not in given and not key.endswith(OPTIONAL)
+    ]
+    unexpected = [f"{key} is unknown" for key in state if key not in own]
+    if problems := misshapen + missing + unexpected:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise ModelError(
+            f"The weights in {source} don't fit the model ({', '.join(problems[:3])}{more}): "
+            "is this a checkpoint of another model, or of another number of classes?"
+        )
+
+
+def _shape(tensor: Tensor) -> str:
+    return "×".join(map(str, tensor.shape)) or "a scalar"
+
+
+def _check_finite(state: dict[str, Tensor], source: Path) -> None:
+    for key, value in state.items():
+        if not value.isfinite().all():
+            raise ModelError(
+                f"The weights in {source} hold NaN or infinity in {key}: use a checkpoint from before."
+            )

@@ -1,0 +1,23 @@
+"""Charts of pruning: rows of plain data in, one Vega-Altair chart out.
+
+Each chart is defined once and serves as an interactive figure in the report and as an SVG or PNG file.
+Fractions go in and percent is shown. A chart carries its description in words (`description`), so that it can
+be read to those who don't see it, and no title: the caption around it is the title. Nothing here needs pandas
+or a network.
+"""
+
+from secateur.report.charts.accuracy import accuracy_against_sparsity, averaged
+from secateur.report.charts.drawing import save
+from secateur.report.charts.layers import layer_sparsity
+from secateur.report.charts.safe_rate import front, kurtosis
+from secateur.report.charts.training import training_curves
+
+__all__ = [
+    "accuracy_against_sparsity",
+    "averaged",
+    "front",
+    "kurtosis",
+    "layer_sparsity",
+    "save",
+    "training_curves",
+]

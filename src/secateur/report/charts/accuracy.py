@@ -1,0 +1,113 @@
+"""What pruning costs in accuracy: top-1 against sparsity, method by method."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from secateur.report import theme
+from secateur.report.charts.drawing import Row, dressed, how_many, inline, some
+from secateur.tables import percent
+
+if TYPE_CHECKING:
+    import altair as alt
+
+STAGES = ("retrained", "as cut")
+
+
+def accuracy_against_sparsity(rows: Iterable[Row]) -> alt.LayerChart:
+    """Top-1 on the test split against sparsity, a line per method, as cut (dashed) and retrained (solid).
+
+    `rows` are {"method", "sparsity", "top1", "stage": "as cut" | "retrained" | "dense"}. Several runs (seeds)
+    of one point become their mean in a band from the least to the most. The dense rows make the horizontal
+    reference. Raises `InputError` where nothing was pruned.
+    """
+    import altair as alt
+
+    known = [row for row in rows if row.get("top1") is not None]
+    points = some(averaged(row for row in known if row["stage"] != "dense"))
+    dense = [float(row["top1"]) for row in known if row["stage"] == "dense"]
+    methods = list(dict.fromkeys(row["method"] for row in points))
+
+    amounts = sorted({row["sparsity"] for row in points})
+    ticks = alt.Axis(
+        format=".3~%",
+        grid=False,
+        labelOverlap="greedy",
+        values=amounts if len(amounts) <= 8 else alt.Undefined,
+    )
+    x = alt.X("sparsity:Q", title="Sparsity", axis=ticks).scale(zero=False, nice=False, padding=24)
+    y = (
+        alt.Y("top1:Q", title="Top-1 on the test split")
+        .axis(format=".0%", tickCount=6)
+        .scale(zero=False, nice=False, padding=20)
+    )
+    stroke = alt.Stroke("method:N", title="Method").scale(domain=methods)
+    fill = alt.Fill("method:N", title="Method").scale(domain=methods)
+    dash = alt.StrokeDash("stage:O", title="Stage").scale(**theme.scale(STAGES, (theme.SOLID, theme.DASHED)))
+    told = [
+        alt.Tooltip("method:N", title="Method"),
+        alt.Tooltip("stage:N", title="Stage"),
+        alt.Tooltip("sparsity:Q", title="Sparsity", format=".1%"),
+        alt.Tooltip("top1:Q", title="Top-1", format=".2%"),
+        alt.Tooltip("runs:Q", title="Runs"),
+    ]
+    base = alt.Chart(inline(points)).encode(x=x)
+    lines = base.mark_line().encode(y=y, stroke=stroke, strokeDash=dash)
+    marks = base.mark_point().encode(
+        y=y,
+        stroke=stroke,
+        fill=fill,
+        shape=alt.Shape("method:N", title="Method").scale(**theme.scale(methods, theme.SHAPES)),
+        fillOpacity=alt.FillOpacity("stage:O", title="Stage").scale(**theme.scale(STAGES, (1, 0))),
+        tooltip=told,
+    )
+    layers = [*_baseline(dense), lines, marks]
+    if any(row["runs"] > 1 for row in points):
+        layers.insert(
+            0, base.mark_area(aria=False).encode(y="low:Q", y2="high:Q", fill=fill, detail="stage:N")
+        )
+    return dressed(alt.LayerChart(layer=layers), _in_words(points, dense))
+
+
+def averaged(rows: Iterable[Row]) -> list[dict[str, Any]]:
+    """Gather the rows of one method, stage and sparsity (to 0.1 %) into their mean, least and most."""
+    groups: dict[tuple[str, str, float], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["method"], row["stage"], round(row["sparsity"], 3)), []).append(row)
+    return [
+        {
+            "method": method,
+            "stage": stage,
+            "sparsity": fmean(row["sparsity"] for row in group),
+            "top1": fmean(row["top1"] for row in group),
+            "low": min(row["top1"] for row in group),
+            "high": max(row["top1"] for row in group),
+            "runs": len(group),
+        }
+        for (method, stage, _), group in groups.items()
+    ]
+
+
+def _baseline(dense: Sequence[float]) -> list[alt.Chart]:
+    """The dense model's accuracy as a labelled horizontal rule, where it is known."""
+    import altair as alt
+
+    if not dense:
+        return []
+    base = alt.Chart(inline([{"top1": fmean(dense), "label": f"dense {percent(fmean(dense))}"}])).encode(
+        y="top1:Q"
+    )
+    label = base.mark_text(style="note", align="left", baseline="bottom", dy=-4)
+    return [base.mark_rule(style="reference"), label.encode(x=alt.value(0), text="label:N")]
+
+
+def _in_words(points: Sequence[Row], dense: Sequence[float]) -> str:
+    best = max(points, key=lambda row: (float(row["top1"]), float(row["sparsity"])))
+    methods = len({row["method"] for row in points})
+    against = f" The dense model reaches {percent(fmean(dense))}." if dense else ""
+    return (
+        f"Top-1 against sparsity for {how_many(methods, methods, 'methods', '')}. Best: {best['method']},"
+        f" {best['stage']}, {percent(best['top1'])} at {percent(best['sparsity'])} sparsity.{against}"
+    )

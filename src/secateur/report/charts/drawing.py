@@ -1,0 +1,78 @@
+"""What all charts share: inline data, the theme, a limit on crowded axes, and writing files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from secateur.errors import InputError
+from secateur.files import write_bytes
+from secateur.report import theme
+
+if TYPE_CHECKING:
+    import altair as alt
+
+Row = Mapping[str, Any]
+Chart = TypeVar("Chart", bound="alt.TopLevelMixin")
+MOST_BARS = 60
+BAR_STEP = 18
+
+
+def inline(rows: Iterable[Row]) -> alt.InlineData:
+    """The rows as data inside the chart."""
+    import altair as alt
+
+    return alt.InlineData(values=[dict(row) for row in rows])
+
+
+def dressed(chart: Chart, description: str) -> Chart:
+    """The chart in the theme for files, with its description in words."""
+    finished: Chart = chart.properties(description=description, config=theme.PAPER)
+    return finished
+
+
+def some(rows: Iterable[Row]) -> list[Row]:
+    """The rows as a list. Raises `InputError` where there are none."""
+    found = list(rows)
+    if not found:
+        raise InputError("There is nothing to draw: the chart was given no rows of data.")
+    return found
+
+
+def largest(rows: Sequence[Row], key: str) -> list[Row]:
+    """At most `MOST_BARS` of the rows, those of largest `key`, in their given order."""
+    kept = sorted(range(len(rows)), key=lambda index: -float(rows[index][key]))[:MOST_BARS]
+    return [rows[index] for index in sorted(kept)]
+
+
+def how_many(shown: int, total: int, things: str, chosen: str) -> str:
+    """Say how many are shown: "5 layers", or "the 60 layers with most parameters, of 161"."""
+    if shown == total:
+        return f"{total} {things if total != 1 else things.removesuffix('s')}"
+    return f"the {shown} {things} {chosen}, of {total}"
+
+
+def save(
+    chart: alt.TopLevelMixin, stem: str | os.PathLike[str], formats: Sequence[str] = ("svg", "png")
+) -> list[Path]:
+    """Write the chart to `stem` with each of `formats` (svg, png) as suffix, and return the paths.
+
+    A PNG has two pixels per unit. Raises `InputError` for any other format, and `StoreError` where a file
+    can't be written.
+    """
+    import vl_convert
+
+    draw = {
+        "svg": lambda spec: vl_convert.vegalite_to_svg(spec).encode(),
+        "png": lambda spec: vl_convert.vegalite_to_png(spec, scale=2),
+    }
+    for name in formats:
+        if name not in draw:
+            raise InputError(f"A chart cannot be saved as '{name}': choose from {', '.join(draw)}.")
+    spec = chart.to_dict()
+    paths = [Path(f"{os.fspath(stem)}.{name}") for name in formats]
+    for name, path in zip(formats, paths, strict=True):
+        write_bytes(path, draw[name](spec))
+    return paths

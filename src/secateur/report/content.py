@@ -1,0 +1,111 @@
+"""What a report is made from: plain frozen values, free of files and folders.
+
+A `RunView` is one run as the reader sees it; its history has the form of run.json, its curves that of
+metrics.jsonl, its safe rate that of safe_rate.json. Accuracies and sparsities are fractions. Whatever is
+missing is left out of the page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from secateur.measure import Measurement
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class RunView:
+    """One run: its short name for charts, its label for tables, and what is known about it.
+
+    `history` holds the entries of run.json, `curves` the rows of metrics.jsonl, `layers` one
+    {"layer", "sparsity", "parameters"} per layer in model order.
+    """
+
+    name: str
+    label: str
+    history: Sequence[Row] = ()
+    curves: Sequence[Row] = ()
+    layers: Sequence[Row] = ()
+    measurement: Measurement | None = None
+    safe_rate: Row | None = None
+
+    @property
+    def cuts(self) -> list[int]:
+        """Where in the history something was pruned."""
+        return [index for index, entry in enumerate(self.history) if entry["do"] == "prune"]
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether nothing was pruned."""
+        return not self.cuts
+
+    @property
+    def subject(self) -> str:
+        """What was pruned: model and data of the run's first step; empty where they aren't recorded."""
+        config = self.history[0].get("config", {}) if self.history else {}
+        return " on ".join(str(config[key]) for key in ("model", "data") if config.get(key))
+
+    @property
+    def method(self) -> str:
+        """What pruned it, in the words of the recipe: "magnitude, global"; "dense" where nothing did."""
+        return method(self.history[self.cuts[-1]]) if self.cuts else "dense"
+
+    @property
+    def sparsity(self) -> float:
+        """The fraction of the prunable weights that the last cut left at zero; 0 for a dense run."""
+        return float(result(self.history[self.cuts[-1]]).get("achieved", 0.0)) if self.cuts else 0.0
+
+    @property
+    def before(self) -> Row:
+        """The test results of the dense model, before the first cut; empty where it wasn't tested."""
+        return _last_tested(self.history[: self.cuts[0]] if self.cuts else self.history)
+
+    @property
+    def as_cut(self) -> Row:
+        """The test results right after the last cut; empty for a dense run."""
+        return _last_tested([self.history[self.cuts[-1]]] if self.cuts else [])
+
+    @property
+    def retrained(self) -> Row:
+        """The test results of the training after the last cut; empty where there was none."""
+        return _last_tested(self.history[self.cuts[-1] + 1 :] if self.cuts else [])
+
+    @property
+    def final(self) -> Row:
+        """The test results of the model as it stands; empty where it wasn't tested since it was cut."""
+        return self.before if self.is_dense else self.retrained or self.as_cut
+
+
+@dataclass(frozen=True)
+class ReportContent:
+    """A whole report: its title, the recipe as YAML text, the command that makes it again, and the runs."""
+
+    title: str
+    recipe: str = ""
+    command: str = ""
+    environment: Row = field(default_factory=dict)
+    runs: Sequence[RunView] = ()
+    notes: Sequence[str] = ()
+
+
+def method(cut: Row) -> str:
+    """Name what a prune entry did: criterion and scope, and the granularity unless it is weights."""
+    config = cut.get("config", {})
+    granularity = config.get("granularity", "weight")
+    parts = [config.get("criterion"), config.get("scope"), None if granularity == "weight" else granularity]
+    return ", ".join(str(part) for part in parts if part) or "pruned"
+
+
+def result(entry: Row) -> Row:
+    """What a history entry measured."""
+    return entry.get("result") or {}
+
+
+def _last_tested(entries: Sequence[Row]) -> Row:
+    return next(
+        (found for entry in reversed(entries) if (found := result(entry)).get("top1") is not None), {}
+    )

@@ -1,0 +1,86 @@
+"""One HTML file that holds everything: text, tables, charts and the code that draws them.
+
+The page asks nothing of a network (its content security policy forbids it), shows every chart without
+JavaScript (a static drawing that the interactive one replaces), follows light and dark mode and prints on
+white. All text is escaped.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from secateur.report import sections, theme, words
+from secateur.report.content import ReportContent
+
+if TYPE_CHECKING:
+    import altair as alt
+
+
+def render(content: ReportContent) -> str:
+    """Render the report as one self-contained HTML document."""
+    figures = {name: list(make(content)) for name, make in sections.FIGURES.items()}
+    safe_rates = sections.safe_rates(content)
+    drawn = [
+        figure for group in [*figures.values(), *(found.figures for found in safe_rates)] for figure in group
+    ]
+    specs = {figure.key: specification(figure.chart) for figure in drawn}
+    page: str = _template().render(
+        content=content,
+        summary=words.summary(content.runs),
+        masks=words.masks_bring_no_speed(content.runs),
+        results=sections.results(content.runs),
+        costs=sections.costs(content.runs),
+        environment=sections.environment(content) if content.environment else None,
+        figures=figures,
+        safe_rates=safe_rates,
+        specs=specs,
+        drawings={key: drawing(spec) for key, spec in specs.items()},
+        vega=vega() if drawn else "",
+        light=theme.LIGHT.variables(),
+        dark=theme.DARK.variables(),
+    )
+    return page
+
+
+def specification(chart: alt.TopLevelMixin) -> dict[str, Any]:
+    """The chart as Vega-Lite JSON whose colours are the page's CSS variables."""
+    spec: dict[str, Any] = chart.to_dict()
+    del spec["$schema"]
+    return spec | {"config": theme.PAGE}
+
+
+def drawing(spec: dict[str, Any]) -> Markup:
+    """The chart as a static inline SVG, hidden from screen readers: its container has the description."""
+    import vl_convert
+
+    svg = re.sub(r' (aria-[a-z]+|role)="[^"]*"', "", vl_convert.vegalite_to_svg(spec))
+    return Markup(svg.replace("<svg ", '<svg aria-hidden="true" ', 1))
+
+
+def unbroken(text: str) -> str:
+    """The text with its percentages and its "top-1" kept from being torn apart at the end of a line."""
+    return text.replace(" %", "\u00a0%").replace("top-1", "top\u20111")
+
+
+@cache
+def vega() -> Markup:
+    """Vega, Vega-Lite and Vega-Embed as one JavaScript module that offers `vegaEmbed` to the page."""
+    import vl_convert
+
+    bundle: str = vl_convert.javascript_bundle(snippet="window.vegaEmbed = vegaEmbed;")
+    return Markup(bundle.replace("</script", "<\\/script").replace("<!--", "<\\!--"))
+
+
+@cache
+def _template() -> Any:
+    loader = PackageLoader("secateur.report", "")
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["unbroken"] = unbroken
+    return environment.get_template("page.html")

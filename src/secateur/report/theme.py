@@ -1,0 +1,133 @@
+"""How charts look, in one place: palette, shapes, dashes, fonts, and the configuration made of them.
+
+A chart never names a colour. It encodes data, and one of two configurations dresses it: `PAPER` for files on
+white, `PAGE` for the report, where every colour is a CSS variable, so that one chart follows light mode, dark
+mode and print without being drawn again. The series colours follow Okabe & Ito (2008), told apart with any
+colour vision, and are shifted in lightness until each has a contrast of at least 3:1 to its background.
+Shapes and dashes say the same as the colours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+FONT_SIZE = 12
+SMALL = 11
+WIDTH, HEIGHT = 560, 320
+NUMBERS = {"decimal": ".", "thousands": ",", "grouping": [3], "currency": ["", ""], "percent": "\u00a0%"}
+
+SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
+SOLID, DASHED = (1, 0), (5, 4)
+
+
+@dataclass(frozen=True)
+class Palette:
+    """The colours on one background: text, axes, the grid behind, and the series of data."""
+
+    paper: str
+    ink: str
+    muted: str
+    grid: str
+    series: tuple[str, ...]
+
+    def variables(self) -> dict[str, str]:
+        """The palette as CSS custom properties, by name."""
+        named = {f"--chart-{name}": value for name, value in asdict(self).items() if name != "series"}
+        return named | {f"--chart-{index}": colour for index, colour in enumerate(self.series, start=1)}
+
+    def referred(self) -> Palette:
+        """The palette with each colour replaced by a reference to its CSS custom property."""
+        paper, ink, muted, grid, *series = (f"var({name})" for name in self.variables())
+        return Palette(paper, ink, muted, grid, tuple(series))
+
+
+LIGHT = Palette(
+    paper="#ffffff",
+    ink="#1f2328",
+    muted="#59626c",
+    grid="#e4e7ea",
+    series=("#0072b2", "#d55e00", "#00875f", "#b0508c", "#a06a00", "#3f8fc4", "#6b7178"),
+)
+DARK = Palette(
+    paper="#14171b",
+    ink="#e8eaed",
+    muted="#a3abb4",
+    grid="#2b3138",
+    series=("#56b4e9", "#f28344", "#2cc295", "#de8fbd", "#e6b022", "#8fb8ff", "#a9afb6"),
+)
+
+
+def config(palette: Palette) -> dict[str, Any]:
+    """The Vega-Lite configuration that dresses a chart in `palette`."""
+    text = {
+        "labelColor": palette.muted,
+        "labelFontSize": SMALL,
+        "titleColor": palette.ink,
+        "titleFontSize": FONT_SIZE,
+    }
+    return {
+        "background": palette.paper,
+        "font": FONT,
+        "locale": {"number": NUMBERS},
+        "padding": 4,
+        "view": {"stroke": None, "continuousWidth": WIDTH, "continuousHeight": HEIGHT},
+        "range": {"category": list(palette.series)},
+        "axis": text
+        | {
+            "titleFontWeight": "normal",
+            "titlePadding": 10,
+            "labelLimit": 180,
+            "domain": False,
+            "ticks": False,
+            "labelPadding": 6,
+            "labelFlush": False,
+            "gridColor": palette.grid,
+        },
+        "legend": text
+        | {
+            "orient": "top",
+            "direction": "horizontal",
+            "columns": 4,
+            "titleFontWeight": "normal",
+            "titleOrient": "left",
+            "titlePadding": 8,
+            "titleLimit": 120,
+            "labelColor": palette.ink,
+            "labelLimit": 200,
+            "symbolStrokeWidth": 2,
+            "columnPadding": 14,
+            "offset": 8,
+        },
+        "header": text
+        | {
+            "labelColor": palette.ink,
+            "labelFontSize": FONT_SIZE,
+            "labelFontWeight": 600,
+            "labelAnchor": "start",
+            "labelLimit": 150,
+        },
+        "line": {"strokeWidth": 2, "color": palette.series[0]},
+        "bar": {"color": palette.series[0]},
+        "point": {"size": 55, "strokeWidth": 1.6, "opacity": 1},
+        "area": {"opacity": 0.15},
+        "text": {"color": palette.ink, "fontSize": FONT_SIZE},
+        "rule": {"color": palette.muted},
+        "style": {
+            "reference": {"color": palette.muted, "strokeDash": list(DASHED)},
+            "head": {"color": palette.series[0]},
+            "stem": {"color": palette.series[0]},
+            "note": {"color": palette.muted, "fontSize": SMALL},
+        },
+    }
+
+
+def scale(domain: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
+    """An ordinal scale that gives each name of `domain` one of `values`, starting over when they run out."""
+    return {"domain": list(domain), "range": [values[index % len(values)] for index in range(len(domain))]}
+
+
+PAPER = config(LIGHT)
+PAGE = config(LIGHT.referred())

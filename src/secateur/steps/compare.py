@@ -1,0 +1,57 @@
+"""Runs side by side in one table."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from secateur.report import sections
+from secateur.steps.base import ARGUMENT, MACHINE, Context, DataRoot, Outcome, Step, Trust, step
+from secateur.steps.choices import OutputFormat
+from secateur.steps.measuring import notes, open_runs, views
+from secateur.tables import Table
+
+Runs = Annotated[
+    tuple[str, ...],
+    Field(min_length=1, description="run folders; globs such as 'runs/*' work too", json_schema_extra=ARGUMENT),
+]
+Batches = Annotated[
+    tuple[int, ...], Field(description="batch sizes to time", json_schema_extra=MACHINE)
+]
+
+
+@step("compare")
+class Compare(Step):
+    """Compare runs in one table: accuracy, sparsity, parameters, MACs, bytes, latency."""
+
+    runs: Runs
+    latency: Annotated[bool, Field(description="time the models", json_schema_extra=MACHINE)] = True
+    batch_sizes: Batches = (1, 64)
+    threads: Annotated[int | None, Field(ge=1, description="threads to time with", json_schema_extra=MACHINE)] = None
+    data_root: DataRoot = None
+    trust: Trust = False
+    format: OutputFormat = "text"
+
+    def perform(self, context: Context) -> Outcome:
+        """Measure all runs in this process and print one row each."""
+        seen = views(
+            open_runs(self.runs, context),
+            latency=self.latency,
+            batch_sizes=self.batch_sizes,
+            threads=self.threads,
+            data_root=context.data_root or self.data_root,
+            trust=self.trust or context.trust,
+        )
+        results, costs = sections.results(seen), sections.costs(seen)
+        known = {column.key for column in results.columns}
+        columns = [*results.columns, *(column for column in costs.columns if column.key not in known)]
+        rows = [{**row, "label": view.name} for row, view in zip(sections.comparison(seen), seen, strict=True)]
+        table = Table(columns, rows).without_empty_columns()
+        timed = [time for view in seen if view.measurement for time in view.measurement.latencies]
+        lines = [*notes([view.measurement for view in seen if view.measurement])]
+        if timed:
+            lines.append(
+                f"Latency: median of one forward pass (quartiles), {timed[0].threads} threads, models timed in turns."
+            )
+        return Outcome(tuple(lines), table, table.records())

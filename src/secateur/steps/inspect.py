@@ -1,0 +1,83 @@
+"""Look into a run's model, layer by layer."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+from secateur.analysis import kurtosis
+from secateur.measure import cost, statistics
+from secateur.runs import Run
+from secateur.steps.base import Context, DataRoot, In, Outcome, Step, Trust, step
+from secateur.steps.choices import OutputFormat
+from secateur.tables import COUNT, NUMBER, PERCENT, SI, Column, Table
+
+
+@step("inspect")
+class Inspect(Step):
+    """List a run's layers: shapes, parameters, MACs, sparsity, kurtosis, dead units."""
+
+    run: In
+    data_root: DataRoot = None
+    trust: Trust = False
+    format: OutputFormat = "text"
+
+    def perform(self, context: Context) -> Outcome:
+        """Count and print."""
+        run = Run.open(context.at(self.run))
+        model, masks = run.load_model(trust=self.trust or context.trust)
+        work = cost(model, run.example(root=context.data_root or self.data_root))
+        counts = statistics(model, masks)
+        weights = dict(model.named_parameters())
+        tensors = defaultdict(list)
+        for tensor in counts.tensors:
+            tensors[tensor.name.rpartition(".")[0]].append(tensor)
+        rows: list[dict[str, Any]] = []
+        for layer in work.layers:
+            own = tensors[layer.name]
+            largest = max(own, key=lambda tensor: tensor.parameters, default=None)
+            rows.append(
+                {
+                    "layer": layer.name or "(model)",
+                    "kind": layer.kind,
+                    "input": _times(layer.input_shape),
+                    "output": _times(layer.output_shape),
+                    "parameters": layer.parameters or None,
+                    "macs": layer.macs or None,
+                    "sparsity": 1 - sum(t.nonzero for t in own) / sum(t.parameters for t in own) if own else None,
+                    "kurtosis": kurtosis(weights[largest.name]) if largest else None,
+                    "dead_units": sum(t.dead_units for t in own) if any(t.units for t in own) else None,
+                }
+            )
+        columns = [
+            Column("layer", "Layer"),
+            Column("kind", "Kind"),
+            Column("input", "Input"),
+            Column("output", "Output"),
+            Column("parameters", "Parameters", COUNT),
+            Column("macs", "MACs", SI),
+            Column("sparsity", "Sparsity", PERCENT, help="Zeros among the layer's own parameters"),
+            Column("kurtosis", "Kurtosis", NUMBER, help="Of the layer's largest tensor; 3 for a normal distribution"),
+            Column("dead_units", "Dead units", COUNT, help="Outputs whose weights are all zero"),
+        ]
+        total = (
+            f"{run.folder} ({run.title}): {counts.parameters:,} parameters, {counts.nonzero:,} not zero "
+            f"(sparsity {100 * counts.sparsity:.2f} %), {counts.pruned:,} held at zero by masks, "
+            f"{work.macs:,} MACs per sample, {counts.dead_units:,} dead units"
+        )
+        record = {
+            "run": run.name,
+            "parameters": counts.parameters,
+            "nonzero": counts.nonzero,
+            "pruned": counts.pruned,
+            "sparsity": counts.sparsity,
+            "macs": work.macs,
+            "macs_nonzero": work.macs_nonzero,
+            "dead_units": counts.dead_units,
+            "layers": Table(columns, rows).records(),
+        }
+        return Outcome((total,), Table(columns, rows), record)
+
+
+def _times(shape: tuple[int, ...] | None) -> str | None:
+    return None if shape is None else "×".join(map(str, shape))

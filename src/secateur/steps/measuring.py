@@ -1,0 +1,97 @@
+"""Runs as the report and the comparison see them: read, measured side by side, labelled."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Sequence
+from dataclasses import replace
+
+from secateur.errors import InputError
+from secateur.measure import Measurement, compare_latency, measure, statistics
+from secateur.progress import track
+from secateur.report.content import RunView, method
+from secateur.runs import ABOUT, Run
+from secateur.steps.base import Context
+
+
+def open_runs(names: Sequence[str], context: Context) -> list[Run]:
+    """Open the named run folders; a name with * or ? means every run folder it matches, in order of name.
+
+    Raises `InputError` where nothing matches, `StoreError` for a folder that is no finished run.
+    """
+    runs: list[Run] = []
+    for name in names:
+        if not glob.has_magic(name):
+            runs.append(Run.open(context.at(name)))
+            continue
+        found = sorted(path.parent for path in context.root.glob(f"{name}/{ABOUT}"))
+        if not found:
+            raise InputError(f"No run folder matches {name}: make one with secateur train or import.")
+        runs += [Run.open(path) for path in found]
+    return list({run.folder.resolve(): run for run in runs}.values())
+
+
+def views(
+    runs: Sequence[Run],
+    *,
+    latency: bool = True,
+    batch_sizes: Sequence[int] = (1, 64),
+    threads: int | None = None,
+    seconds: float = 0.5,
+    data_root: str | None = None,
+    trust: bool = False,
+) -> list[RunView]:
+    """Read and measure `runs`; latencies are taken in turns in this one process, so that they compare."""
+    labels = [run.name for run in runs]
+    if len(set(labels)) < len(labels):
+        labels = [str(run.folder) for run in runs]
+    models, measured, layers = {}, {}, {}
+    for label, run in track(list(zip(labels, runs, strict=True)), "measure", len(runs)):
+        model, masks = run.load_model(trust=trust)
+        models[label] = model
+        measured[label] = measure(model, run.example(root=data_root), latency=False)
+        layers[label] = [
+            {"layer": tensor.name, "sparsity": tensor.sparsity, "parameters": tensor.parameters}
+            for tensor in statistics(model).tensors
+            if tensor.name in masks
+        ]
+    if latency:
+        for group in _same_inputs(labels, runs):
+            example = group[0][1].example(root=data_root)
+            times = compare_latency(
+                {label: models[label] for label, _ in group}, example, batch_sizes, threads, seconds
+            )
+            measured |= {label: replace(measured[label], latencies=times[label]) for label, _ in group}
+    return [
+        RunView(
+            name=label,
+            label=_label(label, run),
+            history=run.history,
+            curves=run.journal(),
+            layers=layers[label],
+            measurement=measured[label],
+            safe_rate=run.safe_rate(),
+        )
+        for label, run in zip(labels, runs, strict=True)
+    ]
+
+
+def notes(measurements: Sequence[Measurement]) -> tuple[str, ...]:
+    """Return each measurement's sentence once."""
+    return tuple(dict.fromkeys(measured.note for measured in measurements if measured.note))
+
+
+def _same_inputs(labels: Sequence[str], runs: Sequence[Run]) -> list[list[tuple[str, Run]]]:
+    """Group runs whose models take the same inputs: only their latencies compare."""
+    groups: dict[tuple[int, ...] | None, list[tuple[str, Run]]] = {}
+    for label, run in zip(labels, runs, strict=True):
+        groups.setdefault(run.input_shape, []).append((label, run))
+    return list(groups.values())
+
+
+def _label(name: str, run: Run) -> str:
+    """Name a run with how it was cut: "p80 (magnitude, global, 80 %)"."""
+    cuts = [entry for entry in run.history if entry["do"] == "prune"]
+    if not cuts:
+        return name
+    return f"{name} ({method(cuts[-1])}, {100 * cuts[-1]['result']['achieved']:.4g} %)"

@@ -1,0 +1,45 @@
+"""The safe pruning rate of a run, with its charts."""
+
+from __future__ import annotations
+
+from secateur.analysis import safe_rate
+from secateur.environment import command_line
+from secateur.files import write_json
+from secateur.runs import SAFE_RATE, Run
+from secateur.steps.base import Context, In, Outcome, Step, Trust, step
+from secateur.steps.choices import OutputFormat
+from secateur.tables import COUNT, NUMBER, PERCENT, Column, Table
+
+
+@step("safe-rate")
+class SafeRateStep(Step):
+    """Find how much global magnitude pruning a run's model bears; keep the charts (PNG, SVG) and numbers (JSON)."""
+
+    run: In
+    trust: Trust = False
+    format: OutputFormat = "text"
+
+    def perform(self, context: Context) -> Outcome:
+        """Analyse, draw, print."""
+        from secateur.report import charts
+
+        run = Run.open(context.at(self.run))
+        model, _ = run.load_model(trust=self.trust or context.trust)
+        found = safe_rate(model)
+        record = found.to_json()
+        charts.save(charts.front(record), run.folder / "safe_rate")
+        if found.kurtoses:
+            charts.save(charts.kurtosis(record), run.folder / "kurtosis")
+        write_json(run.folder / SAFE_RATE, {**record, "weights": run.weights, "command": command_line()})
+        columns = [
+            Column("run", "Run"),
+            Column("parameters", "Parameters", COUNT),
+            Column("safe", "Safe rate", PERCENT),
+            Column("safe_cosine", "Cosine there", NUMBER),
+            Column("optimum", "Optimum p*", PERCENT),
+            Column("optimum_cosine", "Cosine there", NUMBER),
+            Column("kurtosis_of_kurtoses", "κ²", NUMBER),
+            Column("modifier", "Modifier", NUMBER),
+        ]
+        lines = [*found.notes, f"Charts and numbers: {run.folder}/safe_rate.png, .svg, .json and kurtosis.png, .svg"]
+        return Outcome(tuple(lines), Table(columns, [{"run": run.name, **record}]), record)
