@@ -33,7 +33,9 @@ def block(name: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 where a page is stale")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit with 1 where a page is stale"
+    )
     check = parser.parse_args().check
     stale = []
     for page in sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]):

@@ -38,5 +38,7 @@ def parser(description: str | None, data: bool = True) -> argparse.ArgumentParse
     made.add_argument("--threads", type=int, default=None, help="threads torch may use")
     if data:
         root = os.environ.get("SECATEUR_DATA")
-        made.add_argument("--data-root", default=root, help="folder of the data sets; SECATEUR_DATA when left out")
+        made.add_argument(
+            "--data-root", default=root, help="folder of the data sets; SECATEUR_DATA when left out"
+        )
     return made

@@ -21,7 +21,14 @@ from secateur.tables import NUMBER, PERCENT, Column, Table
 
 SEEDS = (0, 1, 2)
 TRAIN = {"epochs": 25, "batch_size": 256, "augment": "none"}
-RETRAIN = {"epochs": 1, "batch_size": 256, "lr": 1e-3, "momentum": 0.9, "schedule": "constant", "weight_decay": 0.0}
+RETRAIN = {
+    "epochs": 1,
+    "batch_size": 256,
+    "lr": 1e-3,
+    "momentum": 0.9,
+    "schedule": "constant",
+    "weight_decay": 0.0,
+}
 PUBLISHED = {
     "seed": "published",
     "dense": 0.9749,
@@ -55,11 +62,16 @@ def main() -> None:
         for name, amount in (("optimum", found.optimum), ("safe", found.safe)):
             cut = prune(model, amount=amount, include="all")
             row[f"{name}_as_cut"] = evaluate(cut.model, data)["top1"]
-            row[f"{name}_retrained"] = train(cut.model, data, masks=cut.masks, seed=seed, augment="none", **RETRAIN).rows[-1]["top1"]
+            row[f"{name}_retrained"] = train(
+                cut.model, data, masks=cut.masks, seed=seed, augment="none", **RETRAIN
+            ).rows[-1]["top1"]
         rows.append(row)
     keys = [key for key in rows[0] if key not in ("seed", "notes")]
     mean = {"seed": "mean", **{key: statistics.fmean(row[key] for row in rows) for key in keys}}
-    spread = {"seed": "spread (max − min)", **{key: max(r[key] for r in rows) - min(r[key] for r in rows) for key in keys}}
+    spread = {
+        "seed": "spread (max − min)",
+        **{key: max(r[key] for r in rows) - min(r[key] for r in rows) for key in keys},
+    }
     columns = [
         Column("seed", "Seed"),
         Column("dense", "Dense", PERCENT),

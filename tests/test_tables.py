@@ -108,7 +108,7 @@ class Tags(HTMLParser):
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.text = ""
-        self.feed(page)
+        self.feed(str(page))
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
@@ -125,7 +125,7 @@ def test_html_heads_rows_and_columns_and_escapes():
     assert "script" not in dict(page.tags)
     assert "All <runs>" in page.text
     assert "[red]a|b<script>" in page.text
-    assert page.tags[3][1]["title"] == "the <name>"
+    assert page.tags[4][1]["title"] == "the <name>"
 
 
 def test_columns_without_values_are_left_out():

@@ -39,7 +39,9 @@ class Scope:
 SCOPES: Registry[Scope] = Registry("scope")
 
 
-def allocate(scores: Mapping[str, Tensor], amount: float, scope: str, already: Mapping[str, Tensor] | None = None) -> Masks:
+def allocate(
+    scores: Mapping[str, Tensor], amount: float, scope: str, already: Mapping[str, Tensor] | None = None
+) -> Masks:
     """Cut the fraction `amount` of all entries: exactly round(amount · n), the lowest-scored first.
 
     `scores` maps names to tensors of any shape; `already` holds masks whose cuts stay cut and count towards the
@@ -66,8 +68,12 @@ def allocate(scores: Mapping[str, Tensor], amount: float, scope: str, already: M
         pieces = dict(zip(flat, kept.split([ranked.numel() for ranked in flat.values()]), strict=True))
     else:
         counts = rule.counts(shapes, amount)
-        pieces = {name: keep_highest(ranked, _at_least_cut(ranked, counts[name])) for name, ranked in flat.items()}
-    return Masks({name: piece.reshape(shapes[name]).to(scores[name].device) for name, piece in pieces.items()})
+        pieces = {
+            name: keep_highest(ranked, _at_least_cut(ranked, counts[name])) for name, ranked in flat.items()
+        }
+    return Masks(
+        {name: piece.reshape(shapes[name]).to(scores[name].device) for name, piece in pieces.items()}
+    )
 
 
 def keep_highest(scores: Tensor, cut: int) -> Tensor:
@@ -93,7 +99,9 @@ def keep_highest(scores: Tensor, cut: int) -> Tensor:
 def check_amount(amount: float) -> None:
     """Raise `InputError` unless `amount` is a number in [0, 1]."""
     if not isinstance(amount, int | float) or not 0 <= amount <= 1:
-        raise InputError(f"The amount {amount} is not between 0 and 1: it is the fraction to remove, such as 0.8.")
+        raise InputError(
+            f"The amount {amount} is not between 0 and 1: it is the fraction to remove, such as 0.8."
+        )
 
 
 def local_counts(shapes: Shapes, amount: float) -> dict[str, int]:
@@ -131,9 +139,19 @@ def lamp_scores(scores: Tensor) -> Tensor:
 
 
 SCOPES.add("global", Scope("global", "all tensors ranked together", "Han et al. 2015"))
-SCOPES.add("local", Scope("local", "the same fraction of every tensor", "Han et al. 2015", counts=local_counts))
-SCOPES.add("erk", Scope("erk", "Erdős–Rényi-Kernel densities, thin layers kept denser", "Evci et al. 2020", counts=erk_counts))
-SCOPES.add("lamp", Scope("lamp", "layer-adaptive scores ranked together", "Lee et al. 2021, eq. 4", normalise=lamp_scores))
+SCOPES.add(
+    "local", Scope("local", "the same fraction of every tensor", "Han et al. 2015", counts=local_counts)
+)
+SCOPES.add(
+    "erk",
+    Scope(
+        "erk", "Erdős–Rényi-Kernel densities, thin layers kept denser", "Evci et al. 2020", counts=erk_counts
+    ),
+)
+SCOPES.add(
+    "lamp",
+    Scope("lamp", "layer-adaptive scores ranked together", "Lee et al. 2021, eq. 4", normalise=lamp_scores),
+)
 
 
 def _at_least_cut(ranked: Tensor, cut: int) -> int:

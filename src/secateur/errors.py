@@ -29,4 +29,6 @@ class MissingExtraError(SecateurError, ImportError):
     """An optional package is needed and not installed."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(f"{purpose} needs the package {package}: install it with pip install 'secateur[{extra}]'.")
+        super().__init__(
+            f"{purpose} needs the package {package}: install it with pip install 'secateur[{extra}]'."
+        )

@@ -26,7 +26,9 @@ def writing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = Path(path)
     if target.is_dir():
-        raise StoreError(f"Cannot write {target}: a folder of that name is in the way; choose another file name.")
+        raise StoreError(
+            f"Cannot write {target}: a folder of that name is in the way; choose another file name."
+        )
     make_folder(target.parent)
     with os_errors(f"write {target}"):
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
@@ -77,7 +79,9 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise StoreError(f"Cannot read {path}: not valid JSON at line {error.lineno} ({error.msg}).") from None
+        raise StoreError(
+            f"Cannot read {path}: not valid JSON at line {error.lineno} ({error.msg})."
+        ) from None
 
 
 def existing_file(path: str | os.PathLike[str]) -> Path:
@@ -98,7 +102,9 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
-            raise StoreError(f"Cannot make the folder {folder}: a file is in the way; choose another path.") from None
+            raise StoreError(
+                f"Cannot make the folder {folder}: a file is in the way; choose another path."
+            ) from None
     return folder
 
 

@@ -64,5 +64,7 @@ def keep_pattern(scores: Tensor, pattern: Granularity) -> Tensor:
     """
     grouped = scores.movedim(1, -1).unflatten(-1, (-1, pattern.of))
     order = grouped.argsort(dim=-1, stable=True)
-    kept = torch.zeros_like(grouped, dtype=torch.bool).scatter_(-1, order[..., pattern.of - pattern.kept :], True)
+    kept = torch.zeros_like(grouped, dtype=torch.bool).scatter_(
+        -1, order[..., pattern.of - pattern.kept :], True
+    )
     return kept.flatten(-2).movedim(-1, 1)

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from secateur.errors import InputError
 
@@ -29,7 +28,9 @@ class Masks(Mapping[str, Tensor]):
         """Take a mapping of boolean tensors. Raises `InputError` for any other dtype."""
         for name, mask in masks.items():
             if mask.dtype != torch.bool:
-                raise InputError(f"The mask of {name} is {mask.dtype}: masks are boolean, True keeps a weight.")
+                raise InputError(
+                    f"The mask of {name} is {mask.dtype}: masks are boolean, True keeps a weight."
+                )
         self._masks = dict(masks)
 
     def __getitem__(self, name: str) -> Tensor:
@@ -42,7 +43,9 @@ class Masks(Mapping[str, Tensor]):
         return len(self._masks)
 
     def __repr__(self) -> str:
-        return f"Masks({len(self)} tensors, {self.pruned:,} of {self.total:,} cut, sparsity {self.sparsity:.4f})"
+        return (
+            f"Masks({len(self)} tensors, {self.pruned:,} of {self.total:,} cut, sparsity {self.sparsity:.4f})"
+        )
 
     @property
     def total(self) -> int:
@@ -93,33 +96,18 @@ class Masks(Mapping[str, Tensor]):
         for parameter, mask in self.of(model):
             parameter.mul_(mask)
 
-    def hold(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> RemovableHandle:
+    def hold(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Held:
         """Keep cut weights at exactly zero through every `optimizer.step()`, momentum and weight decay included.
 
         >>> layer = nn.Linear(2, 1)
         >>> optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
-        >>> handle = Masks({"weight": torch.tensor([[True, False]])}).hold(layer, optimizer)
+        >>> held = Masks({"weight": torch.tensor([[True, False]])}).hold(layer, optimizer)
 
         Gradients of cut weights are zeroed before the step, so that they move neither momentum nor second
         moments; the weights are zeroed after it. The first zeroing happens at once. Call `remove()` on the
-        returned handle to let go.
+        result to let go, or use it in a `with`; call its `zero_gradients()` before clipping a gradient's norm.
         """
-        pairs = self.of(model)
-        self.apply_(model)
-
-        def zero_gradients(*_: object) -> None:
-            for parameter, mask in pairs:
-                if parameter.grad is not None:
-                    parameter.grad.mul_(mask)
-
-        @torch.no_grad()
-        def zero_weights(*_: object) -> None:
-            for parameter, mask in pairs:
-                parameter.mul_(mask)
-
-        return _Handles(
-            optimizer.register_step_pre_hook(zero_gradients), optimizer.register_step_post_hook(zero_weights)
-        )
+        return Held(self.of(model), optimizer)
 
     @classmethod
     def of_zeros(cls, model: nn.Module) -> Masks:
@@ -129,7 +117,9 @@ class Masks(Mapping[str, Tensor]):
 
     def pack(self) -> dict[str, Tensor]:
         """Return the masks at one bit per weight: name → uint8 tensor of ⌈numel / 8⌉ bytes."""
-        return {name: torch.from_numpy(np.packbits(mask.cpu().numpy().ravel())) for name, mask in self.items()}
+        return {
+            name: torch.from_numpy(np.packbits(mask.cpu().numpy().ravel())) for name, mask in self.items()
+        }
 
     @classmethod
     def unpack(cls, packed: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> Masks:
@@ -142,16 +132,45 @@ class Masks(Mapping[str, Tensor]):
         return cls(masks)
 
 
-class _Handles(RemovableHandle):
-    """Several hooks removed as one."""
+class Held:
+    """Masks at work on a model and its optimiser, until `remove()` or the end of a `with`."""
 
-    def __init__(self, *handles: RemovableHandle) -> None:
-        self._handles = handles
+    def __init__(self, pairs: list[tuple[nn.Parameter, Tensor]], optimizer: torch.optim.Optimizer) -> None:
+        """Zero the weights and keep them zero; one fused multiplication serves all of them, which is fast."""
+        self._parameters = [parameter for parameter, _ in pairs]
+        self._factors = [mask.to(parameter.dtype) for parameter, mask in pairs]
+        self._hooks = (
+            optimizer.register_step_pre_hook(lambda *_: self.zero_gradients()),
+            optimizer.register_step_post_hook(lambda *_: self.zero_weights()),
+        )
+        self.zero_weights()
+
+    @torch.no_grad()
+    def zero_gradients(self) -> None:
+        """Zero the gradients of cut weights; the optimiser's step does it by itself."""
+        gradients = [parameter.grad for parameter in self._parameters]
+        present = [
+            (grad, factor) for grad, factor in zip(gradients, self._factors, strict=True) if grad is not None
+        ]
+        if present:
+            torch._foreach_mul_([grad for grad, _ in present], [factor for _, factor in present])
+
+    @torch.no_grad()
+    def zero_weights(self) -> None:
+        """Zero the cut weights; the optimiser's step does it by itself."""
+        if self._parameters:
+            torch._foreach_mul_(self._parameters, self._factors)
 
     def remove(self) -> None:
-        """Remove every hook."""
-        for handle in self._handles:
-            handle.remove()
+        """Let go."""
+        for hook in self._hooks:
+            hook.remove()
+
+    def __enter__(self) -> Held:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
 
 
 def _shape(tensor: Tensor) -> str:

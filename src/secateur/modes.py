@@ -1,20 +1,51 @@
-"""Borrow a model in eval mode and give it back as it was."""
+"""Borrow a model in another state and give it back as it was."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Put every submodule in eval mode while the block runs, then each back in its own mode."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
+    with _modes_kept(model):
+        model.eval()
+        yield
+
+
+@contextmanager
+def training(model: nn.Module) -> Iterator[None]:
+    """Put every submodule in training mode while the block runs, then each back in its own mode.
+
+    A module whose own parameters are all frozen is put in eval mode instead: a frozen normalisation keeps its
+    statistics.
+    """
+    with _modes_kept(model):
+        for module in model.modules():
+            own = list(module.parameters(recurse=False))
+            module.training = not own or any(parameter.requires_grad for parameter in own)
+        yield
+
+
+@contextmanager
+def channels_last(model: nn.Module) -> Iterator[None]:
+    """Lay the weights out as [N, H, W, C] in memory while the block runs; shapes and values stay."""
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     try:
         yield
     finally:
-        for module, training in modes.items():
-            module.training = training
+        model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+
+
+@contextmanager
+def _modes_kept(model: nn.Module) -> Iterator[None]:
+    modes = {module: module.training for module in model.modules()}
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

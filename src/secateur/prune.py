@@ -49,7 +49,9 @@ class Pruned:
         width = max(len(name) for name in self.masks)
         for name, mask in self.masks.items():
             kept = int(mask.count_nonzero())
-            lines.append(f"  {name:<{width}}  kept {kept:>12,} of {mask.numel():>12,}  ({1 - kept / mask.numel():.2%} cut)")
+            lines.append(
+                f"  {name:<{width}}  kept {kept:>12,} of {mask.numel():>12,}  ({1 - kept / mask.numel():.2%} cut)"
+            )
         lines += [f"  {name:<{width}}  left alone: {reason}" for name, reason in self.skipped.items()]
         return "\n".join(lines)
 
@@ -106,15 +108,24 @@ def prune(
         cut = allocate(scores, requested, scope, already=earlier)
     else:
         if amount is not None and not math.isclose(amount, pattern.amount or 0.0):
-            raise InputError(f"The pattern {granularity} removes {pattern.amount:.0%} by itself: leave amount out.")
+            raise InputError(
+                f"The pattern {granularity} removes {pattern.amount:.0%} by itself: leave amount out."
+            )
         requested = pattern.amount or 0.0
-        unfit = [name for name, tensor in targets.items() if not granularities.fits(tuple(tensor.shape), pattern)]
-        skipped = {name: f"its input size is not a multiple of {pattern.of}" for name in unfit}
+        unfit = [
+            name for name, tensor in targets.items() if not granularities.fits(tuple(tensor.shape), pattern)
+        ]
+        skipped = dict.fromkeys(unfit, f"its input size is not a multiple of {pattern.of}")
         targets = {name: tensor for name, tensor in targets.items() if name not in skipped}
         if not targets:
-            raise InputError(f"No layer fits the pattern {granularity}: no input size is a multiple of {pattern.of}.")
+            raise InputError(
+                f"No layer fits the pattern {granularity}: no input size is a multiple of {pattern.of}."
+            )
         scores = score(criterion, targets, seed=seed, granularity=pattern.kind, **options)
-        scores = {n: s.masked_fill(~earlier[n].to(s.device), -math.inf) if n in earlier else s for n, s in scores.items()}
+        scores = {
+            n: s.masked_fill(~earlier[n].to(s.device), -math.inf) if n in earlier else s
+            for n, s in scores.items()
+        }
         cut = Masks({name: granularities.keep_pattern(s, pattern) for name, s in scores.items()})
         scope = "local"
     merged = cut & earlier

@@ -40,7 +40,9 @@ DEMO = Path(__file__).parent / "recipes" / "demo.yaml"
 HOLE = re.compile(r"\{(\w+)\}")
 
 
-def run(path: str | Path, root: str | Path = ".", *, data_root: str | None = None, trust: bool = False) -> list[Outcome]:
+def run(
+    path: str | Path, root: str | Path = ".", *, data_root: str | None = None, trust: bool = False
+) -> list[Outcome]:
     """Take every step of the recipe file `path`, run folders lying below `root`; steps already done are skipped.
 
     `data_root` is where the data sets lie, `trust` allows runs to name user code (package.module:factory).
@@ -68,9 +70,13 @@ def parse_recipe(content: Any, source: str = "the recipe") -> list[Step]:
     from secateur.steps import STEPS
 
     if not isinstance(content, Mapping) or "steps" not in content or not isinstance(content["steps"], list):
-        raise InputError(f"{source} is no recipe: it needs the keys secateur: {VERSION} and steps: with a list.")
+        raise InputError(
+            f"{source} is no recipe: it needs the keys secateur: {VERSION} and steps: with a list."
+        )
     if content.get("secateur") != VERSION:
-        raise InputError(f"{source} has the version {content.get('secateur')}: this secateur reads secateur: {VERSION}.")
+        raise InputError(
+            f"{source} has the version {content.get('secateur')}: this secateur reads secateur: {VERSION}."
+        )
     steps = []
     for number, entry in enumerate(_expand(content["steps"], {}, source), start=1):
         where = f"Step {number} of {source}"
@@ -121,7 +127,10 @@ def steps_of(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def write_recipe(steps: Sequence[Mapping[str, Any]]) -> str:
     """Write plain step mappings as a recipe file's text."""
     return yaml.safe_dump(
-        {"secateur": VERSION, "steps": [dict(step) for step in steps]}, sort_keys=False, allow_unicode=True, width=110
+        {"secateur": VERSION, "steps": [dict(step) for step in steps]},
+        sort_keys=False,
+        allow_unicode=True,
+        width=110,
     )
 
 

@@ -56,13 +56,19 @@ class Run:
         path = Path(folder)
         with os_errors(f"read {path}"):
             if not path.exists():
-                raise StoreError(f"There is no run folder {path}: make one with secateur train or secateur import.")
+                raise StoreError(
+                    f"There is no run folder {path}: make one with secateur train or secateur import."
+                )
             if not path.is_dir():
                 raise StoreError(f"{path} is a file, not a run folder: name the folder that holds {ABOUT}.")
             if not (path / ABOUT).exists():
                 if (path / "checkpoint.safetensors").exists():
-                    raise StoreError(f"{path} holds an unfinished training: give its secateur train command again.")
-                raise StoreError(f"{path} is no run folder, it has no {ABOUT}: make one with secateur train or import.")
+                    raise StoreError(
+                        f"{path} holds an unfinished training: give its secateur train command again."
+                    )
+                raise StoreError(
+                    f"{path} is no run folder, it has no {ABOUT}: make one with secateur train or import."
+                )
         about = read_json(path / ABOUT)
         try:
             if about["format"] > FORMAT:
@@ -94,15 +100,19 @@ class Run:
         path = self.folder / MODEL
         stored = store.read(path)
         model = store.build_stored(
-            {**self.model, "num_classes": self.num_classes, "input_shape": self.input_shape}, path, trust=trust
+            {**self.model, "num_classes": self.num_classes, "input_shape": self.input_shape},
+            path,
+            trust=trust,
         )
         store.put(stored.state, model, str(path))
         return model, stored.masks
 
     def load_data(self, **overrides: Any) -> Dataset:
         """Return the run's data set; `overrides` (such as root=…) replace what was recorded where not None."""
-        arguments = {**self.data, **{key: value for key, value in overrides.items() if value is not None}}
-        found = data_sources.load(**{k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()})
+        chosen = {key: value for key, value in overrides.items() if value is not None}
+        arguments: dict[str, Any] = {**self.data, **chosen}
+        arguments["subset"] = tuple(arguments.get("subset") or (None, None))
+        found = data_sources.load(**arguments)
         if found.input_shape != self.input_shape or found.num_classes != self.num_classes:
             raise DataError(
                 f"{found.name} has inputs {found.input_shape} and {found.num_classes} classes, but {self.name} was "

@@ -97,7 +97,9 @@ def load_masks(path: str | os.PathLike[str]) -> Masks:
     return read(path).masks
 
 
-def build_stored(spec: Mapping[str, Any] | None, path: str | os.PathLike[str], *, trust: bool = False) -> nn.Module:
+def build_stored(
+    spec: Mapping[str, Any] | None, path: str | os.PathLike[str], *, trust: bool = False
+) -> nn.Module:
     """Build the untrained model that `spec`, as stored in `path`, names."""
     from secateur import models
 
@@ -123,10 +125,16 @@ def put(state: Mapping[str, Tensor], model: nn.Module, source: str) -> None:
     own = model.state_dict()
     missing, foreign = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     wrong = [name for name in own.keys() & state.keys() if own[name].shape != state[name].shape]
-    for kind, names in (("lacks", missing), ("has the foreign", foreign), ("has another shape for", sorted(wrong))):
+    for kind, names in (
+        ("lacks", missing),
+        ("has the foreign", foreign),
+        ("has another shape for", sorted(wrong)),
+    ):
         if names:
             shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-            raise ModelError(f"{source} {kind} {shown}: it is a checkpoint of another model than {type(model).__name__}.")
+            raise ModelError(
+                f"{source} {kind} {shown}: it is a checkpoint of another model than {type(model).__name__}."
+            )
     model.load_state_dict(dict(state))
 
 
@@ -149,12 +157,15 @@ def read_tree(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def _write(path: str | os.PathLike[str], content: str, tensors: Mapping[str, Tensor], header: Any) -> None:
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    metadata = {"format": FORMAT, "version": str(VERSION), "content": content, "json": json.dumps(header)}
+    # One entry only: safetensors writes several in a random order, and equal models should give equal files.
+    metadata = {FORMAT: json.dumps({"version": VERSION, "content": content, "header": header})}
     with writing(path) as temporary:
         try:
             save_file(plain, temporary, metadata=metadata)
         except SafetensorError as error:
-            raise StoreError(f"Cannot write {path}: {error}; free some space or choose another path.") from None
+            raise StoreError(
+                f"Cannot write {path}: {error}; free some space or choose another path."
+            ) from None
 
 
 def _read(path: str | os.PathLike[str], content: str) -> tuple[dict[str, Tensor], Any]:
@@ -162,15 +173,17 @@ def _read(path: str | os.PathLike[str], content: str) -> tuple[dict[str, Tensor]
     with os_errors(f"read {source}"):
         try:
             with safe_open(source, framework="pt") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("format") != FORMAT or metadata.get("content") != content:
+                about = json.loads((file.metadata() or {}).get(FORMAT, "{}"))
+                if about.get("content") != content:
                     raise StoreError(
                         f"Cannot read {source}: it is a safetensors file, but no {content} of secateur's; "
                         "secateur import takes checkpoints of other programs."
                     )
-                if int(metadata["version"]) > VERSION:
-                    raise StoreError(f"Cannot read {source}: a newer secateur wrote it; update with pip install -U secateur.")
-                return {name: file.get_tensor(name) for name in file.keys()}, json.loads(metadata["json"])  # noqa: SIM118
+                if about["version"] > VERSION:
+                    raise StoreError(
+                        f"Cannot read {source}: a newer secateur wrote it; update with pip install -U secateur."
+                    )
+                return {name: file.get_tensor(name) for name in file.keys()}, about["header"]  # noqa: SIM118
         except (SafetensorError, KeyError, ValueError) as error:
             kind = _sniff(source)
             raise StoreError(f"Cannot read {source}: {kind} ({error}).") from None
@@ -211,11 +224,16 @@ def _split(node: Any, tensors: dict[str, Tensor]) -> Any:
         return {"list": [_split(value, tensors) for value in node]}
     if node is None or isinstance(node, bool | int | float | str):
         return {"value": node}
-    raise InputError(f"Cannot store a {type(node).__name__}: only numbers, text, lists, dicts and tensors are kept.")
+    raise InputError(
+        f"Cannot store a {type(node).__name__}: only numbers, text, lists, dicts and tensors are kept."
+    )
 
 
 def _shares(tensor: Tensor, tensors: Mapping[str, Tensor]) -> bool:
-    return any(tensor.untyped_storage().data_ptr() == other.untyped_storage().data_ptr() for other in tensors.values())
+    return any(
+        tensor.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
+        for other in tensors.values()
+    )
 
 
 def _join(node: dict[str, Any], tensors: Mapping[str, Tensor]) -> Any:

@@ -144,6 +144,18 @@ class Table:
         kept = [c for c in self.columns if any(_present(row.get(c.key)) is not None for row in self.rows)]
         return replace(self, columns=kept)
 
+    def transposed(self) -> Table:
+        """The table on its side: one column per row, its first column's cells as titles; every cell is text."""
+        grid = self.cells()
+        columns = [Column("0", self.columns[0].title)]
+        columns += [Column(str(i), cells[0], align="right") for i, cells in enumerate(grid, start=1)]
+        rows = [
+            {"0": column.title, **{str(i): cells[number] for i, cells in enumerate(grid, start=1)}}
+            for number, column in enumerate(self.columns)
+            if number > 0
+        ]
+        return Table(columns, rows)
+
     def records(self) -> list[dict[str, Any]]:
         """The raw values of the shown columns; missing ones, and numbers JSON lacks, are None."""
         keys = [key for column in self.columns for key in column.keys]

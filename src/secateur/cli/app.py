@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.text import Text
+from rich.measure import Measurement
 
 from secateur.cli.options import command_of
 from secateur.environment import version
-from secateur.errors import SecateurError
+from secateur.errors import InputError, SecateurError
 from secateur.steps import STEPS, Context, Outcome, Step
+from secateur.tables import Table
 
-if hasattr(typer, "TyperException"):
-    UsageProblem = typer.TyperException
-else:  # a typer that still builds on click
-    from click import ClickException as UsageProblem
+UsageProblem: Any = typer.BadParameter.__mro__[2]
+"""typer's base of all mistakes on the command line: its own, or click's where it builds on click."""
+
+FORMATS = ("text", "json", "csv", "markdown")
+WIDE = 10_000
 
 app = typer.Typer(
     name="secateur",
@@ -34,7 +37,9 @@ app = typer.Typer(
 @app.callback()
 def options(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")] = False,
-    version_only: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version and stop.")] = False,
+    version_only: Annotated[
+        bool, typer.Option("--version", is_eager=True, help="Print the version and stop.")
+    ] = False,
 ) -> None:
     """Prune neural networks: train, cut, retrain, measure, compare, report."""
     if quiet:
@@ -45,23 +50,30 @@ def options(
 
 
 def show(outcome: Outcome, format: str = "text") -> None:
-    """Print what a step has to say: results on standard output, in the format asked for."""
-    if format == "json" or outcome.table is None:
-        if format == "json":
-            import json
+    """Print what a step has to say on standard output, in one of `FORMATS`."""
+    if format not in FORMATS:
+        raise InputError(f"There is no format '{format}': choose {', '.join(FORMATS)}.")
+    if format == "json":
+        print(json.dumps(outcome.record, indent=2, ensure_ascii=False))
+    elif format == "csv" and outcome.table is not None:
+        print(outcome.table.csv(), end="")
+    elif format == "markdown" and outcome.table is not None:
+        print(outcome.table.markdown())
+    else:
+        if outcome.table is not None:
+            _print_table(outcome.table)
+        for line in outcome.lines:
+            print(line)
 
-            print(json.dumps(outcome.record, indent=2, ensure_ascii=False))
-            return
-    elif format in ("csv", "markdown"):
-        print(getattr(outcome.table, format)(), end="" if format == "csv" else "\n")
-        return
-    console = Console(highlight=False, soft_wrap=outcome.table is None)
-    if outcome.table is not None:
-        if not console.is_terminal:
-            console.width = 200
-        console.print(outcome.table.rich())
-    for line in outcome.lines:
-        console.print(Text(line), soft_wrap=True)
+
+def _print_table(table: Table) -> None:
+    """Print a table in full: turned on its side where the terminal is too narrow for its columns."""
+    console = Console(highlight=False)
+    needed = Measurement.get(console, console.options.update(max_width=WIDE), table.rich()).maximum
+    if console.is_terminal and needed > console.width and 1 < len(table.rows) <= 4:
+        table = table.transposed()
+    console.width = max(console.width, needed) if not console.is_terminal else console.width
+    console.print(table.rich())
 
 
 def perform(step: Step) -> None:

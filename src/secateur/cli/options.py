@@ -27,9 +27,13 @@ def command_of(step: type[Step], perform: Callable[[Step], None]) -> Callable[..
 
     def command(**words: Any) -> None:
         loose = step.loose_options()
-        values = {name: _value(step.model_fields[name], word) for name, word in words.items() if name not in loose}
+        values = {
+            name: _value(step.model_fields[name], word) for name, word in words.items() if name not in loose
+        }
         given = {name: value for name, value in values.items() if value is not None}
-        extra = {name: yaml.safe_load(word) for name, word in words.items() if name in loose and word is not None}
+        extra = {
+            name: yaml.safe_load(word) for name, word in words.items() if name in loose and word is not None
+        }
         try:
             built = step(**given, **extra)
         except ValidationError as error:
@@ -37,7 +41,9 @@ def command_of(step: type[Step], perform: Callable[[Step], None]) -> Callable[..
         perform(built)
 
     parameters = [_parameter(name, field) for name, field in step.model_fields.items()]
-    parameters += [_option(name, "TEXT", help_text, str | None) for name, help_text in step.loose_options().items()]
+    parameters += [
+        _option(name, "TEXT", help_text, str | None) for name, help_text in step.loose_options().items()
+    ]
     ordered = sorted(parameters, key=lambda parameter: parameter.default is not inspect.Parameter.empty)
     command.__signature__ = inspect.Signature(ordered)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in ordered}
@@ -53,8 +59,12 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     if extra.get("argument"):
         several = bool(kinds & {list, tuple})
         kind: Any = list[str] if several else str
-        info = typer.Argument(help=text, metavar=f"{name.upper()}{'...' if several else ''}", show_default=False)
-        return inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Annotated[kind, info])
+        info = typer.Argument(
+            help=text, metavar=f"{name.upper()}{'...' if several else ''}", show_default=False
+        )
+        return inspect.Parameter(
+            name, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Annotated[kind, info]
+        )
     if field.is_required():
         info = typer.Option(f"--{_dashed(name)}", help=text, metavar=_metavar(field), show_default=False)
         return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[str, info])
@@ -72,7 +82,9 @@ def _option(
 ) -> inspect.Parameter:
     shown = f"{text} [default: {default}]" if default else text
     info = typer.Option(flag or f"--{_dashed(name)}", help=shown, metavar=metavar, show_default=False)
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, info])
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, info]
+    )
 
 
 def _value(field: FieldInfo, word: Any) -> Any:

@@ -41,11 +41,15 @@ class Criterion:
         """Raise `InputError` unless the criterion has a meaning at `granularity` and knows all `options`."""
         if granularity not in self.granularities:
             known = ", ".join(sorted(self.granularities))
-            raise InputError(f"The criterion {self.name} scores {known}, not {granularity}: choose another pair.")
+            raise InputError(
+                f"The criterion {self.name} scores {known}, not {granularity}: choose another pair."
+            )
         for option in options:
             if option not in self.options:
                 known = ", ".join(self.options) or "none"
-                raise InputError(f"The criterion {self.name} has no option '{option}': its options are {known}.")
+                raise InputError(
+                    f"The criterion {self.name} has no option '{option}': its options are {known}."
+                )
 
 
 CRITERIA: Registry[Criterion] = Registry("criterion")

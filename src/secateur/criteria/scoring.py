@@ -18,7 +18,12 @@ PROVIDERS: dict[str, Callable[[str, Tensor, int], Any]] = {
 
 
 def score(
-    criterion: str, tensors: Mapping[str, Tensor], *, seed: int = 0, granularity: str = "weight", **options: Any
+    criterion: str,
+    tensors: Mapping[str, Tensor],
+    *,
+    seed: int = 0,
+    granularity: str = "weight",
+    **options: Any,
 ) -> dict[str, Tensor]:
     """Score every tensor by the registered `criterion`: name → scores of the tensor's shape, lowest goes first.
 

@@ -9,7 +9,11 @@ from secateur.criteria.registry import criterion
 from secateur.errors import InputError
 
 
-@criterion("magnitude", granularities={"weight", "n:m"}, paper="Han et al. 2015, Learning both Weights and Connections")
+@criterion(
+    "magnitude",
+    granularities={"weight", "n:m"},
+    paper="Han et al. 2015, Learning both Weights and Connections",
+)
 def magnitude(weight: Tensor, *, norm: str = "l1") -> Tensor:
     """Absolute value of each weight, |w|.
 

@@ -32,6 +32,13 @@ def build(
     can't be built; `MissingExtraError` where the source's library isn't installed.
     """
     _check_sizes(name, num_classes, input_shape)
+    model = _build(name, num_classes, input_shape, args)
+    spec = {"name": name, "args": args, "num_classes": num_classes, "input_shape": input_shape}
+    model.secateur_spec = spec  # type: ignore[assignment]  # what `secateur.save` stores to build it again
+    return model
+
+
+def _build(name: str, num_classes: int | None, input_shape: Shape | None, args: Arguments) -> nn.Module:
     prefix, colon, rest = name.partition(":")
     if user.is_user_code(name):
         with user.working_folder():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,9 @@ def _read(source: Path) -> Any:
         try:
             if source.suffix == ".safetensors":
                 return safetensors.torch.load_file(source)
-            return torch.load(source, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about pickle protocols
+                return torch.load(source, map_location="cpu", weights_only=True)
         except OSError:
             raise
         except SafetensorError as error:

@@ -81,7 +81,7 @@ def results(runs: Iterable[RunView]) -> Table:
 
 def costs(runs: Iterable[RunView]) -> Table:
     """What every measured run weighs and takes."""
-    rows = comparison(run for run in runs if run.measurement)
+    rows = [{**row, "label": row["name"]} for row in comparison(run for run in runs if run.measurement)]
     batches = sorted({int(key.split("_")[1]) for row in rows for key in row if key.startswith("latency_")})
     latencies = [
         Column(
@@ -99,6 +99,7 @@ def costs(runs: Iterable[RunView]) -> Table:
 def _compared(run: RunView) -> dict[str, Any]:
     top1, dense, measured = run.final.get("top1"), run.before.get("top1"), run.measurement
     row = {
+        "name": run.name,
         "label": run.label,
         "top1_as_cut": run.as_cut.get("top1"),
         "top1": top1,

@@ -9,7 +9,18 @@ from pydantic import Field
 from secateur import models
 from secateur.masks import Masks
 from secateur.runs import Run
-from secateur.steps.base import Context, Evaluate, Out, Outcome, Overwrite, Step, Stopwatch, is_done, percent, step
+from secateur.steps.base import (
+    Context,
+    Evaluate,
+    Out,
+    Outcome,
+    Overwrite,
+    Step,
+    Stopwatch,
+    is_done,
+    percent,
+    step,
+)
 from secateur.steps.choices import DataChoice, ModelChoice
 from secateur.training import evaluate
 
@@ -19,7 +30,9 @@ class Import(Step, ModelChoice, DataChoice):
     """Make a run folder of a model's weights: a checkpoint file (.pt, .pth, .th, .safetensors) or a library's own."""
 
     out: Out
-    weights: Annotated[str | None, Field(description="checkpoint file; left out, the model as its source builds it")] = None
+    weights: Annotated[
+        str | None, Field(description="checkpoint file; left out, the model as its source builds it")
+    ] = None
     evaluate: Evaluate = True
     overwrite: Overwrite = False
 

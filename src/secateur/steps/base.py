@@ -31,9 +31,12 @@ DataRoot = Annotated[
 ]
 Overwrite = Annotated[bool, Field(description="replace what the run folder holds", json_schema_extra=MACHINE)]
 Trust = Annotated[
-    bool, Field(description="import the user code (package.module:factory) a run names", json_schema_extra=MACHINE)
+    bool,
+    Field(description="import the user code (package.module:factory) a run names", json_schema_extra=MACHINE),
 ]
-Evaluate = Annotated[bool, Field(description="measure the accuracy on the test split", json_schema_extra=MACHINE)]
+Evaluate = Annotated[
+    bool, Field(description="measure the accuracy on the test split", json_schema_extra=MACHINE)
+]
 
 
 @dataclass(frozen=True)
@@ -115,9 +118,13 @@ def is_done(folder: Path, planned: list[dict[str, Any]], overwrite: bool) -> boo
     if not folder.is_dir():
         raise StoreError(f"{folder} is a file: choose another --out.")
     if not (folder / ABOUT).exists():
-        foreign = [path.name for path in folder.iterdir() if path.name not in OURS and not path.name.startswith(".")]
+        foreign = [
+            path.name for path in folder.iterdir() if path.name not in OURS and not path.name.startswith(".")
+        ]
         if foreign:
-            raise StoreError(f"{folder} holds other files ({', '.join(sorted(foreign)[:3])}): choose another --out.")
+            raise StoreError(
+                f"{folder} holds other files ({', '.join(sorted(foreign)[:3])}): choose another --out."
+            )
         return False
     held = identities(Run.open(folder))
     if held[: len(planned)] == planned:

@@ -16,11 +16,15 @@ class DataChoice(BaseModel):
 
     data: Annotated[str, Field(description="data set; secateur datasets lists them")]
     data_root: DataRoot = None
-    normalize: Annotated[str | None, Field(description="imagenet, none or mean/std; the data set's own when left out")] = None
+    normalize: Annotated[
+        str | None, Field(description="imagenet, none or mean/std; the data set's own when left out")
+    ] = None
     image_size: Annotated[int | None, Field(ge=1, description="side of the images of an image folder")] = None
     tokenizer: Annotated[str | None, Field(description="tokenizer of text data: folder or hub id")] = None
     max_length: Annotated[int, Field(ge=1, description="tokens a text is cut to")] = 128
-    train_subset: Annotated[int | None, Field(ge=1, description="train on so many images only, class-balanced")] = None
+    train_subset: Annotated[
+        int | None, Field(ge=1, description="train on so many images only, class-balanced")
+    ] = None
     download: Annotated[bool, Field(description="fetch missing data", json_schema_extra=MACHINE)] = True
 
     def load_data(self, context: Context) -> Dataset:
@@ -45,7 +49,9 @@ class ModelChoice(BaseModel):
     """Which model: a name and arguments for its factory."""
 
     model: Annotated[str, Field(description="model; secateur models lists them")]
-    model_args: Annotated[dict[str, Any], Field(description="argument of the model's factory, as name=value")] = {}
+    model_args: Annotated[
+        dict[str, Any], Field(description="argument of the model's factory, as name=value")
+    ] = {}
 
 
 OutputFormat = Annotated[

@@ -14,11 +14,11 @@ from secateur.tables import Table
 
 Runs = Annotated[
     tuple[str, ...],
-    Field(min_length=1, description="run folders; globs such as 'runs/*' work too", json_schema_extra=ARGUMENT),
+    Field(
+        min_length=1, description="run folders; globs such as 'runs/*' work too", json_schema_extra=ARGUMENT
+    ),
 ]
-Batches = Annotated[
-    tuple[int, ...], Field(description="batch sizes to time", json_schema_extra=MACHINE)
-]
+Batches = Annotated[tuple[int, ...], Field(description="batch sizes to time", json_schema_extra=MACHINE)]
 
 
 @step("compare")
@@ -28,7 +28,9 @@ class Compare(Step):
     runs: Runs
     latency: Annotated[bool, Field(description="time the models", json_schema_extra=MACHINE)] = True
     batch_sizes: Batches = (1, 64)
-    threads: Annotated[int | None, Field(ge=1, description="threads to time with", json_schema_extra=MACHINE)] = None
+    threads: Annotated[
+        int | None, Field(ge=1, description="threads to time with", json_schema_extra=MACHINE)
+    ] = None
     data_root: DataRoot = None
     trust: Trust = False
     format: OutputFormat = "text"
@@ -46,7 +48,9 @@ class Compare(Step):
         results, costs = sections.results(seen), sections.costs(seen)
         known = {column.key for column in results.columns}
         columns = [*results.columns, *(column for column in costs.columns if column.key not in known)]
-        rows = [{**row, "label": view.name} for row, view in zip(sections.comparison(seen), seen, strict=True)]
+        rows = [
+            {**row, "label": view.name} for row, view in zip(sections.comparison(seen), seen, strict=True)
+        ]
         table = Table(columns, rows).without_empty_columns()
         timed = [time for view in seen if view.measurement for time in view.measurement.latencies]
         lines = [*notes([view.measurement for view in seen if view.measurement])]

@@ -18,7 +18,9 @@ class Eval(Step):
     """Measure top-1, top-5 and loss of a run's model on all of a split."""
 
     run: In
-    split: Annotated[Literal["test", "train"], Field(description="train or test", json_schema_extra=MACHINE)] = "test"
+    split: Annotated[
+        Literal["test", "train"], Field(description="train or test", json_schema_extra=MACHINE)
+    ] = "test"
     batch_size: Annotated[int, Field(ge=1, description="batch size", json_schema_extra=MACHINE)] = 500
     data_root: DataRoot = None
     trust: Trust = False

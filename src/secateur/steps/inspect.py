@@ -44,7 +44,9 @@ class Inspect(Step):
                     "output": _times(layer.output_shape),
                     "parameters": layer.parameters or None,
                     "macs": layer.macs or None,
-                    "sparsity": 1 - sum(t.nonzero for t in own) / sum(t.parameters for t in own) if own else None,
+                    "sparsity": 1 - sum(t.nonzero for t in own) / sum(t.parameters for t in own)
+                    if own
+                    else None,
                     "kurtosis": kurtosis(weights[largest.name]) if largest else None,
                     "dead_units": sum(t.dead_units for t in own) if any(t.units for t in own) else None,
                 }
@@ -57,7 +59,12 @@ class Inspect(Step):
             Column("parameters", "Parameters", COUNT),
             Column("macs", "MACs", SI),
             Column("sparsity", "Sparsity", PERCENT, help="Zeros among the layer's own parameters"),
-            Column("kurtosis", "Kurtosis", NUMBER, help="Of the layer's largest tensor; 3 for a normal distribution"),
+            Column(
+                "kurtosis",
+                "Kurtosis",
+                NUMBER,
+                help="Of the layer's largest tensor; 3 for a normal distribution",
+            ),
             Column("dead_units", "Dead units", COUNT, help="Outputs whose weights are all zero"),
         ]
         total = (

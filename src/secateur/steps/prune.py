@@ -44,7 +44,8 @@ class Prune(Step):
     criterion: Annotated[str, Field(description="criterion; secateur criteria lists them")] = "magnitude"
     scope: Annotated[str, Field(description="global, local, erk or lamp")] = "global"
     include: Annotated[
-        tuple[str, ...], Field(description="roles that may be cut: weights, biases, norms, embeddings, others, all")
+        tuple[str, ...],
+        Field(description="roles that may be cut: weights, biases, norms, embeddings, others, all"),
     ] = ("weights",)
     keep: Annotated[tuple[str, ...], Field(description="layer to leave alone, by name or glob")] = ()
     layers: Annotated[tuple[str, ...], Field(description="cut only this layer, by name or glob")] = ()
@@ -78,7 +79,9 @@ class Prune(Step):
         """Score, spread, cut, measure, keep."""
         run = Run.open(context.at(self.run))
         folder = context.at(self.out)
-        require(folder.resolve() != run.folder.resolve(), f"{folder} is the run to prune: choose another --out.")
+        require(
+            folder.resolve() != run.folder.resolve(), f"{folder} is the run to prune: choose another --out."
+        )
         if is_done(folder, [*identities(run), self.identity()], self.overwrite):
             return Outcome((f"{folder} holds this cut already; --overwrite repeats it.",))
         watch = Stopwatch()
@@ -111,7 +114,12 @@ class Prune(Step):
             data = run.load_data(root=context.data_root or self.data_root)
             result |= evaluate(pruned.model, data)
         run.record(
-            pruned.model, pruned.masks, {"do": self.do, "config": self.config()}, result, watch.seconds, folder
+            pruned.model,
+            pruned.masks,
+            {"do": self.do, "config": self.config()},
+            result,
+            watch.seconds,
+            folder,
         )
         accuracy = f", top-1 {percent(result['top1'])} as cut" if self.evaluate else ""
         lines = [

@@ -23,8 +23,12 @@ class Report(Step):
     """Write a report of runs: one offline HTML file, and beside it the recipe that makes everything again."""
 
     runs: Runs
-    out: Annotated[str, Field(min_length=1, description="HTML file to write", json_schema_extra=MACHINE)] = "report.html"
-    title: Annotated[str, Field(description="title of the page", json_schema_extra=MACHINE)] = "Pruning report"
+    out: Annotated[str, Field(min_length=1, description="HTML file to write", json_schema_extra=MACHINE)] = (
+        "report.html"
+    )
+    title: Annotated[str, Field(description="title of the page", json_schema_extra=MACHINE)] = (
+        "Pruning report"
+    )
     latency: Annotated[bool, Field(description="time the models", json_schema_extra=MACHINE)] = True
     batch_sizes: Batches = (1, 64)
     data_root: DataRoot = None
@@ -59,7 +63,12 @@ class Report(Step):
         return Outcome((f"{out}: report of {len(runs)} runs ({size:.2f} MB); {again} is its recipe",))
 
     def _entry(self, runs: Sequence[Run]) -> dict[str, Any]:
-        return {"do": self.do, "runs": [run.name for run in runs], "out": Path(self.out).name, "title": self.title}
+        return {
+            "do": self.do,
+            "runs": [run.name for run in runs],
+            "out": Path(self.out).name,
+            "title": self.title,
+        }
 
 
 def merged(runs: Iterable[Run]) -> list[dict[str, Any]]:

@@ -41,5 +41,8 @@ class SafeRateStep(Step):
             Column("kurtosis_of_kurtoses", "κ²", NUMBER),
             Column("modifier", "Modifier", NUMBER),
         ]
-        lines = [*found.notes, f"Charts and numbers: {run.folder}/safe_rate.png, .svg, .json and kurtosis.png, .svg"]
+        lines = [
+            *found.notes,
+            f"Charts and numbers: {run.folder}/safe_rate.png, .svg, .json and kurtosis.png, .svg",
+        ]
         return Outcome(tuple(lines), Table(columns, [{"run": run.name, **record}]), record)

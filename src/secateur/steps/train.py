@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from secateur import models
 from secateur.data import Dataset
+from secateur.modes import evaluating
 from secateur.runs import ABOUT, Run
 from secateur.seeds import seed_of
 from secateur.steps.base import (
@@ -19,8 +20,8 @@ from secateur.steps.base import (
     Context,
     DataRoot,
     In,
-    Outcome,
     Out,
+    Outcome,
     Overwrite,
     Step,
     Trust,
@@ -32,7 +33,9 @@ from secateur.steps.base import (
 from secateur.steps.choices import DataChoice, ModelChoice
 from secateur.training import Fit, TrainConfig, evaluate, train
 from secateur.training.checkpoint import Checkpoint
+from secateur.training.evaluation import logits_of
 from secateur.training.journal import Journal, read_journal
+from secateur.training.loop import make_fabric
 
 
 @step("train")
@@ -67,7 +70,9 @@ class Retrain(Step, TrainConfig):
     """Train a run's model on, its cut weights held at zero; in its own folder unless --out names another."""
 
     run: In
-    out: Annotated[str | None, Field(description="run folder to make instead", json_schema_extra=MACHINE)] = None
+    out: Annotated[str | None, Field(description="run folder to make instead", json_schema_extra=MACHINE)] = (
+        None
+    )
     epochs: Annotated[int, Field(ge=0, description="passes over the training data")] = 1
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False, description="peak learning rate")] = 0.01
     train_subset: Annotated[int | None, Field(ge=1, description="train on so many images only")] = None
@@ -109,6 +114,10 @@ def _train(
 ) -> Outcome:
     """Train `model` into `folder`: the history's step number `start` of the run found in `run`."""
     planned = {"history": identities(run), "step": this.identity()}
+    settings = TrainConfig(**{name: getattr(config, name) for name in TrainConfig.model_fields})
+    with evaluating(model), torch.no_grad():  # what can't work is found before anything is written
+        logits_of(model, data.example(2), data)
+    make_fabric(settings)
     checkpoint = Checkpoint(folder, planned)
     if not checkpoint.fits():
         if overwrite:
@@ -117,11 +126,12 @@ def _train(
         if not checkpoint.exists:
             earlier = read_journal(run.folder) if start else []
             Journal.reset(folder, [row for row in earlier if row.get("step", 0) < start])
-    settings = TrainConfig(**{name: getattr(config, name) for name in TrainConfig.model_fields})
     context = {"step": start, "do": this.do}
     fitted = train(model, data, settings, masks=masks, folder=folder, context=context, identity=planned)
     result = {name: fitted.rows[-1][name] for name in RESULT} if fitted.rows else evaluate(model, data)
-    finished = run.record(model, masks, {"do": this.do, "config": this.config()}, result, fitted.seconds, folder)
+    finished = run.record(
+        model, masks, {"do": this.do, "config": this.config()}, result, fitted.seconds, folder
+    )
     checkpoint.remove()
     return Outcome((*_lines(finished, fitted),), record={"run": str(folder), **result})
 

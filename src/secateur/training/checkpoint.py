@@ -28,10 +28,10 @@ class Checkpoint:
         """Whether there is a checkpoint of any identity."""
         return self.path is not None and self.path.exists()
 
-    def write(self, **state: Any) -> None:
+    def write(self, state: Mapping[str, Any]) -> None:
         """Replace the checkpoint by `state` (nested dicts of tensors and plain values)."""
         if self.path is not None:
-            write_tree(self.path, {"identity": self.identity, **state})
+            write_tree(self.path, {"identity": self.identity, "state": dict(state)})
 
     def read(self) -> dict[str, Any] | None:
         """Return the state to continue from, None where there is none.
@@ -40,25 +40,45 @@ class Checkpoint:
         """
         if self.path is None or not self.exists:
             return None
-        state = read_tree(self.path)
-        differences = _differences(state["identity"], self.identity)
+        found, state = self._content(self.path)
+        differences = _differences(found, self.identity)
         if differences:
             raise StoreError(
-                f"{self.path.parent} holds an unfinished run with other settings ({'; '.join(differences[:3])}): "
-                "use those to continue it, or start over with --overwrite."
+                f"{self.path.parent} holds an unfinished training with other settings "
+                f"({'; '.join(differences[:3])}): use those to continue it, start over with --overwrite, "
+                f"or delete its {FILE}."
             )
         return state
 
+    def found(self) -> Mapping[str, Any] | None:
+        """Return the identity the checkpoint was made with; None where there is none, or none that can be read."""
+        if self.path is None or not self.exists:
+            return None
+        try:
+            return self._content(self.path)[0]
+        except StoreError:
+            return None
+
     def fits(self) -> bool:
         """Whether there is a checkpoint and it was made with this identity."""
-        if self.path is None or not self.exists:
-            return False
-        return not _differences(read_tree(self.path)["identity"], self.identity)
+        found = self.found()
+        return found is not None and not _differences(found, self.identity)
 
     def remove(self) -> None:
-        """Delete the checkpoint, if there is one."""
+        """Delete the checkpoint, if there is one, and what killed processes left of others."""
         if self.path is not None:
             self.path.unlink(missing_ok=True)
+            for rest in self.path.parent.glob(f".{FILE}.*.part"):
+                rest.unlink(missing_ok=True)
+
+    @staticmethod
+    def _content(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+        try:
+            tree = read_tree(path)
+            return tree["identity"], tree["state"]
+        except (StoreError, KeyError) as error:
+            reason = str(error).removesuffix(".") if isinstance(error, StoreError) else f"Cannot read {path}"
+            raise StoreError(f"{reason}: delete this checkpoint, or start over with --overwrite.") from error
 
 
 def _differences(old: Any, new: Any, name: str = "") -> list[str]:
@@ -68,4 +88,9 @@ def _differences(old: Any, new: Any, name: str = "") -> list[str]:
         return [line for key in keys for line in _differences(old.get(key), new.get(key), key)]
     if isinstance(old, list | tuple) and isinstance(new, list | tuple) and len(old) == len(new):
         return [line for one, other in zip(old, new, strict=True) for line in _differences(one, other, name)]
-    return [] if old == new else [f"{name}: {old}, now {new}"]
+    return [] if old == new else [f"{name}: {_short(old)}, now {_short(new)}"]
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else text[:39] + "…"

@@ -67,6 +67,15 @@ class TrainConfig(BaseModel):
         SCHEDULES[value]
         return value
 
+    @field_validator("augment")
+    @classmethod
+    def _augment(cls, value: str | None) -> str | None:
+        from secateur.data import AUGMENTATIONS
+
+        if value is not None:
+            AUGMENTATIONS[value]
+        return value
+
     @field_validator("precision")
     @classmethod
     def _precision(cls, value: str) -> str:

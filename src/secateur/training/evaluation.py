@@ -5,7 +5,6 @@ Counts and sums are reduced over processes, never averages of averages: uneven l
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,40 +20,47 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
-@dataclass
 class Tally:
-    """Running sums over samples: `loss` in nats, `top1` and `top5` counts, `seen` samples."""
+    """Running sums over samples: `loss` in nats, `top1` and `top5` counts, `seen` samples.
 
-    loss: float = 0.0
-    top1: int = 0
-    top5: int = 0
-    seen: int = 0
+    Each batch is summed up on the device, and fetched only when the sums are asked for: counting does not make
+    the processor wait for the accelerator.
+    """
+
+    def __init__(self, loss: float = 0.0, top1: float = 0.0, top5: float = 0.0, seen: float = 0.0) -> None:
+        """Start from these sums."""
+        self._sums = torch.tensor([loss, top1, top5], dtype=torch.float64)
+        self._seen = seen
+        self._waiting: list[Tensor] = []
 
     def add(self, logits: Tensor, labels: Tensor, loss_sum: Tensor) -> None:
         """Count one batch: `logits` [N, classes], `labels` [N], `loss_sum` the batch's summed loss."""
-        if not len(labels):
-            return
-        best = logits.detach().topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-        sums = torch.stack([loss_sum.detach().double(), best[:, 0].sum().double(), best.sum().double()]).tolist()
-        self.loss += sums[0]
-        self.top1 += int(sums[1])
-        self.top5 += int(sums[2])
-        self.seen += len(labels)
+        hits = logits.detach().topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+        self._waiting.append(torch.stack([loss_sum.detach().float(), hits[:, 0].sum().float(), hits.sum().float()]))
+        self._seen += len(labels)
+
+    def sums(self) -> dict[str, float]:
+        """Return the sums by name; batches are added one after the other, in float64."""
+        for batch in torch.stack(self._waiting).cpu().double() if self._waiting else ():
+            self._sums += batch
+        self._waiting.clear()
+        loss, top1, top5 = self._sums.tolist()
+        return {"loss": loss, "top1": top1, "top5": top5, "seen": self._seen}
 
     def reduced(self, fabric: Fabric | None) -> Tally:
         """Return the sums over all processes."""
         if fabric is None or fabric.world_size == 1:
             return self
-        sums = torch.tensor([self.loss, self.top1, self.top5, self.seen], dtype=torch.float64, device=fabric.device)
-        total = fabric.all_reduce(sums, reduce_op="sum")
+        own = torch.tensor(list(self.sums().values()), dtype=torch.float64, device=fabric.device)
+        total = fabric.all_reduce(own, reduce_op="sum")
         assert isinstance(total, Tensor)
-        loss, top1, top5, seen = total.tolist()
-        return Tally(loss, int(top1), int(top5), int(seen))
+        return Tally(*total.tolist())
 
     def means(self) -> dict[str, float]:
         """Return loss, top1 and top5 per sample; fractions, not percent."""
-        seen = max(1, self.seen)
-        return {"loss": self.loss / seen, "top1": self.top1 / seen, "top5": self.top5 / seen}
+        sums = self.sums()
+        seen = max(1.0, sums.pop("seen"))
+        return {name: value / seen for name, value in sums.items()}
 
 
 def evaluate(
@@ -85,8 +91,10 @@ def evaluate(
     tally = Tally()
     with evaluating(model), torch.inference_mode(), bar(f"evaluate on {split}", len(batches), shown=progress) as running:
         for batch in batches:
-            logits = logits_of(model, batch.inputs, data)
-            tally.add(logits, batch.labels, functional.cross_entropy(logits.float(), batch.labels, reduction="sum"))
+            if len(batch.labels):
+                logits = logits_of(model, batch.inputs, data)
+                loss = functional.cross_entropy(logits.float(), batch.labels, reduction="sum")
+                tally.add(logits, batch.labels, loss)
             running.advance()
     return tally.reduced(fabric).means()
 
@@ -100,7 +108,9 @@ def logits_of(model: nn.Module, inputs: Any, data: Dataset) -> Tensor:
             raise
         shape = "text" if data.input_shape is None else "×".join(map(str, data.input_shape))
         reason = str(error).strip().partition("\n")[0]
-        raise ModelError(f"{type(model).__name__} cannot take the {shape} inputs of {data.name}: {reason}") from error
+        raise ModelError(
+            f"{type(model).__name__} cannot take the {shape} inputs of {data.name}: {reason.rstrip('.')}."
+        ) from error
     logits = getattr(output, "logits", output)
     if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < data.num_classes:
         found = f"[{', '.join(map(str, logits.shape))}]" if isinstance(logits, Tensor) else type(logits).__name__

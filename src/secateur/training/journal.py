@@ -1,7 +1,7 @@
 """The training log: one JSON object a line, appended as epochs end.
 
 Rows hold what a run computed and nothing of when or how fast, so that an interrupted and continued run leaves the
-same file, byte for byte, as an undisturbed one. On resuming, the file is cut back to the checkpoint's length.
+same file, byte for byte, as an undisturbed one: on resuming, the file is put back to what it was at the checkpoint.
 """
 
 from __future__ import annotations
@@ -9,21 +9,23 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from secateur.errors import MissingExtraError, StoreError
-from secateur.files import make_folder, os_errors, write_text
+from secateur.files import make_folder, os_errors, write_bytes
 
 FILE = "metrics.jsonl"
 Row = dict[str, Any]
 
 
 class Journal:
-    """Rows of one run, kept in memory and, given a folder, in its `metrics.jsonl`.
+    """Rows of one training, kept in memory and, given a folder, behind what its `metrics.jsonl` holds already.
 
-    `context` (such as {"step": 0, "do": "train"}) starts every row.
+    `context` (such as {"step": 0, "do": "train"}) starts every row. With `tensorboard` the rows are also written
+    as TensorBoard files, each training in a folder of its own below `tensorboard`.
     """
 
     def __init__(
@@ -32,50 +34,67 @@ class Journal:
         self.rows: list[Row] = []
         self._context = dict(context or {})
         self._path = None if folder is None else make_folder(folder) / FILE
-        self._mirror = _tensorboard(folder) if tensorboard and folder is not None else None
+        self._before = len(self._bytes())
+        name = "-".join(str(self._context[key]) for key in ("step", "do") if key in self._context) or "train"
+        self._mirror = _tensorboard(Path(folder) / "tensorboard" / name) if tensorboard and folder is not None else None
 
     def write(self, **values: Any) -> Row:
         """Append a row; floats keep nine significant digits, infinities and NaN become null."""
         row = {**self._context, **{name: _plain(value) for name, value in values.items()}}
         self.rows.append(row)
         if self._path is not None:
-            with os_errors(f"write {self._path}"), self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row, allow_nan=False) + "\n")
+            with os_errors(f"write {self._path}"), self._path.open("ab") as file:
+                file.write(_lines([row]))
         if self._mirror is not None:
             self._mirror(row)
         return row
 
+    def tree(self) -> dict[str, Any]:
+        """Return the state to `restore`: how many bytes of the file are older than this training, and its rows."""
+        return {"before": self._before, "rows": self.rows}
+
+    def restore(self, tree: Mapping[str, Any]) -> None:
+        """Go back to a state, in the file as well."""
+        self.rows, self._before = list(tree["rows"]), tree["before"]
+        if self._path is not None:
+            write_bytes(self._path, self._bytes()[: self._before] + _lines(self.rows))
+        if self._mirror is not None:
+            for row in self.rows:
+                self._mirror(row)
+
     @staticmethod
-    def reset(folder: str | os.PathLike[str], rows: list[Row]) -> None:
+    def reset(folder: str | os.PathLike[str], rows: Sequence[Row]) -> None:
         """Make `rows` the whole log of `folder`."""
-        write_text(Path(folder) / FILE, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+        write_bytes(Path(folder) / FILE, _lines(rows))
 
-    @property
-    def length(self) -> int:
-        """Bytes written so far."""
-        return self._path.stat().st_size if self._path is not None and self._path.exists() else 0
-
-    def rewind(self, length: int, rows: list[Row]) -> None:
-        """Go back to the state in which the file was `length` bytes long and held these rows of this run."""
-        self.rows = list(rows)
-        if self._path is not None and self._path.exists():
-            with os_errors(f"write {self._path}"):
-                os.truncate(self._path, length)
+    def _bytes(self) -> bytes:
+        if self._path is None or not self._path.exists():
+            return b""
+        with os_errors(f"read {self._path}"):
+            return self._path.read_bytes()
 
 
 def read_journal(folder: str | os.PathLike[str]) -> list[Row]:
-    """Return the rows in a run folder's log, none where there is no log. Raises `StoreError` for a broken line."""
+    """Return the rows in a run folder's log, none where there is no log.
+
+    A last line without its end, cut off by a crash, is left out. Raises `StoreError` for any other broken line.
+    """
     path = Path(folder) / FILE
     if not path.exists():
         return []
     rows = []
     with os_errors(f"read {path}"):
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        *lines, _ = path.read_text(encoding="utf-8").split("\n")
+        for number, line in enumerate(lines, start=1):
             try:
                 rows.append(json.loads(line))
             except json.JSONDecodeError:
                 raise StoreError(f"Cannot read {path}: line {number} is not JSON; delete that line.") from None
     return rows
+
+
+def _lines(rows: Sequence[Row]) -> bytes:
+    return "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows).encode()
 
 
 def _plain(value: Any) -> Any:
@@ -84,17 +103,20 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _tensorboard(folder: str | os.PathLike[str]) -> Callable[[Row], None]:
+def _tensorboard(folder: Path) -> Callable[[Row], None]:
+    """Return what adds a row's numbers to fresh TensorBoard files in `folder`."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise MissingExtraError("tensorboard", "tensorboard", "Writing TensorBoard files") from None
-    writer = SummaryWriter(str(Path(folder) / "tensorboard"))  # type: ignore[no-untyped-call]
+    shutil.rmtree(folder, ignore_errors=True)
+    with os_errors(f"write {folder}"):
+        writer = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
 
     def mirror(row: Row) -> None:
         for name, value in row.items():
             if isinstance(value, float):
-                writer.add_scalar(f"{row.get('do', 'train')}/{name}", value, row["iteration"])  # type: ignore[no-untyped-call]
+                writer.add_scalar(name, value, row["iteration"])  # type: ignore[no-untyped-call]
         writer.flush()  # type: ignore[no-untyped-call]
 
     return mirror

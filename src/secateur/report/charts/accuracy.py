@@ -32,7 +32,7 @@ def accuracy_against_sparsity(rows: Iterable[Row]) -> alt.LayerChart:
 
     amounts = sorted({row["sparsity"] for row in points})
     ticks = alt.Axis(
-        format=".3~%",
+        format=".2~%",
         grid=False,
         labelOverlap="greedy",
         values=amounts if len(amounts) <= 8 else alt.Undefined,

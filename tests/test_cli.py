@@ -1,0 +1,304 @@
+"""The command line: the road on real input, and every foreseeable mistake answered in one sentence."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import secateur
+from secateur.cli import main
+
+QUICK = ["--model", "convnet", "--data", "digits", "--epochs", "1", "--batch-size", "256"]
+
+
+class Ran:
+    """What one call of the command line left behind."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def secateur_command(monkeypatch, capsys, tmp_path):
+    """Run the command line in-process in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["secateur", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main()
+        captured = capsys.readouterr()
+        return Ran(stop.value.code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with one trained run, `dense`, and one pruned from it, `cut`; tests must not change them."""
+    root = tmp_path_factory.mktemp("runs")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for words in (["train", *QUICK, "--out", "dense"], ["prune", "dense", "--amount", "0.5", "--out", "cut"]):
+        subprocess.run([sys.executable, "-m", "secateur", *words], cwd=root, check=True, env=environment)
+    return root
+
+
+def test_the_whole_road(secateur_command, tmp_path):
+    run = secateur_command
+    assert run("train", *QUICK, "--out", "runs/dense").code == 0
+    inspected = json.loads(run("inspect", "runs/dense", "--format", "json").out)
+    assert inspected["parameters"] == sum(layer["parameters"] or 0 for layer in inspected["layers"])
+    rate = json.loads(run("safe-rate", "runs/dense", "--format", "json").out)
+    assert 0 < rate["safe"] <= rate["optimum"] < 1
+    for name in ("safe_rate.png", "safe_rate.svg", "safe_rate.json", "kurtosis.png", "kurtosis.svg"):
+        assert (tmp_path / "runs/dense" / name).stat().st_size > 1000
+    cut = run(
+        "prune", "runs/dense", "--amount", "0.8", "--norm", "l1", "--scope", "global", "--out", "runs/p80"
+    )
+    assert (cut.code, cut.err) == (0, "")
+    assert "80.00 %" in cut.out
+    assert run("retrain", "runs/p80", "--epochs", "1", "--lr", "1e-2").code == 0
+    masks = secateur.load_masks("runs/p80/model.safetensors")
+    weights = dict(secateur.load("runs/p80/model.safetensors").named_parameters())
+    assert masks.pruned == round(0.8 * masks.total)
+    assert all(bool((weights[name][~mask] == 0).all()) for name, mask in masks.items())
+    metrics = json.loads(run("eval", "runs/p80", "--format", "json").out)
+    history = json.loads((tmp_path / "runs/p80/run.json").read_text())["history"]
+    assert [entry["do"] for entry in history] == ["train", "prune", "retrain"]
+    assert metrics["top1"] == pytest.approx(history[-1]["result"]["top1"])
+    rows = json.loads(run("compare", "runs/*", "--no-latency", "--format", "json").out)
+    assert [row["label"] for row in rows] == ["dense", "p80"]
+    assert rows[0]["parameters"] == rows[1]["parameters"] > rows[1]["nonzero"]
+    reported = run("report", "runs/dense", "runs/p80", "--no-latency", "--out", "report.html")
+    assert reported.code == 0
+    assert "p80" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_recipe_makes_the_same_run_again(secateur_command, trained, tmp_path):
+    assert secateur_command("run", trained / "cut/recipe.yaml").code == 0
+    for name in ("dense", "cut"):
+        assert (tmp_path / name / "model.safetensors").read_bytes() == (
+            trained / name / "model.safetensors"
+        ).read_bytes()
+
+
+@pytest.mark.parametrize("format", ["text", "json", "csv", "markdown"])
+@pytest.mark.parametrize("command", ["models", "datasets", "criteria"])
+def test_lists(secateur_command, command, format):
+    listed = secateur_command(command, "--format", format)
+    assert listed.code == 0
+    assert {"models": "lenet5", "datasets": "digits", "criteria": "magnitude"}[command] in listed.out
+
+
+def test_a_second_call_does_nothing_and_says_so(secateur_command, trained):
+    before = (trained / "cut/run.json").stat().st_mtime_ns
+    again = secateur_command("prune", trained / "dense", "--amount", "0.5", "--out", trained / "cut")
+    assert again.code == 0
+    assert "already" in again.out
+    assert (trained / "cut/run.json").stat().st_mtime_ns == before
+
+
+def test_every_command_has_help(secateur_command):
+    for command in (
+        "train",
+        "import",
+        "inspect",
+        "safe-rate",
+        "prune",
+        "retrain",
+        "eval",
+        "compare",
+        "report",
+        "run",
+        "demo",
+    ):
+        shown = secateur_command(command, "--help")
+        assert shown.code == 0
+        assert f"secateur {command}" in shown.out
+
+
+MISTAKES = {
+    "amount below 0": (["prune", "RUNS/dense", "--amount", "-0.1", "--out", "x"], "between 0 and 1"),
+    "amount above 1": (["prune", "RUNS/dense", "--amount", "1.7", "--out", "x"], "1.7"),
+    "amount NaN": (["prune", "RUNS/dense", "--amount", "NaN", "--out", "x"], "nan"),
+    "amount a word": (["prune", "RUNS/dense", "--amount", "lots", "--out", "x"], "lots"),
+    "no amount": (["prune", "RUNS/dense", "--out", "x"], "how much"),
+    "less than is cut": (["prune", "RUNS/cut", "--amount", "0.2", "--out", "x"], "already"),
+    "unknown model": (["train", "--model", "lenet6", "--data", "digits", "--out", "x"], "lenet5"),
+    "unknown data": (["train", "--model", "lenet5", "--data", "mnits", "--out", "x"], "mnist"),
+    "unknown layer": (["prune", "RUNS/dense", "--amount", "0.5", "--layers", "conv9", "--out", "x"], "conv9"),
+    "unknown kept layer": (
+        ["prune", "RUNS/dense", "--amount", "0.5", "--keep", "stem*", "--out", "x"],
+        "stem",
+    ),
+    "unknown criterion": (
+        ["prune", "RUNS/dense", "--amount", "0.5", "--criterion", "magic", "--out", "x"],
+        "magnitude",
+    ),
+    "unknown norm": (["prune", "RUNS/dense", "--amount", "0.5", "--norm", "l7", "--out", "x"], "l7"),
+    "unknown scope": (["prune", "RUNS/dense", "--amount", "0.5", "--scope", "glbal", "--out", "x"], "global"),
+    "unknown granularity": (["prune", "RUNS/dense", "--granularity", "wieght", "--out", "x"], "wieght"),
+    "unknown role": (
+        ["prune", "RUNS/dense", "--amount", "0.5", "--include", "muscles", "--out", "x"],
+        "muscles",
+    ),
+    "n:m with n > m": (["prune", "RUNS/dense", "--granularity", "4:2", "--out", "x"], "4:2"),
+    "amount beside n:m": (
+        ["prune", "RUNS/dense", "--granularity", "2:4", "--amount", "0.9", "--out", "x"],
+        "leave amount out",
+    ),
+    "out is the run": (["prune", "RUNS/dense", "--amount", "0.5", "--out", "RUNS/dense"], "another --out"),
+    "out holds another run": (["prune", "RUNS/dense", "--amount", "0.6", "--out", "RUNS/cut"], "--overwrite"),
+    "out is a file": (["prune", "RUNS/dense", "--amount", "0.5", "--out", "FILE"], "file"),
+    "out holds other files": (["train", *QUICK, "--out", "FULL"], "other files"),
+    "out below a file": (["train", *QUICK, "--out", "FILE/x"], "file"),
+    "read-only out": (["train", *QUICK, "--out", "/proc/x"], "/proc/x"),
+    "no such run": (["eval", "nowhere"], "nowhere"),
+    "empty folder": (["eval", "EMPTY"], "run.json"),
+    "a file for a run": (["inspect", "FILE"], "file"),
+    "run.json is no JSON": (["eval", "BROKEN"], "JSON"),
+    "truncated model": (["eval", "TRUNCATED"], "truncated"),
+    "model of another run": (["eval", "SWAPPED"], "another model"),
+    "NaN weights": (["prune", "NAN", "--amount", "0.5", "--out", "x"], "NaN"),
+    "NaN weights, safe rate": (["safe-rate", "NAN"], "NaN"),
+    "checkpoint missing": (
+        ["import", "--model", "convnet", "--data", "digits", "--weights", "no.pth", "--out", "x"],
+        "no.pth",
+    ),
+    "checkpoint truncated": (
+        ["import", "--model", "convnet", "--data", "digits", "--weights", "CUT.pth", "--out", "x"],
+        "CUT.pth",
+    ),
+    "checkpoint of another model": (
+        ["import", "--model", "convnet", "--data", "digits", "--weights", "OTHER.pth", "--out", "x"],
+        "another model",
+    ),
+    "checkpoint with code": (
+        ["import", "--model", "convnet", "--data", "digits", "--weights", "EVIL.pth", "--out", "x"],
+        "EVIL.pth",
+    ),
+    "negative epochs": (["train", *QUICK, "--epochs", "-1", "--out", "x"], "--epochs"),
+    "zero learning rate": (["train", *QUICK, "--lr", "0", "--out", "x"], "--lr"),
+    "infinite learning rate": (["train", *QUICK, "--lr", "inf", "--out", "x"], "--lr"),
+    "diverging": (["train", *QUICK, "--lr", "1e9", "--momentum", "0.99", "--out", "x"], "learning rate"),
+    "unknown optimizer": (["train", *QUICK, "--optimizer", "sdg", "--out", "x"], "sgd"),
+    "unknown schedule": (["train", *QUICK, "--schedule", "cosin", "--out", "x"], "cosine"),
+    "unknown augmentation": (["train", *QUICK, "--augment", "mixup", "--out", "x"], "mixup"),
+    "unknown precision": (["train", *QUICK, "--precision", "8", "--out", "x"], "precision"),
+    "unknown accelerator": (["train", *QUICK, "--accelerator", "abacus", "--out", "x"], "abacus"),
+    "bad span": (["train", *QUICK, "--warmup", "soon", "--out", "x"], "soon"),
+    "bad model argument": (["train", *QUICK, "--model-arg", "colour=red", "--out", "x"], "colour"),
+    "malformed model argument": (["train", *QUICK, "--model-arg", "colour", "--out", "x"], "name=value"),
+    "model that can't take the data": (["train", "--model", "vgg11", "--data", "digits", "--out", "x"], "8"),
+    "bad normalisation": (["train", *QUICK, "--normalize", "1/0", "--out", "x"], "normalisation"),
+    "empty data folder": (["train", "--model", "convnet", "--data", "folder:EMPTY", "--out", "x"], "EMPTY"),
+    "data not there": (
+        [
+            "train",
+            "--model",
+            "lenet5",
+            "--data",
+            "mnist",
+            "--data-root",
+            "EMPTY",
+            "--no-download",
+            "--out",
+            "x",
+        ],
+        "EMPTY",
+    ),
+    "user code that isn't there": (
+        ["train", "--model", "nopackage.module:make", "--data", "digits", "--out", "x"],
+        "nopackage",
+    ),
+    "stored user code": (["eval", "FOREIGN"], "--trust"),
+    "recipe missing": (["run", "no.yaml"], "no.yaml"),
+    "recipe no YAML": (["run", "BAD.yaml"], "YAML"),
+    "recipe of something else": (["run", "LIST.yaml"], "recipe"),
+    "recipe with unknown step": (["run", "STEP.yaml"], "prune"),
+    "recipe with unknown key": (["run", "KEY.yaml"], "colour"),
+    "recipe with open brace": (["run", "HOLE.yaml"], "{amount}"),
+    "report into a folder": (["report", "RUNS/dense", "--no-latency", "--out", "EMPTY"], "folder"),
+    "glob without match": (["compare", "nothing-*"], "nothing-"),
+    "unknown command": (["trian"], "train"),
+    "unknown option": (["train", "--modle", "lenet5"], "--model"),
+    "missing option": (["train", "--model", "lenet5"], "--data"),
+    "missing argument": (["eval"], "RUN"),
+    "unknown format": (["eval", "RUNS/dense", "--format", "xml"], "--format"),
+    "unknown list format": (["models", "--format", "xml"], "xml"),
+}
+
+
+@pytest.fixture
+def workshop(trained, tmp_path):
+    """Build the broken things the mistakes speak of, and return how their names read."""
+    (tmp_path / "EMPTY").mkdir()
+    (tmp_path / "FILE").write_text("just a file")
+    (tmp_path / "FULL").mkdir()
+    (tmp_path / "FULL/thesis.tex").write_text("precious")
+    for name in ("BROKEN", "TRUNCATED", "SWAPPED", "NAN", "FOREIGN"):
+        (tmp_path / name).mkdir()
+        for file in ("run.json", "model.safetensors"):
+            (tmp_path / name / file).write_bytes((trained / "dense" / file).read_bytes())
+    (tmp_path / "BROKEN/run.json").write_text('{"format": 1,')
+    whole = (trained / "dense/model.safetensors").read_bytes()
+    (tmp_path / "TRUNCATED/model.safetensors").write_bytes(whole[: len(whole) // 2])
+    secateur.save(nn.Linear(3, 3), tmp_path / "SWAPPED/model.safetensors")
+    model = secateur.load(trained / "dense/model.safetensors")
+    torch.save(model.state_dict(), tmp_path / "GOOD.pth")
+    (tmp_path / "CUT.pth").write_bytes((tmp_path / "GOOD.pth").read_bytes()[:1000])
+    torch.save(nn.Linear(3, 3).state_dict(), tmp_path / "OTHER.pth")
+    (tmp_path / "EVIL.pth").write_bytes(pickle.dumps(Evil(str(tmp_path / "ran"))))
+    with torch.no_grad():
+        next(model.parameters())[0] = float("nan")
+    secateur.save(model, tmp_path / "NAN/model.safetensors")
+    about = json.loads((trained / "dense/run.json").read_text())
+    about["model"] = {"name": "os:getcwd", "args": {}}
+    (tmp_path / "FOREIGN/run.json").write_text(json.dumps(about))
+    (tmp_path / "BAD.yaml").write_text("steps: [")
+    (tmp_path / "LIST.yaml").write_text("- 1\n- 2\n")
+    (tmp_path / "STEP.yaml").write_text("secateur: 1\nsteps:\n- do: pruen\n")
+    (tmp_path / "KEY.yaml").write_text("secateur: 1\nsteps:\n- {do: eval, run: x, colour: red}\n")
+    (tmp_path / "HOLE.yaml").write_text(
+        'secateur: 1\nsteps:\n- {do: prune, run: x, out: y, amount: "{amount}"}\n'
+    )
+    return tmp_path
+
+
+class Evil:
+    """A pickle that would leave a mark if it were ever loaded."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (self.path, "w"))
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_gets_one_sentence(mistake, secateur_command, workshop, trained):
+    words, mentioned = MISTAKES[mistake]
+    words = [word.replace("RUNS", str(trained)) for word in words]
+    before = snapshot(workshop), snapshot(trained)
+    ran = secateur_command(*words)
+    assert ran.code == 2
+    assert mentioned in ran.err
+    assert ran.err.startswith("secateur: ")
+    assert len(ran.err.strip().splitlines()) == 1
+    assert "Traceback" not in ran.err
+    assert ran.out == ""
+    if mistake != "diverging":  # a training that began leaves its log
+        assert (snapshot(workshop), snapshot(trained)) == before
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
