@@ -10,7 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,20 +21,22 @@ from secateur.masks import Masks
 from secateur.registry import Registry
 
 Shapes = Mapping[str, tuple[int, ...]]
+Counts = Mapping[str, int]
 
 
 @dataclass(frozen=True)
 class Scope:
     """A way to spread an amount.
 
-    `counts(shapes, amount)` gives each tensor's number of cut entries; None ranks all tensors together, after
-    `normalise` has made one tensor's scores comparable to another's.
+    `counts(shapes, amount, spent)` gives each tensor's number of cut entries, `spent` of which are cut already;
+    None ranks all tensors together, after `normalise` has made one tensor's scores (1-D, those not cut already)
+    comparable to another's.
     """
 
     name: str
     summary: str
     paper: str
-    counts: Callable[[Shapes, float], dict[str, int]] | None = None
+    counts: Callable[[Shapes, float, Counts], dict[str, int]] | None = None
     normalise: Callable[[Tensor], Tensor] = lambda scores: scores
 
 
@@ -46,34 +50,26 @@ def allocate(
 
     `scores` maps names to tensors of any shape; `already` holds masks whose cuts stay cut and count towards the
     amount. With scope `local` every tensor loses exactly round(amount · its own n). Raises `InputError` for an
-    amount outside [0, 1], an unknown scope, NaN scores, or less than is cut already.
+    amount outside [0, 1], an unknown scope, scores that are NaN or infinite (or, with `lamp`, negative), masks
+    of other shapes, or less than is cut already.
 
     >>> allocate({"a": torch.tensor([1.0, 4.0]), "b": torch.tensor([2.0, 3.0])}, 0.5, "global")["b"]
     tensor([False,  True])
     """
-    check_amount(amount)
+    amount = check_amount(amount)
     rule = SCOPES[scope]
-    flat = {}
-    for name, tensor in scores.items():
-        if bool(tensor.isnan().any()):
-            raise InputError(f"The scores of {name} hold NaN: they cannot be ranked.")
-        ranked = rule.normalise(tensor.flatten())
-        if already is not None and name in already:
-            ranked = ranked.masked_fill(~already[name].flatten().to(ranked.device), -math.inf)
-        flat[name] = ranked
+    earlier = Masks({name: mask for name, mask in (already or {}).items() if name in scores})
     shapes = {name: tuple(tensor.shape) for name, tensor in scores.items()}
+    devices = {name: tensor.device for name, tensor in scores.items()}
+    _check_spent(earlier.pruned, amount, sum(map(math.prod, shapes.values())))
+    ranked = {name: _ranked(name, tensor, rule, earlier.get(name)) for name, tensor in scores.items()}
     if rule.counts is None:
-        joined = torch.cat([ranked.to(next(iter(flat.values())).device) for ranked in flat.values()])
-        kept = keep_highest(joined, _at_least_cut(joined, round(amount * joined.numel())))
-        pieces = dict(zip(flat, kept.split([ranked.numel() for ranked in flat.values()]), strict=True))
+        kept = _keep_highest_of_all(ranked, amount)
     else:
-        counts = rule.counts(shapes, amount)
-        pieces = {
-            name: keep_highest(ranked, _at_least_cut(ranked, counts[name])) for name, ranked in flat.items()
-        }
-    return Masks(
-        {name: piece.reshape(shapes[name]).to(scores[name].device) for name, piece in pieces.items()}
-    )
+        spent = {name: mask.numel() - int(mask.count_nonzero()) for name, mask in earlier.items()}
+        counts = rule.counts(shapes, amount, spent)
+        kept = {name: keep_highest(tensor, counts[name]) for name, tensor in ranked.items()}
+    return Masks({name: mask.reshape(shapes[name]).to(devices[name]) for name, mask in kept.items()})
 
 
 def keep_highest(scores: Tensor, cut: int) -> Tensor:
@@ -86,77 +82,125 @@ def keep_highest(scores: Tensor, cut: int) -> Tensor:
     """
     if cut == 0:
         return torch.ones_like(scores, dtype=torch.bool)
-    ordered = scores if scores.dtype == torch.float64 else scores.float()
-    threshold = ordered.kthvalue(cut).values
+    ordered = scores.float() if scores.is_floating_point() and scores.itemsize < 4 else scores
+    threshold = _kth_lowest(ordered, cut)
     kept = ordered > threshold
-    ties = (ordered == threshold).nonzero().flatten()
     spared = ordered.numel() - int(kept.count_nonzero()) - cut
     if spared:
+        ties = (ordered == threshold).nonzero().flatten()
         kept[ties[-spared:]] = True
     return kept
 
 
-def check_amount(amount: float) -> None:
-    """Raise `InputError` unless `amount` is a number in [0, 1]."""
-    if not isinstance(amount, int | float) or not 0 <= amount <= 1:
+def check_amount(amount: float) -> float:
+    """Return `amount` as a float. Raises `InputError` unless it is a number in [0, 1]."""
+    if not isinstance(amount, Real) or isinstance(amount, bool) or not 0 <= amount <= 1:
         raise InputError(
-            f"The amount {amount} is not between 0 and 1: it is the fraction to remove, such as 0.8."
+            f"The amount {amount!r} is not a number between 0 and 1: it is the fraction to remove, such as 0.8."
         )
+    return float(amount)
 
 
-def local_counts(shapes: Shapes, amount: float) -> dict[str, int]:
-    """The same fraction of every tensor: round(amount · n) each."""
-    return {name: round(amount * math.prod(shape)) for name, shape in shapes.items()}
+def local_counts(shapes: Shapes, amount: float, spent: Counts) -> dict[str, int]:
+    """The same fraction of every tensor: round(amount · n) each.
+
+    Raises `InputError` where a tensor has lost more than that already.
+    """
+    counts = {name: round(amount * math.prod(shape)) for name, shape in shapes.items()}
+    for name, cut in spent.items():
+        if cut > counts[name]:
+            raise InputError(
+                f"{name} has lost {cut / math.prod(shapes[name]):.4f} already, more than the scope local takes of every "
+                f"tensor at amount {amount}: choose a larger amount or another scope."
+            )
+    return counts
 
 
-def erk_counts(shapes: Shapes, amount: float) -> dict[str, int]:
-    """Erdős–Rényi-Kernel densities: d_l = min(1, ε · Σ dims / Π dims), ε chosen so that the total is exact."""
+def erk_counts(shapes: Shapes, amount: float, spent: Counts) -> dict[str, int]:
+    """Erdős–Rényi-Kernel densities: d_l = min(1, ε · Σ dims / Π dims), ε chosen so that the total is exact.
+
+    A tensor that has lost entries already can keep no more than are left.
+    """
     sizes = {name: math.prod(shape) for name, shape in shapes.items()}
-    raw = {name: sum(shape) / max(1, sizes[name]) for name, shape in shapes.items()}
-    total = sum(sizes.values())
-    cut = round(amount * total)
-    dense: set[str] = set()
+    dims = {name: sum(shape or (1,)) for name, shape in shapes.items()}
+    room = {name: size - spent.get(name, 0) for name, size in sizes.items()}
+    budget = sum(sizes.values()) - round(amount * sum(sizes.values()))
+    full: set[str] = set()
     while True:
-        budget = total - cut - sum(sizes[name] for name in dense)
-        weight = sum(raw[name] * sizes[name] for name in sizes if name not in dense)
-        epsilon = budget / weight if weight else 0.0
-        overfull = {name for name in sizes if name not in dense and epsilon * raw[name] > 1}
+        rest = [name for name in shapes if name not in full]
+        epsilon = (budget - sum(room[name] for name in full)) / max(1, sum(dims[name] for name in rest))
+        overfull = {name for name in rest if epsilon * dims[name] > room[name]}
         if not overfull:
             break
-        dense |= overfull
-    wanted = {name: 0.0 if name in dense else sizes[name] * (1 - epsilon * raw[name]) for name in sizes}
-    return _whole_numbers(wanted, cut)
+        full |= overfull
+    kept = _whole_numbers({n: room[n] if n in full else epsilon * dims[n] for n in shapes}, budget)
+    return {name: sizes[name] - kept[name] for name in shapes}
 
 
 def lamp_scores(scores: Tensor) -> Tensor:
-    """LAMP: s_u² / Σ s_v² over all v that rank at or above u in the tensor (1-D, float64); the largest is 1."""
-    squares = scores.double().square()
-    order = squares.argsort(stable=True)
-    ascending = squares[order]
+    """LAMP: s_u² / Σ s_v² over all v that rank at or above u in the tensor (1-D, float64).
+
+    The largest score becomes 1 and every other at most ½, so no tensor loses its last nonzero entry as long as
+    at least as many entries are kept as there are tensors. Zeros score 0. Raises `InputError` for a score below
+    0, which squares would rank by its size.
+    """
+    if bool((scores < 0).any()):
+        raise InputError("The scope lamp compares squares of scores, and some are negative: choose another scope.")
+    exact = scores.double() + 0.0  # no negative zeros: the bits of what is left sort like the numbers
+    order = exact.view(torch.int64).argsort(stable=True)
+    largest = exact[order[-1:]].clamp(min=torch.finfo(torch.float64).tiny)
+    ascending = (exact[order] / largest).square()
     survivors = ascending.flip(0).cumsum(0).flip(0)
     lamp = torch.where(survivors > 0, ascending / survivors, torch.zeros_like(ascending))
     return torch.empty_like(lamp).scatter_(0, order, lamp)
 
 
 SCOPES.add("global", Scope("global", "all tensors ranked together", "Han et al. 2015"))
+SCOPES.add("local", Scope("local", "the same fraction of every tensor", "Han et al. 2015", counts=local_counts))
 SCOPES.add(
-    "local", Scope("local", "the same fraction of every tensor", "Han et al. 2015", counts=local_counts)
+    "erk", Scope("erk", "Erdős–Rényi-Kernel densities, thin layers kept denser", "Evci et al. 2020", counts=erk_counts)
 )
 SCOPES.add(
-    "erk",
-    Scope(
-        "erk", "Erdős–Rényi-Kernel densities, thin layers kept denser", "Evci et al. 2020", counts=erk_counts
-    ),
-)
-SCOPES.add(
-    "lamp",
-    Scope("lamp", "layer-adaptive scores ranked together", "Lee et al. 2021, eq. 4", normalise=lamp_scores),
+    "lamp", Scope("lamp", "layer-adaptive scores ranked together", "Lee et al. 2021, eq. 4", normalise=lamp_scores)
 )
 
 
-def _at_least_cut(ranked: Tensor, cut: int) -> int:
-    """Never bring back what is cut already (−∞)."""
-    return max(cut, int(ranked.isneginf().count_nonzero()))
+def _check_spent(spent: int, amount: float, total: int) -> None:
+    if round(amount * total) < spent:
+        raise InputError(
+            f"The amount {amount} is less than the {spent / total:.4f} that is cut already: amounts count from the whole."
+        )
+
+
+def _ranked(name: str, scores: Tensor, rule: Scope, earlier: Tensor | None) -> Tensor:
+    """Flatten and normalise a tensor's scores; what is cut already ranks below everything (−∞)."""
+    flat = scores.flatten()
+    if not bool(flat.isfinite().all()):
+        raise InputError(f"The scores of {name} hold NaN or infinity: they cannot be ranked.")
+    if earlier is None:
+        return rule.normalise(flat)
+    if earlier.shape != scores.shape:
+        raise InputError(f"The mask of {name} has another shape than its scores: it belongs to another model.")
+    alive = earlier.flatten().to(flat.device)
+    left = rule.normalise(flat.masked_select(alive).to(torch.promote_types(flat.dtype, torch.float16)))
+    return left.new_full(flat.shape, -math.inf).masked_scatter_(alive, left)
+
+
+def _keep_highest_of_all(ranked: dict[str, Tensor], amount: float) -> dict[str, Tensor]:
+    """Rank all tensors together, on the device of the first."""
+    sizes = {name: tensor.numel() for name, tensor in ranked.items()}
+    device = next((tensor.device for tensor in ranked.values()), None)
+    joined = torch.cat([torch.empty(0, device=device), *(tensor.to(device) for tensor in ranked.values())])
+    ranked.clear()  # `joined` holds it all: halves the memory
+    kept = keep_highest(joined, round(amount * joined.numel()))
+    return dict(zip(sizes, kept.split(list(sizes.values())), strict=True))
+
+
+def _kth_lowest(values: Tensor, k: int) -> Tensor:
+    """The `k`-th lowest, k from 1. Linear time: torch's own needs quadratic time on the CPU for descending values."""
+    if values.device.type != "cpu":
+        return values.kthvalue(k).values
+    return torch.from_numpy(np.partition(values.numpy(), k - 1)[k - 1 : k])
 
 
 def _whole_numbers(wanted: Mapping[str, float], total: int) -> dict[str, int]:

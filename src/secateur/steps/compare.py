@@ -56,6 +56,6 @@ class Compare(Step):
         lines = [*notes([view.measurement for view in seen if view.measurement])]
         if timed:
             lines.append(
-                f"Latency: median of one forward pass (quartiles), {timed[0].threads} threads, models timed in turns."
+                f"Latency: median of one forward pass (IQR: interquartile range), {timed[0].threads} threads, models timed in turns."
             )
         return Outcome(tuple(lines), table, table.records())

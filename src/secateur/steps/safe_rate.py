@@ -8,7 +8,7 @@ from secateur.files import write_json
 from secateur.runs import SAFE_RATE, Run
 from secateur.steps.base import Context, In, Outcome, Step, Trust, step
 from secateur.steps.choices import OutputFormat
-from secateur.tables import COUNT, NUMBER, PERCENT, Column, Table
+from secateur.tables import Column, Table
 
 
 @step("safe-rate")
@@ -21,7 +21,7 @@ class SafeRateStep(Step):
 
     def perform(self, context: Context) -> Outcome:
         """Analyse, draw, print."""
-        from secateur.report import charts
+        from secateur.report import charts, sections
 
         run = Run.open(context.at(self.run))
         model, _ = run.load_model(trust=self.trust or context.trust)
@@ -31,18 +31,9 @@ class SafeRateStep(Step):
         if found.kurtoses:
             charts.save(charts.kurtosis(record), run.folder / "kurtosis")
         write_json(run.folder / SAFE_RATE, {**record, "weights": run.weights, "command": command_line()})
-        columns = [
-            Column("run", "Run"),
-            Column("parameters", "Parameters", COUNT),
-            Column("safe", "Safe rate", PERCENT),
-            Column("safe_cosine", "Cosine there", NUMBER),
-            Column("optimum", "Optimum p*", PERCENT),
-            Column("optimum_cosine", "Cosine there", NUMBER),
-            Column("kurtosis_of_kurtoses", "κ²", NUMBER),
-            Column("modifier", "Modifier", NUMBER),
-        ]
+        row = {"run": run.name, **record}
         lines = [
             *found.notes,
             f"Charts and numbers: {run.folder}/safe_rate.png, .svg, .json and kurtosis.png, .svg",
         ]
-        return Outcome(tuple(lines), Table(columns, [{"run": run.name, **record}]), record)
+        return Outcome(tuple(lines), Table([Column("run", "Run"), *sections.SAFE_RATE], [row]), record)

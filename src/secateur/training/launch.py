@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
 from secateur.data import Dataset
 from secateur.errors import InputError
+from secateur.masks import Masks
+from secateur.training.checkpoint import Checkpoint
 from secateur.training.config import TrainConfig
 from secateur.training.loop import Fit, fit, make_fabric
+from secateur.training.processes import spread
 from secateur.validation import sentence
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
 
 
 def train(
@@ -34,14 +33,20 @@ def train(
 ) -> Fit:
     """Train a classifier in place and return the log.
 
+    The model comes back in the modes it was in (train or eval, submodule by submodule); frozen parameters stay
+    as they are, and so does torch's global random state. A last batch of an epoch with fewer than two samples
+    for each process is left out, because a normalisation could make nothing of it.
+
     Args:
         model: any module mapping a batch to [N, classes] logits (or to an object with `.logits`).
         data: a data set from `secateur.data.load`.
         config: a `TrainConfig`; or give its fields as `settings` (epochs=5, lr=0.1, optimizer="adamw", …).
         masks: cuts that stay exactly zero throughout.
-        folder: where to write `metrics.jsonl` and checkpoints. A checkpoint found there is continued from.
+        folder: where to write `metrics.jsonl` and checkpoints. A training that was interrupted there is continued;
+            the checkpoint goes when the training is done.
         context: values that start every row of the log.
-        identity: what a checkpoint in `folder` must have been made with; the config's own values by default.
+        identity: what a checkpoint in `folder` must have been made with; settings, data, model and masks by
+            default. Who gives it removes the checkpoint, once the trained model is safe.
 
     Raises:
         InputError: for a setting that makes no sense.
@@ -52,26 +57,27 @@ def train(
         config = TrainConfig(**{**(config.model_dump() if config else {}), **settings})
     except ValidationError as error:
         raise InputError(sentence(error)) from None
-    identity = {"training": identity_of(config)} if identity is None else identity
-    arguments = {"masks": masks, "folder": folder, "context": context, "identity": identity}
+    made_with = identity_of(config, model, data, masks) if identity is None else identity
+    arguments = {"masks": masks, "folder": folder, "context": context, "identity": made_with}
     if config.devices == 1:
-        return fit(model, data, config, make_fabric(config), **arguments)
-    fabric = make_fabric(config, strategy="ddp_spawn")
-    result, state = fabric.launch(_worker, model, data, config, arguments)
-    model.load_state_dict({name: torch.from_numpy(array) for name, array in state.items()})
+        result = fit(model, data, config, make_fabric(config), **arguments)
+    else:
+        result = spread(model, data, config, arguments)
+    if identity is None:
+        Checkpoint(folder, made_with).remove()
     return result
 
 
-def identity_of(config: TrainConfig) -> dict[str, Any]:
-    """Return the fields of a config that determine the result, leaving out where it runs."""
+def identity_of(
+    config: TrainConfig, model: nn.Module, data: Dataset, masks: Mapping[str, Tensor] | None
+) -> dict[str, Any]:
+    """Return what determines a training's result as JSON, leaving out where it runs."""
     machine = {name for name, field in TrainConfig.model_fields.items() if field.json_schema_extra}
-    return config.model_dump(mode="json", exclude=machine)
-
-
-def _worker(
-    fabric: Fabric, model: nn.Module, data: Dataset, config: TrainConfig, arguments: dict[str, Any]
-) -> tuple[Fit, dict[str, np.ndarray[Any, Any]]]:
-    """Train in one of several processes; the first one's result returns to the caller."""
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // config.devices))
-    result = fit(model, data, config, fabric, **arguments)
-    return result, {name: tensor.cpu().numpy() for name, tensor in model.state_dict().items()}
+    cuts = Masks(masks or {})
+    digest = hashlib.sha256(b"".join(bits.numpy().tobytes() for bits in cuts.pack().values())).hexdigest()
+    return {
+        **config.model_dump(mode="json", exclude=machine),
+        "data": f"{data.name} ({data.fingerprint()})",
+        "model": f"{type(model).__name__} of {sum(parameter.numel() for parameter in model.parameters())} weights",
+        "masks": f"{cuts.pruned} cut ({digest[:8]})",
+    }

@@ -7,6 +7,7 @@ share of the very same batch and the gradients add up to the same mean.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
@@ -69,19 +70,18 @@ def fit(
     batches = _batches(data, config, fabric)
     per_epoch, total = len(batches), len(batches) * config.epochs
     every = max(1, Duration.parse(config.checkpoint_every).iterations(per_epoch, total))
-    fewest = min(config.batch_size, len(data.train), 2 * fabric.world_size)
+    enough = min(config.batch_size, len(data.train), 2 * fabric.world_size)
     optimizer = OPTIMIZERS[config.optimizer](_trainable(model), config)
     checkpoint = Checkpoint(folder, identity or {})
     title = str((context or {}).get("do", "train"))
-    image_model = config.channels_last and data.input_shape is not None
     with (
-        modes.channels_last(model) if image_model else nullcontext(),
+        modes.channels_last(model) if config.channels_last and data.input_shape else nullcontext(),
         modes.training(model),
         Masks(masks or {}).hold(model, optimizer) as held,
         torch.random.fork_rng([fabric.device] if fabric.device.type == "cuda" else []),
     ):
         average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True) if config.ema else None
-        result: nn.Module = model if average is None else average.module
+        result = model if average is None else average.module
         wrapped, stepper = fabric.setup(model, optimizer)
         journal = Journal(folder if fabric.is_global_zero else None, context, config.tensorboard)
         state = State(model, optimizer, average, fabric.strategy.precision, journal)
@@ -97,7 +97,7 @@ def fit(
                 for group in optimizer.param_groups:
                     group["lr"] = rate
                 torch.manual_seed(seed_of("step", config.seed, state.iteration, fabric.global_rank))
-                if batch.size >= fewest:  # a last batch too small for a normalisation to see is left out
+                if batch.size >= enough:  # a last batch too small for a normalisation is left out
                     logits = logits_of(wrapped, batch.inputs, data)
                     losses = functional.cross_entropy(
                         logits.float(), batch.labels, reduction="sum", label_smoothing=config.label_smoothing
@@ -114,16 +114,78 @@ def fit(
                 state.iteration += 1
                 running.advance()
                 if state.iteration % per_epoch == 0:
-                    means = _means(state, result, data, fabric)
-                    if means is None:
+                    epoch = state.iteration // per_epoch
+                    measured = _measured(state.tally.reduced(fabric), result, data, fabric)
+                    if not all(map(math.isfinite, measured.values())):
                         checkpoint.remove()
-                        raise ModelError(
-                            f"The loss became infinite in epoch {state.iteration // per_epoch}: try a lower learning rate."
-                        )
-                    row = journal.write(epoch=state.iteration // per_epoch, iteration=state.iteration, lr=rate, **means)
-                    running.say(f"top-1 {row['top1']:.2%}  loss {row['train_loss']:.3f}")
+                        raise ModelError(f"The loss became infinite or NaN in epoch {epoch}: try a lower learning rate.")
+                    journal.write(epoch=epoch, iteration=state.iteration, lr=rate, **measured)
+                    running.say(f"top-1 {measured['top1']:.2%}  loss {measured['train_loss']:.3f}")
+                    state.tally = Tally()
                 if fabric.is_global_zero and (state.iteration % every == 0 or state.iteration == total):
                     checkpoint.write(state.tree())
-    model.load_state_dict(result.state_dict())
+        if average is not None:
+            model.load_state_dict(result.state_dict())
     model.zero_grad()
     return Fit(journal.rows, state.seconds, resumed_at)
+
+
+def _batches(data: Dataset, config: TrainConfig, fabric: Fabric) -> Batches:
+    """Return this process's share of the training batches."""
+    if min(config.batch_size, len(data.train)) < fabric.world_size:
+        raise InputError(
+            f"Batches of {min(config.batch_size, len(data.train))} can't be shared out over {fabric.world_size} "
+            "devices: choose a larger batch_size or fewer devices."
+        )
+    return Batches(
+        data,
+        "train",
+        config.batch_size,
+        device=fabric.device,
+        shuffle=True,
+        seed=config.seed,
+        augment=config.augment if config.augment is not None else data.augmentation,
+        rank=fabric.global_rank,
+        world=fabric.world_size,
+        channels_last=config.channels_last,
+    )
+
+
+def _trainable(model: nn.Module) -> list[nn.Parameter]:
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise ModelError(
+            f"{type(model).__name__} has no trainable parameter: unfreeze some with requires_grad_(True)."
+        )
+    return parameters
+
+
+def _remaining(batches: Batches, start: int, total: int) -> Iterator[Batch]:
+    """Yield the batches number `start` to `total` of all epochs together."""
+    while start < total:
+        epoch, number = divmod(start, len(batches))
+        yield from batches.epoch(epoch, number)
+        start = (epoch + 1) * len(batches)
+
+
+def _measured(tally: Tally, model: nn.Module, data: Dataset, fabric: Fabric) -> dict[str, float]:
+    """Return the epoch's numbers: on the training batches as they were met, and of `model` on the test split."""
+    for buffer in model.buffers() if fabric.world_size > 1 else ():
+        torch.distributed.broadcast(buffer, src=0)  # the first process's running statistics count
+    train = tally.means()
+    test = evaluate(model, data, fabric=fabric, progress=False)
+    return {"train_loss": train["loss"], "train_top1": train["top1"], **test}
+
+
+def make_fabric(config: TrainConfig, strategy: Any = "auto") -> Fabric:
+    """Return the Fabric for a config. Raises `InputError` for an accelerator that isn't there."""
+    from lightning_fabric import Fabric
+
+    try:
+        precision: Any = config.precision
+        return Fabric(accelerator=config.accelerator, devices=config.devices, strategy=strategy, precision=precision)
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(
+            f"Cannot train on {config.devices} × {config.accelerator} in {config.precision}: {reason}"
+        ) from error
