@@ -23,19 +23,17 @@ import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
 from secateur.errors import InputError
 from secateur.files import read_text
+from secateur.history import VERSION
+from secateur.steps import STEPS, Context, Outcome, Step
 from secateur.validation import sentence
 
-if TYPE_CHECKING:
-    from secateur.steps import Context, Outcome, Step
-
-VERSION = 1
 DEMO = Path(__file__).parent / "recipes" / "demo.yaml"
 HOLE = re.compile(r"\{(\w+)\}")
 
@@ -48,8 +46,6 @@ def run(
     `data_root` is where the data sets lie, `trust` allows runs to name user code (package.module:factory).
     Returns what each step had to say. Raises the errors of the steps, `InputError` for a recipe that makes no sense.
     """
-    from secateur.steps import Context
-
     return perform(read_recipe(path), Context(Path(root), trust, data_root))
 
 
@@ -67,8 +63,6 @@ def read_recipe(path: str | Path) -> list[Step]:
 
 def parse_recipe(content: Any, source: str = "the recipe") -> list[Step]:
     """Turn a recipe's content into validated steps, in order, every `for` written out."""
-    from secateur.steps import STEPS
-
     if not isinstance(content, Mapping) or "steps" not in content or not isinstance(content["steps"], list):
         raise InputError(
             f"{source} is no recipe: it needs the keys secateur: {VERSION} and steps: with a list."
@@ -102,36 +96,6 @@ def perform(
         show(outcome)
         outcomes.append(outcome)
     return outcomes
-
-
-def recipe_of(history: Sequence[Mapping[str, Any]]) -> str:
-    """Write the recipe that makes a run again from its history."""
-    return write_recipe(steps_of(history))
-
-
-def steps_of(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return a history's entries as recipe steps, the first settings first."""
-    steps = []
-    previous = ""
-    for entry in history:
-        config = {key: value for key, value in entry["config"].items() if value not in (None, [], {}, ())}
-        first = {key: config[key] for key in ("model", "data") if key in config}
-        names = {"out": entry["run"]} if not previous else {"run": previous}
-        if previous and entry["run"] != previous:
-            names["out"] = entry["run"]
-        steps.append({"do": entry["do"], **first, **names, **config})
-        previous = entry["run"]
-    return steps
-
-
-def write_recipe(steps: Sequence[Mapping[str, Any]]) -> str:
-    """Write plain step mappings as a recipe file's text."""
-    return yaml.safe_dump(
-        {"secateur": VERSION, "steps": [dict(step) for step in steps]},
-        sort_keys=False,
-        allow_unicode=True,
-        width=110,
-    )
 
 
 def _expand(entries: Any, values: Mapping[str, Any], source: str) -> Iterator[dict[str, Any]]:

@@ -28,6 +28,7 @@ from secateur.data import Dataset
 from secateur.environment import command_line, environment
 from secateur.errors import DataError, StoreError
 from secateur.files import make_folder, os_errors, read_json, write_json, write_text
+from secateur.history import recipe_of
 from secateur.masks import Masks
 from secateur.training.journal import Row, read_journal
 
@@ -156,8 +157,6 @@ class Run:
 
         `folder` is another place to write to than the run's own.
         """
-        from secateur.recipe import recipe_of
-
         target = make_folder(folder or self.folder)
         store.save(model, target / MODEL, masks=masks)
         device = next((str(parameter.device) for parameter in model.parameters()), "cpu")

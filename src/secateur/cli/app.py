@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.measure import Measurement
 
+from secateur.cli import listings, roads
 from secateur.cli.options import command_of
+from secateur.cli.output import show
 from secateur.environment import version
-from secateur.errors import InputError, SecateurError
-from secateur.steps import STEPS, Context, Outcome, Step
-from secateur.tables import Table
+from secateur.errors import SecateurError
+from secateur.steps import STEPS, Context, Step
 
 UsageProblem: Any = typer.BadParameter.__mro__[2]
 """typer's base of all mistakes on the command line: its own, or click's where it builds on click."""
-
-FORMATS = ("text", "json", "csv", "markdown")
-WIDE = 10_000
 
 app = typer.Typer(
     name="secateur",
@@ -49,33 +44,6 @@ def options(
         raise typer.Exit
 
 
-def show(outcome: Outcome, format: str = "text") -> None:
-    """Print what a step has to say on standard output, in one of `FORMATS`."""
-    if format not in FORMATS:
-        raise InputError(f"There is no format '{format}': choose {', '.join(FORMATS)}.")
-    if format == "json":
-        print(json.dumps(outcome.record, indent=2, ensure_ascii=False))
-    elif format == "csv" and outcome.table is not None:
-        print(outcome.table.csv(), end="")
-    elif format == "markdown" and outcome.table is not None:
-        print(outcome.table.markdown())
-    else:
-        if outcome.table is not None:
-            _print_table(outcome.table)
-        for line in outcome.lines:
-            print(line)
-
-
-def _print_table(table: Table) -> None:
-    """Print a table in full: turned on its side where the terminal is too narrow for its columns."""
-    console = Console(highlight=False)
-    needed = Measurement.get(console, console.options.update(max_width=WIDE), table.rich()).maximum
-    if console.is_terminal and needed > console.width and 1 < len(table.rows) <= 4:
-        table = table.transposed()
-    console.width = max(console.width, needed) if not console.is_terminal else console.width
-    console.print(table.rich())
-
-
 def perform(step: Step) -> None:
     """Do one step in the working folder and print its outcome."""
     show(step.perform(Context()), getattr(step, "format", "text"))
@@ -83,8 +51,6 @@ def perform(step: Step) -> None:
 
 def main() -> None:
     """Run the command line and leave with its exit code: 0, or 2 with one sentence for a user's mistake."""
-    from secateur.cli import listings, recipes  # noqa: F401  (they register)
-
     try:
         code = app(standalone_mode=False)
     except SecateurError as error:
@@ -109,3 +75,7 @@ def _stop(message: str, code: int) -> None:
 
 for _step in STEPS.values():
     app.command(_step.do)(command_of(_step, perform))
+for _name, _listing in listings.COMMANDS.items():
+    app.command(_name)(_listing)
+for _name, _road in roads.COMMANDS.items():
+    app.command(_name)(_road)

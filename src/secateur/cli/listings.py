@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from secateur import data, models
-from secateur.cli.app import app, show
+from secateur.cli.output import show
 from secateur.criteria import CRITERIA
 from secateur.steps import Outcome
 from secateur.tables import COUNT, Column, Table
@@ -15,7 +15,6 @@ from secateur.tables import COUNT, Column, Table
 Format = Annotated[str, typer.Option("--format", help="text, json, csv or markdown", metavar="TEXT")]
 
 
-@app.command("models")
 def list_models(format: Format = "text") -> None:
     """List the models --model knows."""
     rows = [
@@ -36,7 +35,6 @@ def list_models(format: Format = "text") -> None:
     show(Outcome(table=Table(columns, rows), record=rows), format)
 
 
-@app.command("datasets")
 def list_datasets(format: Format = "text") -> None:
     """List the data sets --data knows."""
     rows = [{"name": name, "summary": summary} for name, summary in data.names()]
@@ -44,7 +42,6 @@ def list_datasets(format: Format = "text") -> None:
     show(Outcome(table=Table(columns, rows), record=rows), format)
 
 
-@app.command("criteria")
 def list_criteria(format: Format = "text") -> None:
     """List the criteria --criterion knows."""
     rows = [
@@ -67,3 +64,6 @@ def list_criteria(format: Format = "text") -> None:
         Column("paper", "Paper"),
     ]
     show(Outcome(table=Table(columns, rows), record=rows), format)
+
+
+COMMANDS = {"models": list_models, "datasets": list_datasets, "criteria": list_criteria}

@@ -27,7 +27,11 @@ from secateur.training import evaluate
 
 @step("import")
 class Import(Step, ModelChoice, DataChoice):
-    """Make a run folder of a model's weights: a checkpoint file (.pt, .pth, .th, .safetensors) or a library's own."""
+    """Take a model's weights in as a run folder.
+
+    The weights come from a checkpoint file (.pt, .pth, .th, .safetensors; opened without running any code), or from
+    the model's own source, such as --model torchvision:resnet18 --model-arg weights=DEFAULT.
+    """
 
     out: Out
     weights: Annotated[

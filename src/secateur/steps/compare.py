@@ -23,7 +23,10 @@ Batches = Annotated[tuple[int, ...], Field(description="batch sizes to time", js
 
 @step("compare")
 class Compare(Step):
-    """Compare runs in one table: accuracy, sparsity, parameters, MACs, bytes, latency."""
+    """Compare runs in one table.
+
+    Accuracy, sparsity, parameters, MACs, bytes and latency, all measured in this one process.
+    """
 
     runs: Runs
     latency: Annotated[bool, Field(description="time the models", json_schema_extra=MACHINE)] = True
@@ -56,6 +59,7 @@ class Compare(Step):
         lines = [*notes([view.measurement for view in seen if view.measurement])]
         if timed:
             lines.append(
-                f"Latency: median of one forward pass (IQR: interquartile range), {timed[0].threads} threads, models timed in turns."
+                f"Latency: median of one forward pass and its interquartile range, {timed[0].threads} threads, "
+                "models timed in turns."
             )
         return Outcome(tuple(lines), table, table.records())

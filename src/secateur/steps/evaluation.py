@@ -15,7 +15,10 @@ from secateur.training import evaluate
 
 @step("eval")
 class Eval(Step):
-    """Measure top-1, top-5 and loss of a run's model on all of a split."""
+    """Measure a run's accuracy on a split.
+
+    Top-1, top-5 and loss over all of its samples.
+    """
 
     run: In
     split: Annotated[

@@ -15,7 +15,10 @@ from secateur.tables import COUNT, NUMBER, PERCENT, SI, Column, Table
 
 @step("inspect")
 class Inspect(Step):
-    """List a run's layers: shapes, parameters, MACs, sparsity, kurtosis, dead units."""
+    """Show a run's layers one by one.
+
+    Shapes, parameters, MACs, sparsity, kurtosis and dead units of each, and the totals.
+    """
 
     run: In
     data_root: DataRoot = None

@@ -32,7 +32,10 @@ from secateur.training import evaluate
 
 @step("prune")
 class Prune(Step):
-    """Cut the least important weights of a run's model and keep the result as a new run."""
+    """Cut a run's model into a new run.
+
+    Removes the least important weights by the criterion, as many as the amount and the scope say.
+    """
 
     run: In
     out: Out

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from secateur.environment import command_line, environment
 from secateur.files import write_text
-from secateur.recipe import steps_of, write_recipe
+from secateur.history import steps_of, write_recipe
 from secateur.report.content import ReportContent
 from secateur.runs import Run
 from secateur.steps.base import MACHINE, Context, DataRoot, Outcome, Step, Trust, step
@@ -20,7 +20,10 @@ from secateur.steps.measuring import open_runs, views
 
 @step("report")
 class Report(Step):
-    """Write a report of runs: one offline HTML file, and beside it the recipe that makes everything again."""
+    """Write a report of runs as one HTML file.
+
+    The page works offline; beside it lies the recipe that makes everything in it again.
+    """
 
     runs: Runs
     out: Annotated[str, Field(min_length=1, description="HTML file to write", json_schema_extra=MACHINE)] = (

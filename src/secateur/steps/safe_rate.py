@@ -13,7 +13,11 @@ from secateur.tables import Column, Table
 
 @step("safe-rate")
 class SafeRateStep(Step):
-    """Find how much global magnitude pruning a run's model bears; keep the charts (PNG, SVG) and numbers (JSON)."""
+    """Find the safe pruning rate of a run.
+
+    How much global magnitude pruning the model bears, read off its weights; keeps the charts (PNG, SVG) and the
+    numbers (JSON) in the run folder.
+    """
 
     run: In
     trust: Trust = False

@@ -67,7 +67,10 @@ class Train(Step, ModelChoice, DataChoice, TrainConfig):
 
 @step("retrain")
 class Retrain(Step, TrainConfig):
-    """Train a run's model on, its cut weights held at zero; in its own folder unless --out names another."""
+    """Train a run's model on, its masks held.
+
+    Cut weights stay exactly zero. The run's own folder is updated unless --out names another.
+    """
 
     run: In
     out: Annotated[str | None, Field(description="run folder to make instead", json_schema_extra=MACHINE)] = (

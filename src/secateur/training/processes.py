@@ -1,8 +1,8 @@
 """Training in several processes on one machine.
 
-Model and data travel to each process by value, so that neither the size of the shared memory nor the number of
-open files limits them; the result, or the error, comes back through a file. A process that starts by running the
-caller's script again, for want of a main guard, says so in that file and ends.
+Everything goes to the processes, and the result or the error comes back, through files in a temporary folder that
+only this user can open: so neither the size of the shared memory nor the number of open files limits a model.
+A process that starts by running the caller's script again, for want of a main guard, says so there and ends.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 from torch.multiprocessing.spawn import ProcessException, ProcessExitedException
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 EXCHANGE = "SECATEUR_EXCHANGE"
-RESULT, ERROR = "result.safetensors", "error.json"
+PARCEL, RESULT, ERROR = "parcel.pt", "result.safetensors", "error.json"
 GUARD = (
     "Several devices mean several processes, which import the script that starts them: "
     "put its code in a file below if __name__ == '__main__':, or train with devices=1."
@@ -50,46 +51,57 @@ def spread(model: nn.Module, data: Dataset, config: TrainConfig, arguments: Mapp
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         _report(InputError(GUARD))
         sys.exit(1)
-    if hasattr(sys, "ps1"):
+    if hasattr(sys, "ps1") or not os.path.exists(getattr(sys.modules["__main__"], "__file__", None) or sys.executable):
         raise InputError(GUARD)
     from secateur.training.strategy import Spread
 
     fabric = make_fabric(config, Spread())
-    try:
-        parcel = pickle.dumps((model, data, config, dict(arguments)))
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise ModelError(
-            f"{type(model).__name__} can't be sent to other processes ({error}): define its class and functions at "
-            "the top level of a module, or train with devices=1."
-        ) from None
-    with tempfile.TemporaryDirectory() as folder, _surroundings(folder):
+    with tempfile.TemporaryDirectory(prefix="secateur-") as name, _surroundings(name):
+        folder = Path(name)
+        _pack(folder / PARCEL, model, data, config, dict(arguments))
         try:
-            fabric.launch(_work, parcel)
-        except (ProcessException, BrokenPipeError) as error:
-            told = _told(Path(folder))
+            fabric.launch(_work)
+        except ProcessException as error:
+            told = _told(folder)
             if told is None and isinstance(error, ProcessExitedException):
                 told = SecateurError(f"A training process ended ({error}): try a smaller batch_size or fewer devices.")
             if told is None:
                 raise
             raise told from None
-        result = read_tree(Path(folder) / RESULT)
+        result = read_tree(folder / RESULT)
     model.load_state_dict(result["model"])
     return Fit(**result["fit"])
 
 
-def _work(fabric: Fabric, parcel: bytes) -> None:
+def _work(fabric: Fabric) -> None:
     """Train in one of the processes."""
+    folder = Path(os.environ[EXCHANGE])
     try:
-        try:
-            model, data, config, arguments = pickle.loads(parcel)
-        except (AttributeError, ImportError) as error:
-            raise ModelError(f"A training process can't import the model's class ({error}): put it in a module.") from None
+        model, data, config, arguments = _unpack(folder / PARCEL)
         fitted = fit(model, data, config, fabric, **arguments)
         if fabric.is_global_zero:
-            write_tree(Path(os.environ[EXCHANGE]) / RESULT, {"model": model.state_dict(), "fit": vars(fitted)})
+            write_tree(folder / RESULT, {"model": model.state_dict(), "fit": vars(fitted)})
     except SecateurError as error:
         _report(error)
         raise
+
+
+def _pack(path: Path, model: nn.Module, *others: Any) -> None:
+    try:
+        torch.save((model, *others), path)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise ModelError(
+            f"{type(model).__name__} can't be sent to other processes ({error}): define its class and functions at "
+            "the top level of a module, or train with devices=1."
+        ) from None
+
+
+def _unpack(path: Path) -> Any:
+    """Read what the parent process wrote a moment ago; the tensors stay in the file until they are changed."""
+    try:
+        return torch.load(path, mmap=True, weights_only=False)
+    except (AttributeError, ImportError) as error:
+        raise ModelError(f"A training process can't import the model's class ({error}): put it in a module.") from None
 
 
 def _report(error: SecateurError) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from secateur.cli.app import app, show
+from secateur.cli.output import show
 from secateur.recipe import DEMO, perform, read_recipe
 from secateur.steps import Context
 
@@ -15,19 +15,26 @@ Root = Annotated[Path, typer.Option("--root", help="Folder below which the recip
 DataRoot = Annotated[str | None, typer.Option("--data-root", help="Folder of the data sets.")]
 
 
-@app.command("run")
 def run(
     recipe: Annotated[Path, typer.Argument(help="Recipe file (YAML).", metavar="RECIPE")],
     root: Root = Path(),
     data_root: DataRoot = None,
     trust: Annotated[bool, typer.Option("--trust", help="Import the user code that runs name.")] = False,
 ) -> None:
-    """Take every step of a recipe; steps already done are skipped."""
+    """Take every step of a recipe.
+
+    Steps already done are skipped, so an interrupted recipe continues where it stopped.
+    """
     perform(read_recipe(recipe), Context(root, trust, data_root), show)
 
 
-@app.command("demo")
 def demo(root: Annotated[Path, typer.Option("--out", help="Folder to work in.")] = Path("demo")) -> None:
-    """Train, analyse, prune, retrain, measure and report a small network on handwritten digits."""
+    """Run the demo on handwritten digits.
+
+    Trains a small network, finds its safe rate, prunes it three ways, retrains, measures and writes a report.
+    """
     perform(read_recipe(DEMO), Context(root), show)
     typer.echo(f"Open {root / 'report.html'} in a browser.")
+
+
+COMMANDS = {"run": run, "demo": demo}

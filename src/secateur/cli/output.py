@@ -1,0 +1,42 @@
+"""What the command line prints: results on standard output, in the format asked for."""
+
+from __future__ import annotations
+
+import json
+
+from rich.console import Console
+from rich.measure import Measurement
+
+from secateur.errors import InputError
+from secateur.steps import Outcome
+from secateur.tables import Table
+
+FORMATS = ("text", "json", "csv", "markdown")
+WIDE = 10_000
+
+
+def show(outcome: Outcome, format: str = "text") -> None:
+    """Print what a step has to say on standard output, in one of `FORMATS`."""
+    if format not in FORMATS:
+        raise InputError(f"There is no format '{format}': choose {', '.join(FORMATS)}.")
+    if format == "json":
+        print(json.dumps(outcome.record, indent=2, ensure_ascii=False))
+    elif format == "csv" and outcome.table is not None:
+        print(outcome.table.csv(), end="")
+    elif format == "markdown" and outcome.table is not None:
+        print(outcome.table.markdown())
+    else:
+        if outcome.table is not None:
+            _print_table(outcome.table)
+        for line in outcome.lines:
+            print(line)
+
+
+def _print_table(table: Table) -> None:
+    """Print a table in full: turned on its side where the terminal is too narrow for its columns."""
+    console = Console(highlight=False)
+    needed = Measurement.get(console, console.options.update(max_width=WIDE), table.rich()).maximum
+    if console.is_terminal and needed > console.width and 1 < len(table.rows) <= 4:
+        table = table.transposed()
+    console.width = max(console.width, needed) if not console.is_terminal else console.width
+    console.print(table.rich())

@@ -1,0 +1,44 @@
+"""From what was done to the recipe that does it again.
+
+A history is the list of entries in run.json, each with its step, the run folder it left, and its settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+VERSION = 1
+"""Version of the recipe format."""
+
+
+def recipe_of(history: Sequence[Mapping[str, Any]]) -> str:
+    """Write the recipe that makes a run again from its history."""
+    return write_recipe(steps_of(history))
+
+
+def steps_of(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return a history's entries as recipe steps, the first settings first."""
+    steps = []
+    previous = ""
+    for entry in history:
+        config = {key: value for key, value in entry["config"].items() if value not in (None, [], {}, ())}
+        first = {key: config[key] for key in ("model", "data") if key in config}
+        names = {"out": entry["run"]} if not previous else {"run": previous}
+        if previous and entry["run"] != previous:
+            names["out"] = entry["run"]
+        steps.append({"do": entry["do"], **first, **names, **config})
+        previous = entry["run"]
+    return steps
+
+
+def write_recipe(steps: Sequence[Mapping[str, Any]]) -> str:
+    """Write plain step mappings as a recipe file's text."""
+    return yaml.safe_dump(
+        {"secateur": VERSION, "steps": [dict(step) for step in steps]},
+        sort_keys=False,
+        allow_unicode=True,
+        width=110,
+    )
