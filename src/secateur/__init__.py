@@ -13,6 +13,7 @@
 The same road with folders, files and a report is the command `secateur`, or `secateur.run` on a recipe.
 """
 
+from secateur import waiting  # noqa: F401  # isort: skip  (before torch starts its threads)
 from secateur.allocate import SCOPES, allocate
 from secateur.analysis import SafeRate, safe_rate
 from secateur.criteria import CRITERIA, criterion, score

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from numbers import Real
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,12 +62,11 @@ def allocate(
     earlier = Masks({name: mask for name, mask in (already or {}).items() if name in scores})
     shapes = {name: tuple(tensor.shape) for name, tensor in scores.items()}
     devices = {name: tensor.device for name, tensor in scores.items()}
-    _check_spent(earlier.pruned, amount, sum(map(math.prod, shapes.values())))
+    spent = {name: mask.numel() - int(mask.count_nonzero()) for name, mask in earlier.items()}
     ranked = {name: _ranked(name, tensor, rule, earlier.get(name)) for name, tensor in scores.items()}
     if rule.counts is None:
-        kept = _keep_highest_of_all(ranked, amount)
+        kept = _keep_highest_of_all(ranked, amount, spent)
     else:
-        spent = {name: mask.numel() - int(mask.count_nonzero()) for name, mask in earlier.items()}
         counts = rule.counts(shapes, amount, spent)
         kept = {name: keep_highest(tensor, counts[name]) for name, tensor in ranked.items()}
     return Masks({name: mask.reshape(shapes[name]).to(devices[name]) for name, mask in kept.items()})
@@ -82,7 +82,7 @@ def keep_highest(scores: Tensor, cut: int) -> Tensor:
     """
     if cut == 0:
         return torch.ones_like(scores, dtype=torch.bool)
-    ordered = scores if scores.dtype == torch.float64 else scores.float()
+    ordered = scores.float() if scores.is_floating_point() and scores.itemsize < 4 else scores
     threshold = _kth_lowest(ordered, cut)
     kept = ordered > threshold
     spared = ordered.numel() - int(kept.count_nonzero()) - cut
@@ -92,9 +92,10 @@ def keep_highest(scores: Tensor, cut: int) -> Tensor:
     return kept
 
 
-def check_amount(amount: float) -> float:
+def check_amount(amount: Any) -> float:
     """Return `amount` as a float. Raises `InputError` unless it is a number in [0, 1]."""
-    if not isinstance(amount, Real) or isinstance(amount, bool) or not 0 <= amount <= 1:
+    number = isinstance(amount, Real) and not isinstance(amount, bool)
+    if not number or not 0 <= amount <= 1:
         raise InputError(
             f"The amount {amount!r} is not a number between 0 and 1: it is the fraction to remove, such as 0.8."
         )
@@ -110,8 +111,8 @@ def local_counts(shapes: Shapes, amount: float, spent: Counts) -> dict[str, int]
     for name, cut in spent.items():
         if cut > counts[name]:
             raise InputError(
-                f"{name} has lost {cut / math.prod(shapes[name]):.4f} already, more than the scope local takes of every "
-                f"tensor at amount {amount}: choose a larger amount or another scope."
+                f"{name} has lost {cut / math.prod(shapes[name]):.4f} already, more than the scope local takes "
+                f"of every tensor at amount {amount}: choose a larger amount or another scope."
             )
     return counts
 
@@ -124,7 +125,7 @@ def erk_counts(shapes: Shapes, amount: float, spent: Counts) -> dict[str, int]:
     sizes = {name: math.prod(shape) for name, shape in shapes.items()}
     dims = {name: sum(shape or (1,)) for name, shape in shapes.items()}
     room = {name: size - spent.get(name, 0) for name, size in sizes.items()}
-    budget = sum(sizes.values()) - round(amount * sum(sizes.values()))
+    budget = sum(sizes.values()) - _total_cut(sum(sizes.values()), amount, spent)
     full: set[str] = set()
     while True:
         rest = [name for name in shapes if name not in full]
@@ -174,11 +175,15 @@ SCOPES.add(
 )
 
 
-def _check_spent(spent: int, amount: float, total: int) -> None:
-    if round(amount * total) < spent:
+def _total_cut(size: int, amount: float, spent: Counts) -> int:
+    """Return round(amount · size). Raises `InputError` where more has been cut already."""
+    cut, already = round(amount * size), sum(spent.values())
+    if cut < already:
         raise InputError(
-            f"The amount {amount} is less than the {spent / total:.4f} that is cut already: amounts count from the whole."
+            f"The amount {amount} is less than the {already / size:.4f} that is cut already: "
+            "amounts count from the whole."
         )
+    return cut
 
 
 def _ranked(name: str, scores: Tensor, rule: Scope, earlier: Tensor | None) -> Tensor:
@@ -197,14 +202,14 @@ def _ranked(name: str, scores: Tensor, rule: Scope, earlier: Tensor | None) -> T
     return left.new_full(flat.shape, -math.inf).masked_scatter_(alive, left)
 
 
-def _keep_highest_of_all(ranked: dict[str, Tensor], amount: float) -> dict[str, Tensor]:
+def _keep_highest_of_all(ranked: dict[str, Tensor], amount: float, spent: Counts) -> dict[str, Tensor]:
     """Rank all tensors together, on the device of the first."""
     sizes = {name: tensor.numel() for name, tensor in ranked.items()}
     device = next((tensor.device for tensor in ranked.values()), None)
     joined = torch.cat([torch.empty(0, device=device), *(tensor.to(device) for tensor in ranked.values())])
     ranked.clear()  # `joined` holds it all: halves the memory
-    kept = keep_highest(joined, round(amount * joined.numel()))
-    return dict(zip(sizes, kept.split(list(sizes.values())), strict=True))
+    kept = keep_highest(joined, _total_cut(joined.numel(), amount, spent))
+    return dict(zip(sizes, torch.split(kept, list(sizes.values())), strict=True))
 
 
 def _kth_lowest(values: Tensor, k: int) -> Tensor:

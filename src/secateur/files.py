@@ -7,49 +7,63 @@ exception leaves the old file as it was.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-import tempfile
+import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from secateur.errors import StoreError
+from secateur.errors import InputError, StoreError
+
+ADVICE = {
+    errno.ENOSPC: "free some space or choose another path",
+    errno.EDQUOT: "free some space or choose another path",
+    errno.EROFS: "choose another path",
+    errno.EACCES: "check its permissions",
+    errno.EPERM: "check its permissions",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+"""The way out of the troubles a system reports; of all others, "check the path"."""
 
 
 @contextmanager
 def writing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path to fill; rename it to `path` when the block ends without an exception.
 
-    Missing parent folders are made. Raises `StoreError` where the target is a folder, or can't be written.
+    Missing parent folders are made, links are followed, a replaced file hands on its permissions. Raises
+    `StoreError` where the target is a folder or device, or can't be written.
     """
-    target = Path(path)
-    if target.is_dir():
-        raise StoreError(
-            f"Cannot write {target}: a folder of that name is in the way; choose another file name."
-        )
-    make_folder(target.parent)
-    with os_errors(f"write {target}"):
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
-        os.close(handle)
-    temporary = Path(name)
-    try:
-        with os_errors(f"write {target}"):
+    with os_errors(f"write {path}"):
+        target = Path(os.path.realpath(path))
+        if target.is_dir():
+            raise StoreError(
+                f"Cannot write {path}: a folder of that name is in the way; choose another file name."
+            )
+        if target.exists() and not target.is_file():
+            raise StoreError(f"Cannot write {path}: it is no ordinary file; choose another file name.")
+        make_folder(target.parent)
+        temporary = target.with_name(f".{target.name[:40]}.{secrets.token_hex(4)}.part")
+        try:
+            temporary.touch(exist_ok=False)
             yield temporary
             with open(temporary, "rb") as written:
                 os.fsync(written.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())
+            if target.exists():
+                shutil.copymode(target, temporary)
             os.replace(temporary, target)
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
+        finally:
+            with suppress(OSError):
+                temporary.unlink()
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write `text` as UTF-8, atomically."""
+    """Write `text` as UTF-8, atomically; what is no text (undecodable bytes in a file's name) is escaped."""
     with writing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
@@ -59,8 +73,15 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Write `value` as indented JSON, atomically. Numbers that JSON lacks (NaN, ∞) are refused."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    """Write `value` as indented JSON, atomically.
+
+    Raises `InputError` for what JSON lacks: NaN, ∞, objects.
+    """
+    try:
+        text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"Cannot write {path}: its content is not JSON ({error}).") from error
+    write_text(path, text + "\n")
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
@@ -78,10 +99,8 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     text = read_text(path)
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise StoreError(
-            f"Cannot read {path}: not valid JSON at line {error.lineno} ({error.msg})."
-        ) from None
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"Cannot read {path}: not valid JSON ({error}).") from None
 
 
 def existing_file(path: str | os.PathLike[str]) -> Path:
@@ -117,10 +136,5 @@ def os_errors(action: str) -> Iterator[None]:
         raise
     except OSError as error:
         reason = error.strerror or str(error)
-        raise StoreError(f"Cannot {action}: {reason}; free some space or choose another path.") from error
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
+        advice = ADVICE.get(error.errno or 0, "check the path")
+        raise StoreError(f"Cannot {action}: {reason}; {advice}.") from error

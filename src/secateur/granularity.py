@@ -6,15 +6,18 @@ keeps N of every M consecutive input weights, the pattern sparse tensor cores ru
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from secateur.errors import InputError
+from secateur.masks import Masks
 
-PATTERN = re.compile(r"(\d+):(\d+)")
+PATTERN = re.compile(r"([0-9]{1,9}):([0-9]{1,9})")
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ def parse(text: str) -> Granularity:
     """
     if text == "weight":
         return Granularity("weight")
-    match = PATTERN.fullmatch(text)
+    match = PATTERN.fullmatch(str(text))
     if match is None:
         raise InputError(f"There is no granularity '{text}': choose weight, or a pattern N:M such as 2:4.")
     kept, of = int(match[1]), int(match[2])
@@ -48,9 +51,32 @@ def parse(text: str) -> Granularity:
     return Granularity("n:m", kept, of)
 
 
-def fits(shape: tuple[int, ...], pattern: Granularity) -> bool:
-    """Whether the input dimension (1) of a weight of this shape divides into groups of `pattern.of`."""
-    return len(shape) >= 2 and shape[1] % pattern.of == 0
+def misfit(shape: tuple[int, ...], pattern: Granularity) -> str | None:
+    """Say why a weight of this shape can't be cut by `pattern`, None where it can."""
+    if len(shape) < 2:
+        return "it has no input dimension"
+    return f"its input size {shape[1]} is not a multiple of {pattern.of}" if shape[1] % pattern.of else None
+
+
+def keep_patterns(
+    scores: Mapping[str, Tensor], pattern: Granularity, already: Mapping[str, Tensor] | None = None
+) -> Masks:
+    """Cut every tensor by `pattern`; what the masks `already` cut stays cut and counts as lowest.
+
+    So a group keeps N entries, or all that earlier masks left it where that is fewer.
+    Raises `InputError` for scores that are NaN or infinite.
+    """
+    earlier = Masks(already or {})
+    masks = {}
+    for name, tensor in scores.items():
+        if not bool(tensor.isfinite().all()):
+            raise InputError(f"The scores of {name} hold NaN or infinity: they cannot be ranked.")
+        if name in earlier:
+            alive = earlier[name].to(tensor.device)
+            masks[name] = keep_pattern(tensor.masked_fill(~alive, -math.inf), pattern) & alive
+        else:
+            masks[name] = keep_pattern(tensor, pattern)
+    return Masks(masks)
 
 
 def keep_pattern(scores: Tensor, pattern: Granularity) -> Tensor:
@@ -62,9 +88,9 @@ def keep_pattern(scores: Tensor, pattern: Granularity) -> Tensor:
     >>> keep_pattern(torch.tensor([[1.0, 4.0, 3.0, 2.0]]), parse("2:4"))
     tensor([[False,  True,  True, False]])
     """
-    grouped = scores.movedim(1, -1).unflatten(-1, (-1, pattern.of))
+    along = scores.movedim(1, -1)
+    grouped = along.reshape(*along.shape[:-1], along.shape[-1] // pattern.of, pattern.of)
     order = grouped.argsort(dim=-1, stable=True)
-    kept = torch.zeros_like(grouped, dtype=torch.bool).scatter_(
-        -1, order[..., pattern.of - pattern.kept :], True
-    )
+    highest = order[..., pattern.of - pattern.kept :]
+    kept = torch.zeros_like(grouped, dtype=torch.bool).scatter_(-1, highest, True)
     return kept.flatten(-2).movedim(-1, 1)

@@ -7,6 +7,7 @@ the model's class, its state dict and its exports stay what they were.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -25,11 +26,12 @@ class Masks(Mapping[str, Tensor]):
     """
 
     def __init__(self, masks: Mapping[str, Tensor]) -> None:
-        """Take a mapping of boolean tensors. Raises `InputError` for any other dtype."""
+        """Take a mapping of boolean tensors. Raises `InputError` for anything else."""
         for name, mask in masks.items():
-            if mask.dtype != torch.bool:
+            kind = mask.dtype if isinstance(mask, Tensor) else f"a {type(mask).__name__}"
+            if kind != torch.bool:
                 raise InputError(
-                    f"The mask of {name} is {mask.dtype}: masks are boolean, True keeps a weight."
+                    f"The mask of {name} is {kind}: masks are boolean tensors, True keeps a weight."
                 )
         self._masks = dict(masks)
 
@@ -59,13 +61,23 @@ class Masks(Mapping[str, Tensor]):
 
     @property
     def sparsity(self) -> float:
-        """Fraction of the covered entries that is cut; 0.0 without any mask."""
-        return self.pruned / self.total if self else 0.0
+        """Fraction of the covered entries that is cut; 0.0 where none is covered."""
+        return self.pruned / max(1, self.total)
 
     def __and__(self, other: Mapping[str, Tensor]) -> Masks:
-        """Keep what both keep; a tensor that only one of them covers takes that one's mask."""
-        merged = {**other, **self}
-        return Masks({name: mask & other[name] if name in other else mask for name, mask in merged.items()})
+        """Keep what both keep; a tensor that only one of them covers takes that one's mask.
+
+        Raises `InputError` where the two disagree on a tensor's shape.
+        """
+        merged = {**self, **other}
+        for name, mask in self.items():
+            if mask.shape != merged[name].shape:
+                raise InputError(
+                    f"Two masks of {name} differ in shape, {_shape(mask)} and {_shape(merged[name])}: "
+                    "they belong to different models."
+                )
+            merged[name] = mask & merged[name].to(mask.device)
+        return Masks(merged)
 
     def to(self, device: torch.device | str) -> Masks:
         """Return the masks on another device."""
@@ -74,9 +86,10 @@ class Masks(Mapping[str, Tensor]):
     def of(self, model: nn.Module) -> list[tuple[nn.Parameter, Tensor]]:
         """Pair each mask with its parameter, on the parameter's device and in its memory layout.
 
-        Raises `InputError` where the model has no such parameter or another shape.
+        A tied parameter answers to each of its names. Raises `InputError` where the model has no such parameter
+        or another shape.
         """
-        parameters = dict(model.named_parameters())
+        parameters = dict(model.named_parameters(remove_duplicate=False))
         pairs = []
         for name, mask in self.items():
             if name not in parameters:
@@ -92,9 +105,9 @@ class Masks(Mapping[str, Tensor]):
 
     @torch.no_grad()
     def apply_(self, model: nn.Module) -> None:
-        """Set every cut weight of `model` to zero, in place."""
+        """Set every cut weight of `model` to zero, in place, whatever it was (NaN and infinity too)."""
         for parameter, mask in self.of(model):
-            parameter.mul_(mask)
+            parameter.masked_fill_(~mask, 0)
 
     def hold(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Held:
         """Keep cut weights at exactly zero through every `optimizer.step()`, momentum and weight decay included.
@@ -106,12 +119,14 @@ class Masks(Mapping[str, Tensor]):
         Gradients of cut weights are zeroed before the step, so that they move neither momentum nor second
         moments; the weights are zeroed after it. The first zeroing happens at once. Call `remove()` on the
         result to let go, or use it in a `with`; call its `zero_gradients()` before clipping a gradient's norm.
+        Put the model on its device first.
         """
+        self.apply_(model)
         return Held(self.of(model), optimizer)
 
     @classmethod
     def of_zeros(cls, model: nn.Module) -> Masks:
-        """Read the masks off a sparse model: every parameter that has zeros, cut where it is exactly zero."""
+        """Read the masks off a sparse model: every matrix or kernel that has zeros, cut where it is exactly zero."""
         kept = {name: parameter.detach() != 0 for name, parameter in model.named_parameters()}
         return cls({name: mask for name, mask in kept.items() if mask.ndim > 1 and not bool(mask.all())})
 
@@ -123,12 +138,18 @@ class Masks(Mapping[str, Tensor]):
 
     @classmethod
     def unpack(cls, packed: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> Masks:
-        """Undo `pack`, given each mask's shape."""
+        """Undo `pack`, given each mask's shape. Raises `InputError` where the two don't belong together."""
+        if packed.keys() != shapes.keys():
+            raise InputError("The packed masks and their shapes do not go by the same names.")
         masks = {}
-        for name, bits in packed.items():
-            size = int(np.prod(shapes[name], dtype=np.int64))
-            flat = np.unpackbits(bits.numpy(), count=size).astype(np.bool_)
-            masks[name] = torch.from_numpy(flat).reshape(tuple(shapes[name]))
+        for name, shape in shapes.items():
+            bits, size = packed[name], math.prod(shape)
+            if min(shape, default=0) < 0 or bits.dtype != torch.uint8 or bits.shape != (-(-size // 8),):
+                raise InputError(
+                    f"The packed mask of {name} does not have the bits of its shape {list(shape)}."
+                )
+            flat = np.unpackbits(bits.cpu().numpy(), count=size).astype(np.bool_)
+            masks[name] = torch.from_numpy(flat).reshape(tuple(shape))
         return cls(masks)
 
 
@@ -136,14 +157,13 @@ class Held:
     """Masks at work on a model and its optimiser, until `remove()` or the end of a `with`."""
 
     def __init__(self, pairs: list[tuple[nn.Parameter, Tensor]], optimizer: torch.optim.Optimizer) -> None:
-        """Zero the weights and keep them zero; one fused multiplication serves all of them, which is fast."""
-        self._parameters = [parameter for parameter, _ in pairs]
+        """Keep zeroed weights zero; one fused multiplication serves all of them, which is fast."""
+        self._parameters: list[Tensor] = [parameter for parameter, _ in pairs]
         self._factors = [mask.to(parameter.dtype) for parameter, mask in pairs]
         self._hooks = (
             optimizer.register_step_pre_hook(lambda *_: self.zero_gradients()),
             optimizer.register_step_post_hook(lambda *_: self.zero_weights()),
         )
-        self.zero_weights()
 
     @torch.no_grad()
     def zero_gradients(self) -> None:

@@ -34,11 +34,11 @@ def training(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def channels_last(model: nn.Module) -> Iterator[None]:
     """Lay the weights out as [N, H, W, C] in memory while the block runs; shapes and values stay."""
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(memory_format=torch.channels_last)
     try:
         yield
     finally:
-        model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        model.to(memory_format=torch.contiguous_format)
 
 
 @contextmanager

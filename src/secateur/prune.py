@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from secateur import granularity as granularities
 from secateur.allocate import SCOPES, allocate, check_amount
 from secateur.criteria import CRITERIA, score
-from secateur.errors import InputError
+from secateur.errors import InputError, ModelError
 from secateur.masks import Masks
-from secateur.targets import prunable
+from secateur.targets import as_names, prunable
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,8 @@ class Pruned:
         for name, mask in self.masks.items():
             kept = int(mask.count_nonzero())
             lines.append(
-                f"  {name:<{width}}  kept {kept:>12,} of {mask.numel():>12,}  ({1 - kept / mask.numel():.2%} cut)"
+                f"  {name:<{width}}  kept {kept:>12,} of {mask.numel():>12,}  "
+                f"({1 - kept / max(1, mask.numel()):.2%} cut)"
             )
         lines += [f"  {name:<{width}}  left alone: {reason}" for name, reason in self.skipped.items()]
         return "\n".join(lines)
@@ -63,9 +64,9 @@ def prune(
     granularity: str = "weight",
     criterion: str = "magnitude",
     scope: str = "global",
-    include: Sequence[str] = ("weights",),
-    keep: Sequence[str] = (),
-    layers: Sequence[str] = (),
+    include: str | Sequence[str] = ("weights",),
+    keep: str | Sequence[str] = (),
+    layers: str | Sequence[str] = (),
     masks: Mapping[str, Tensor] | None = None,
     seed: int = 0,
     inplace: bool = False,
@@ -83,7 +84,8 @@ def prune(
         include: roles of parameters that may be cut: weights, biases, norms, embeddings, others, or all.
         keep: names or globs of parameters or modules to leave alone.
         layers: names or globs; when given, only these are cut.
-        masks: earlier cuts; they stay cut and count towards `amount`.
+        masks: earlier cuts; they stay cut and count towards `amount`. Under a pattern they count as the lowest,
+            so that a group keeps fewer than N only where fewer were left.
         seed: for criteria that draw at random.
         inplace: prune `model` itself instead of a copy.
 
@@ -97,63 +99,63 @@ def prune(
     """
     pattern = granularities.parse(granularity)
     CRITERIA[criterion].check(pattern.kind, options)
-    SCOPES[scope]  # an unknown scope is refused whatever the granularity
+    rule = SCOPES[scope]
+    include, keep, layers = as_names(include), as_names(keep), as_names(layers)
+    requested = _requested(amount, pattern, granularity)
     targets = prunable(model, include, keep, layers)
-    earlier = Masks({name: mask for name, mask in (masks or {}).items()})
+    earlier = Masks(masks or {})
     earlier.of(model)
     skipped: dict[str, str] = {}
     if pattern.kind == "weight":
-        requested = _amount(amount, earlier, targets)
         scores = score(criterion, targets, seed=seed, granularity=pattern.kind, **options)
-        cut = allocate(scores, requested, scope, already=earlier)
+        cut = allocate(scores, requested, rule.name, already=earlier)
     else:
-        if amount is not None and not math.isclose(amount, pattern.amount or 0.0):
-            raise InputError(
-                f"The pattern {granularity} removes {pattern.amount:.0%} by itself: leave amount out."
-            )
-        requested = pattern.amount or 0.0
-        unfit = [
-            name for name, tensor in targets.items() if not granularities.fits(tuple(tensor.shape), pattern)
-        ]
-        skipped = dict.fromkeys(unfit, f"its input size is not a multiple of {pattern.of}")
-        targets = {name: tensor for name, tensor in targets.items() if name not in skipped}
-        if not targets:
-            raise InputError(
-                f"No layer fits the pattern {granularity}: no input size is a multiple of {pattern.of}."
-            )
-        scores = score(criterion, targets, seed=seed, granularity=pattern.kind, **options)
-        scores = {
-            n: s.masked_fill(~earlier[n].to(s.device), -math.inf) if n in earlier else s
-            for n, s in scores.items()
+        reasons = {
+            name: granularities.misfit(tuple(target.shape), pattern) for name, target in targets.items()
         }
-        cut = Masks({name: granularities.keep_pattern(s, pattern) for name, s in scores.items()})
-        scope = "local"
+        skipped = {name: reason for name, reason in reasons.items() if reason is not None}
+        fitting = {name: target for name, target in targets.items() if name not in skipped}
+        if not fitting:
+            name, reason = next(iter(skipped.items()))
+            raise InputError(f"No layer fits the pattern {granularity}: {name} does not, {reason}.")
+        scores = score(criterion, fitting, seed=seed, granularity=pattern.kind, **options)
+        cut = granularities.keep_patterns(scores, pattern, already=earlier)
+    del scores  # as large as the model that is copied next
     merged = cut & earlier
-    pruned = model if inplace else copy.deepcopy(model)
+    pruned = model if inplace else _copy(model)
     merged.apply_(pruned)
     choices = {
         "granularity": granularity,
         "criterion": criterion,
         **options,
-        "scope": scope,
+        "scope": scope if pattern.kind == "weight" else "local",
         "amount": requested,
-        "include": tuple(include),
-        "keep": tuple(keep),
-        "layers": tuple(layers),
+        "include": include,
+        "keep": keep,
+        "layers": layers,
         "seed": seed,
     }
     return Pruned(pruned, merged, requested, cut.sparsity, choices, skipped)
 
 
-def _amount(amount: float | None, earlier: Masks, targets: Mapping[str, Tensor]) -> float:
-    """Return the amount, refusing one that is missing, not in [0, 1], or less than is cut already."""
-    if amount is None:
-        raise InputError("Say how much to remove: amount=0.8 removes 80 % of the prunable weights.")
-    check_amount(amount)
-    cut = sum(mask.numel() - int(mask.count_nonzero()) for name, mask in earlier.items() if name in targets)
-    total = sum(tensor.numel() for tensor in targets.values())
-    if round(amount * total) < cut:
+def _requested(amount: float | None, pattern: granularities.Granularity, granularity: str) -> float:
+    """Return the fraction to remove: the caller's, or the pattern's own."""
+    if pattern.amount is None:
+        if amount is None:
+            raise InputError("Say how much to remove: amount=0.8 removes 80 % of the prunable weights.")
+        return check_amount(amount)
+    if amount is not None and not math.isclose(check_amount(amount), pattern.amount):
         raise InputError(
-            f"The amount {amount} is less than the {cut / total:.4f} that is cut already: amounts count from the whole."
+            f"The pattern {granularity} removes {pattern.amount:.0%} by itself: leave amount out."
         )
-    return float(amount)
+    return pattern.amount
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+        raise ModelError(
+            f"{type(model).__name__} can't be copied ({reason}): prune it itself, with inplace=True."
+        ) from error

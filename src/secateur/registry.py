@@ -44,8 +44,8 @@ class Registry(Mapping[str, T], Generic[T]):
         """Return what is registered under `name`. Raises `InputError` naming the nearest names."""
         try:
             return self._items[name]
-        except KeyError:
-            raise InputError(unknown(self.kind, name, list(self._items))) from None
+        except (KeyError, TypeError):
+            raise InputError(unknown(self.kind, str(name), list(self._items))) from None
 
     def __contains__(self, name: object) -> bool:
         return name in self._items

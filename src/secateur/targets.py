@@ -7,24 +7,28 @@ roles it includes and, by name or glob, the layers it is limited to or must keep
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from secateur.errors import InputError, ModelError
 
 ROLES = ("weights", "biases", "norms", "embeddings", "others")
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def role(module: nn.Module, name: str, parameter: nn.Parameter) -> str:
     """Return the role of `parameter`, called `name` in `module`."""
-    if "norm" in type(module).__name__.lower():
+    vector = sum(size > 1 for size in parameter.shape) < 2
+    if isinstance(module, nn.LayerNorm | nn.RMSNorm) or (vector and "norm" in type(module).__name__.lower()):
         return "norms"
     if isinstance(module, nn.Embedding | nn.EmbeddingBag):
         return "embeddings"
-    if "bias" in name:
+    words = name.split("_")  # bias, in_proj_bias, bias_hh_l0; but not relative_position_bias_table
+    if "bias" in (words[0], words[-1]):
         return "biases"
     if "weight" in name and parameter.ndim >= 2:
         return "weights"
@@ -33,42 +37,48 @@ def role(module: nn.Module, name: str, parameter: nn.Parameter) -> str:
 
 def prunable(
     model: nn.Module,
-    include: Iterable[str] = ("weights",),
-    keep: Sequence[str] = (),
-    layers: Sequence[str] = (),
+    include: str | Iterable[str] = ("weights",),
+    keep: str | Iterable[str] = (),
+    layers: str | Iterable[str] = (),
 ) -> dict[str, nn.Parameter]:
     """Return name → parameter for everything a cut may touch, in the model's order, tied parameters once.
 
     `include` lists roles (`ROLES`, or "all"); `keep` and `layers` are names or globs of parameters or modules:
-    `keep` takes what it matches out, `layers`, when given, leaves only what it matches.
+    `keep` takes what it matches out, `layers`, when given, leaves only what it matches. A tied parameter has
+    the role of its first name and is matched by any of them. Parameters of other dtypes than `DTYPES` are
+    never cut.
 
     Raises `InputError` for an unknown role or a pattern that matches nothing, `ModelError` for a model with
-    nothing to prune or with NaN or infinite weights.
+    nothing to prune, or with weights that are NaN, infinite or not there yet.
     """
-    wanted = _roles(include)
-    found: dict[str, nn.Parameter] = {}
-    seen: set[int] = set()
-    for prefix, module in model.named_modules():
-        for leaf, parameter in module.named_parameters(prefix="", recurse=False):
-            if id(parameter) in seen:
-                continue
-            seen.add(id(parameter))
-            if parameter.is_floating_point() and role(module, leaf, parameter) in wanted:
-                found[f"{prefix}.{leaf}" if prefix else leaf] = parameter
-    everything = [name for name, _ in model.named_parameters()]
+    wanted, keep, layers = _roles(include), as_names(keep), as_names(layers)
+    aliases: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if is_lazy(parameter) or parameter.is_meta:
+            raise ModelError(f"{name} has no values yet: load weights, or run a lazy module once.")
+        aliases.setdefault(id(parameter), []).append(name)
     for pattern in (*keep, *layers):
-        if not any(matches(name, pattern) for name in everything):
+        if not any(matches(name, pattern) for names in aliases.values() for name in names):
             raise InputError(f"No layer matches '{pattern}': list the layers with secateur inspect.")
-    chosen = {
-        name: parameter
-        for name, parameter in found.items()
-        if not any(matches(name, pattern) for pattern in keep)
-        and (not layers or any(matches(name, pattern) for pattern in layers))
-    }
-    if not chosen:
+    chosen: dict[str, nn.Parameter] = {}
+    for module in model.modules():
+        for leaf, parameter in module.named_parameters(recurse=False):
+            names = aliases.pop(id(parameter), None)
+            if names is None or parameter.dtype not in DTYPES or role(module, leaf, parameter) not in wanted:
+                continue
+            kept = any(matches(name, pattern) for name in names for pattern in keep)
+            meant = not layers or any(matches(name, pattern) for name in names for pattern in layers)
+            if meant and not kept:
+                chosen[names[0]] = parameter
+    if not any(parameter.numel() for parameter in chosen.values()):
         raise ModelError("There is nothing to prune: no parameter is left after include, keep and layers.")
     check_finite(chosen)
     return chosen
+
+
+def as_names(names: str | Iterable[str]) -> tuple[str, ...]:
+    """Return names as a tuple; a text alone is one name."""
+    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def matches(parameter_name: str, pattern: str) -> bool:
@@ -87,8 +97,8 @@ def check_finite(tensors: dict[str, nn.Parameter]) -> None:
             )
 
 
-def _roles(include: Iterable[str]) -> set[str]:
-    names = [include] if isinstance(include, str) else list(include)
+def _roles(include: str | Iterable[str]) -> set[str]:
+    names = as_names(include)
     for name in names:
         if name not in (*ROLES, "all"):
             raise InputError(f"There is no role '{name}' to include: choose from {', '.join(ROLES)} or all.")

@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 
 from secateur.criteria.registry import CRITERIA
+from secateur.errors import InputError
+from secateur.registry import Registry
 from secateur.seeds import seed_of
 
-PROVIDERS: dict[str, Callable[[str, Tensor, int], Any]] = {
-    "weight": lambda name, tensor, seed: tensor.detach(),
-    "generator": lambda name, tensor, seed: torch.Generator().manual_seed(seed_of("criterion", seed, name)),
-}
+PROVIDERS: Registry[Callable[[str, Tensor, int], Any]] = Registry("quantity for a criterion")
+PROVIDERS.add("weight", lambda name, tensor, seed: tensor.detach())
+PROVIDERS.add(
+    "generator", lambda name, tensor, seed: torch.Generator().manual_seed(seed_of("criterion", seed, name))
+)
 
 
 def score(
@@ -28,14 +31,21 @@ def score(
     """Score every tensor by the registered `criterion`: name → scores of the tensor's shape, lowest goes first.
 
     A random criterion draws from (seed, name), so a layer's scores don't depend on the other layers.
-    Raises `InputError` for an unknown criterion, option or combination with `granularity`.
+    Raises `InputError` for an unknown criterion, option or combination with `granularity`, and for a formula
+    that needs what is not provided or does not score every weight.
 
     >>> score("magnitude", {"w": torch.tensor([-2.0, 1.0])})
     {'w': tensor([2., 1.])}
     """
     entry = CRITERIA[criterion]
     entry.check(granularity, options)
-    return {
-        name: entry.score(*(PROVIDERS[need](name, tensor, seed) for need in entry.needs), **options)
-        for name, tensor in tensors.items()
-    }
+    scores = {}
+    for name, tensor in tensors.items():
+        needs = (PROVIDERS[need](name, tensor, seed) for need in entry.needs)
+        scores[name] = entry.score(*needs, **options)
+        if scores[name].shape != tensor.shape:
+            raise InputError(
+                f"The criterion {criterion} gave {name} scores of shape {list(scores[name].shape)}: "
+                f"its formula must return one for each weight, {list(tensor.shape)}."
+            )
+    return scores

@@ -17,15 +17,15 @@ from secateur.errors import InputError
 def magnitude(weight: Tensor, *, norm: str = "l1") -> Tensor:
     """Absolute value of each weight, |w|.
 
-    `norm` is "l1" (|w|) or "l2" (w²). For single weights the two rank alike, so the masks are the same; they
-    differ once weights are summed to units.
+    `norm` is "l1" or "l2", by which a unit is measured. A single weight is a unit of its own, with |w| for
+    either norm: squaring it would change no rank, but overflow and underflow.
     """
     if norm not in NORMS:
         raise InputError(f"There is no norm '{norm}' for magnitude: choose {' or '.join(NORMS)}.")
-    return NORMS[norm](weight)
+    return weight.abs()
 
 
-NORMS = {"l1": torch.abs, "l2": torch.square}
+NORMS = ("l1", "l2")
 
 
 @criterion("random", granularities={"weight", "n:m"}, paper="baseline; Blalock et al. 2020, ShrinkBench")

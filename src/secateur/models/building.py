@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +28,8 @@ def build(
 
     `num_classes` and `input_shape` (of one input, without the batch; (channels, height, width) for images)
     fit the model to the data; None keeps the model's own default. `args` go to the factory. The same torch
-    seed gives the same weights.
+    seed gives the same weights. The model's attribute `secateur_spec` says how it was built, so that a file can
+    name it; it has none where `args` are no JSON.
 
     Raises `InputError` for an unknown name, an unknown or illegal argument; `ModelError` where the model
     can't be built; `MissingExtraError` where the source's library isn't installed.
@@ -42,13 +45,18 @@ def _build(name: str, num_classes: int | None, input_shape: Shape | None, args: 
     prefix, colon, rest = name.partition(":")
     if user.is_user_code(name):
         with user.working_folder():
-            return call(name, *user.resolve(name, num_classes, args))
-    if not colon:
-        return call(name, *_own(name, num_classes, input_shape, args))
-    if not rest:
+            built = call(name, *user.resolve(name, num_classes, args))
+    elif not colon:
+        built = call(name, *_own(name, num_classes, input_shape, args))
+    elif not rest:
         raise InputError(f"'{name}' names no model: write {SOURCES[prefix].usage}.")
-    with weights_only():
-        return call(name, *SOURCES[prefix].resolve(rest, num_classes, input_shape, args))
+    else:
+        with weights_only():
+            built = call(name, *SOURCES[prefix].resolve(rest, num_classes, input_shape, args))
+    spec = {"name": name, "args": args, "num_classes": num_classes, "input_shape": input_shape}
+    with suppress(TypeError, ValueError):
+        built.secateur_spec = json.loads(json.dumps(spec))
+    return built
 
 
 def without_pretraining(name: str, args: Arguments) -> Arguments:

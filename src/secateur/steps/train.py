@@ -91,7 +91,7 @@ class Retrain(Step, TrainConfig):
         run = Run.open(context.at(self.run))
         folder = run.folder if self.out is None else context.at(self.out)
         planned = [*identities(run), self.identity()]
-        if folder == run.folder:
+        if folder.resolve() == run.folder.resolve():
             if planned[-1] == planned[-2] and not self.again:
                 return Outcome((f"{folder} ends with this retraining already; --again repeats it.",))
         elif is_done(folder, planned, self.overwrite):
@@ -122,9 +122,11 @@ def _train(
         logits_of(model, data.example(2), data)
     make_fabric(settings)
     checkpoint = Checkpoint(folder, planned)
+    in_place = start > 0 and folder.resolve() == run.folder.resolve()
     if not checkpoint.fits():
-        if overwrite:
+        if overwrite or _is_recorded(checkpoint.found(), folder):
             checkpoint.remove()
+        if overwrite and not in_place:
             (folder / ABOUT).unlink(missing_ok=True)
         if not checkpoint.exists:
             earlier = read_journal(run.folder) if start else []
@@ -137,6 +139,14 @@ def _train(
     )
     checkpoint.remove()
     return Outcome((*_lines(finished, fitted),), record={"run": str(folder), **result})
+
+
+def _is_recorded(found: Mapping[str, Any] | None, folder: Path) -> bool:
+    """Whether a checkpoint is of a training in the folder's history, which was stopped before it could clean up."""
+    if found is None or not (folder / ABOUT).exists():
+        return False
+    steps = [*found["history"], found["step"]]
+    return identities(Run.open(folder))[: len(steps)] == steps
 
 
 RESULT = ("loss", "top1", "top5")

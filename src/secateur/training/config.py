@@ -21,20 +21,24 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     epochs: Annotated[int, Field(ge=0, description="passes over the training data")] = 10
-    batch_size: Annotated[int, Field(ge=1, description="global batch size, shared out over all devices")] = 128
+    batch_size: Annotated[int, Field(ge=1, description="batch size, shared out over all devices")] = 128
     optimizer: Annotated[str, Field(description="sgd, adam or adamw")] = "sgd"
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False, description="peak learning rate")] = 0.05
     momentum: Annotated[float, Field(ge=0, lt=1, description="momentum of sgd")] = 0.9
     nesterov: Annotated[bool, Field(description="Nesterov momentum for sgd")] = False
-    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False, description="L2 penalty (decoupled for adamw)")] = 5e-4
+    weight_decay: Annotated[
+        float, Field(ge=0, allow_inf_nan=False, description="L2 penalty, decoupled in adamw")
+    ] = 5e-4
     schedule: Annotated[str, Field(description="constant, step, multistep, cosine or halving")] = "cosine"
     warmup: Annotated[str, Field(description="linear warm-up, as 2ep, 500it or 3%")] = "0ep"
-    lr_every: Annotated[float, Field(gt=0, description="epochs between cuts of the step and halving schedules")] = 30.0
-    lr_factor: Annotated[float, Field(gt=0, le=1, description="factor of a cut of the step and multistep schedules")] = 0.1
-    milestones: Annotated[tuple[float, ...], Field(description="epochs of the cuts of the multistep schedule")] = ()
+    lr_every: Annotated[float, Field(gt=0, description="epochs between cuts in step and halving")] = 30.0
+    lr_factor: Annotated[float, Field(gt=0, le=1, description="factor of a cut in step and multistep")] = 0.1
+    milestones: Annotated[tuple[float, ...], Field(description="epochs of the cuts in multistep")] = ()
     label_smoothing: Annotated[float, Field(ge=0, lt=1, description="label smoothing")] = 0.0
     clip_norm: Annotated[float | None, Field(gt=0, description="clip the gradient's L2 norm to this")] = None
-    ema: Annotated[float | None, Field(gt=0, lt=1, description="decay of an averaged copy that becomes the result")] = None
+    ema: Annotated[float | None, Field(gt=0, lt=1, description="decay of averaged weights, the result")] = (
+        None
+    )
     augment: Annotated[str | None, Field(description="augmentation; the data set's own when left out")] = None
     precision: Annotated[str, Field(description="32-true, bf16-mixed or 16-mixed")] = "32-true"
     channels_last: Annotated[bool, Field(description="channels-last memory layout for image models")] = True
@@ -44,7 +48,9 @@ class TrainConfig(BaseModel):
     checkpoint_every: Annotated[
         str, Field(description="time between checkpoints, as 1ep or 200it", json_schema_extra=MACHINE)
     ] = "1ep"
-    tensorboard: Annotated[bool, Field(description="also write TensorBoard files", json_schema_extra=MACHINE)] = False
+    tensorboard: Annotated[
+        bool, Field(description="also write TensorBoard files", json_schema_extra=MACHINE)
+    ] = False
 
     @field_validator("warmup", "checkpoint_every", mode="before")
     @classmethod
@@ -84,4 +90,4 @@ class TrainConfig(BaseModel):
         return value
 
 
-PRECISIONS = ("32-true", "64-true", "bf16-mixed", "bf16-true", "16-mixed")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")

@@ -27,7 +27,9 @@ class Duration:
         """
         match = FORM.fullmatch(str(text).strip())
         if match is None:
-            raise InputError(f"'{text}' is no span of training: write 2ep (epochs), 500it (iterations) or 3%.")
+            raise InputError(
+                f"'{text}' is no span of training: write 2ep (epochs), 500it (iterations) or 3%."
+            )
         return cls(float(match[1]), match[2] or "ep")
 
     def iterations(self, per_epoch: int, total: int) -> int:

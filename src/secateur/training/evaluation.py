@@ -36,7 +36,9 @@ class Tally:
     def add(self, logits: Tensor, labels: Tensor, loss_sum: Tensor) -> None:
         """Count one batch: `logits` [N, classes], `labels` [N], `loss_sum` the batch's summed loss."""
         hits = logits.detach().topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-        self._waiting.append(torch.stack([loss_sum.detach().float(), hits[:, 0].sum().float(), hits.sum().float()]))
+        self._waiting.append(
+            torch.stack([loss_sum.detach().float(), hits[:, 0].sum().float(), hits.sum().float()])
+        )
         self._seen += len(labels)
 
     def sums(self) -> dict[str, float]:
@@ -89,7 +91,11 @@ def evaluate(
         channels_last=channels_last,
     )
     tally = Tally()
-    with evaluating(model), torch.inference_mode(), bar(f"evaluate on {split}", len(batches), shown=progress) as running:
+    with (
+        evaluating(model),
+        torch.inference_mode(),
+        bar(f"evaluate on {split}", len(batches), shown=progress) as running,
+    ):
         for batch in batches:
             if len(batch.labels):
                 logits = logits_of(model, batch.inputs, data)
@@ -113,7 +119,9 @@ def logits_of(model: nn.Module, inputs: Any, data: Dataset) -> Tensor:
         ) from error
     logits = getattr(output, "logits", output)
     if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < data.num_classes:
-        found = f"[{', '.join(map(str, logits.shape))}]" if isinstance(logits, Tensor) else type(logits).__name__
+        found = (
+            f"[{', '.join(map(str, logits.shape))}]" if isinstance(logits, Tensor) else type(logits).__name__
+        )
         raise ModelError(
             f"The model's output is {found}, but {data.name} has {data.num_classes} classes: "
             f"build the model with num_classes={data.num_classes}."

@@ -29,14 +29,19 @@ class Journal:
     """
 
     def __init__(
-        self, folder: str | os.PathLike[str] | None = None, context: Mapping[str, Any] | None = None, tensorboard: bool = False
+        self,
+        folder: str | os.PathLike[str] | None = None,
+        context: Mapping[str, Any] | None = None,
+        tensorboard: bool = False,
     ) -> None:
         self.rows: list[Row] = []
         self._context = dict(context or {})
         self._path = None if folder is None else make_folder(folder) / FILE
         self._before = len(self._bytes())
         name = "-".join(str(self._context[key]) for key in ("step", "do") if key in self._context) or "train"
-        self._mirror = _tensorboard(Path(folder) / "tensorboard" / name) if tensorboard and folder is not None else None
+        self._mirror = (
+            _tensorboard(Path(folder) / "tensorboard" / name) if tensorboard and folder is not None else None
+        )
 
     def write(self, **values: Any) -> Row:
         """Append a row; floats keep nine significant digits, infinities and NaN become null."""
@@ -82,15 +87,17 @@ def read_journal(folder: str | os.PathLike[str]) -> list[Row]:
     path = Path(folder) / FILE
     if not path.exists():
         return []
-    rows = []
     with os_errors(f"read {path}"):
         *lines, _ = path.read_text(encoding="utf-8").split("\n")
-        for number, line in enumerate(lines, start=1):
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                raise StoreError(f"Cannot read {path}: line {number} is not JSON; delete that line.") from None
-    return rows
+    return [_row(path, number, line) for number, line in enumerate(lines, start=1)]
+
+
+def _row(path: Path, number: int, line: str) -> Row:
+    try:
+        row: Row = json.loads(line)
+    except json.JSONDecodeError:
+        raise StoreError(f"Cannot read {path}: line {number} is not JSON; delete that line.") from None
+    return row
 
 
 def _lines(rows: Sequence[Row]) -> bytes:
@@ -111,12 +118,12 @@ def _tensorboard(folder: Path) -> Callable[[Row], None]:
         raise MissingExtraError("tensorboard", "tensorboard", "Writing TensorBoard files") from None
     shutil.rmtree(folder, ignore_errors=True)
     with os_errors(f"write {folder}"):
-        writer = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+        writer = SummaryWriter(str(folder))
 
     def mirror(row: Row) -> None:
         for name, value in row.items():
             if isinstance(value, float):
-                writer.add_scalar(name, value, row["iteration"])  # type: ignore[no-untyped-call]
-        writer.flush()  # type: ignore[no-untyped-call]
+                writer.add_scalar(name, value, row["iteration"])
+        writer.flush()
 
     return mirror

@@ -58,7 +58,7 @@ def train(
     except ValidationError as error:
         raise InputError(sentence(error)) from None
     made_with = identity_of(config, model, data, masks) if identity is None else identity
-    arguments = {"masks": masks, "folder": folder, "context": context, "identity": made_with}
+    arguments: dict[str, Any] = {"masks": masks, "folder": folder, "context": context, "identity": made_with}
     if config.devices == 1:
         result = fit(model, data, config, make_fabric(config), **arguments)
     else:

@@ -7,6 +7,7 @@ share of the very same batch and the gradients add up to the same mean.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -22,7 +23,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from secateur import modes
 from secateur.data import Batches, Dataset
 from secateur.errors import InputError, ModelError
-from secateur.masks import Masks
+from secateur.masks import Held, Masks
 from secateur.progress import bar
 from secateur.seeds import seed_of
 from secateur.training.checkpoint import Checkpoint
@@ -80,7 +81,7 @@ def fit(
         Masks(masks or {}).hold(model, optimizer) as held,
         torch.random.fork_rng([fabric.device] if fabric.device.type == "cuda" else []),
     ):
-        average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True) if config.ema else None
+        average = _averaging(model, config.ema)
         result = model if average is None else average.module
         wrapped, stepper = fabric.setup(model, optimizer)
         journal = Journal(folder if fabric.is_global_zero else None, context, config.tensorboard)
@@ -98,16 +99,7 @@ def fit(
                     group["lr"] = rate
                 torch.manual_seed(seed_of("step", config.seed, state.iteration, fabric.global_rank))
                 if batch.size >= enough:  # a last batch too small for a normalisation is left out
-                    logits = logits_of(wrapped, batch.inputs, data)
-                    losses = functional.cross_entropy(
-                        logits.float(), batch.labels, reduction="sum", label_smoothing=config.label_smoothing
-                    )
-                    stepper.zero_grad()
-                    fabric.backward(losses * fabric.world_size / batch.size)
-                    if config.clip_norm is not None:
-                        held.zero_gradients()
-                        fabric.clip_gradients(wrapped, stepper, max_norm=config.clip_norm, error_if_nonfinite=False)
-                    stepper.step()
+                    logits, losses = _learn(batch, wrapped, stepper, held, data, config, fabric)
                     if average is not None:
                         average.update_parameters(model)
                     state.tally.add(logits, batch.labels, losses)
@@ -118,7 +110,9 @@ def fit(
                     measured = _measured(state.tally.reduced(fabric), result, data, fabric)
                     if not all(map(math.isfinite, measured.values())):
                         checkpoint.remove()
-                        raise ModelError(f"The loss became infinite or NaN in epoch {epoch}: try a lower learning rate.")
+                        raise ModelError(
+                            f"The loss became infinite or NaN in epoch {epoch}: try a lower learning rate."
+                        )
                     journal.write(epoch=epoch, iteration=state.iteration, lr=rate, **measured)
                     running.say(f"top-1 {measured['top1']:.2%}  loss {measured['train_loss']:.3f}")
                     state.tally = Tally()
@@ -168,6 +162,36 @@ def _remaining(batches: Batches, start: int, total: int) -> Iterator[Batch]:
         start = (epoch + 1) * len(batches)
 
 
+def _averaging(model: nn.Module, decay: float | None) -> AveragedModel | None:
+    """Return an exponential moving average of `model`, its running statistics included."""
+    if decay is None:
+        return None
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)  # type: ignore[no-untyped-call]
+
+
+def _learn(
+    batch: Batch,
+    model: nn.Module,
+    optimizer: Any,
+    held: Held,
+    data: Dataset,
+    config: TrainConfig,
+    fabric: Fabric,
+) -> tuple[Tensor, Tensor]:
+    """Take one step of gradient descent; return this process's logits and the sum of its losses."""
+    logits = logits_of(model, batch.inputs, data)
+    losses = functional.cross_entropy(
+        logits.float(), batch.labels, reduction="sum", label_smoothing=config.label_smoothing
+    )
+    optimizer.zero_grad()
+    fabric.backward(losses * fabric.world_size / batch.size)  # processes' gradients are averaged
+    if config.clip_norm is not None:
+        held.zero_gradients()
+        fabric.clip_gradients(model, optimizer, max_norm=config.clip_norm, error_if_nonfinite=False)
+    optimizer.step()
+    return logits, losses
+
+
 def _measured(tally: Tally, model: nn.Module, data: Dataset, fabric: Fabric) -> dict[str, float]:
     """Return the epoch's numbers: on the training batches as they were met, and of `model` on the test split."""
     for buffer in model.buffers() if fabric.world_size > 1 else ():
@@ -181,9 +205,12 @@ def make_fabric(config: TrainConfig, strategy: Any = "auto") -> Fabric:
     """Return the Fabric for a config. Raises `InputError` for an accelerator that isn't there."""
     from lightning_fabric import Fabric
 
+    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)  # standard error is for bars and errors
     try:
         precision: Any = config.precision
-        return Fabric(accelerator=config.accelerator, devices=config.devices, strategy=strategy, precision=precision)
+        return Fabric(
+            accelerator=config.accelerator, devices=config.devices, strategy=strategy, precision=precision
+        )
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
         raise InputError(

@@ -51,7 +51,9 @@ def spread(model: nn.Module, data: Dataset, config: TrainConfig, arguments: Mapp
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         _report(InputError(GUARD))
         sys.exit(1)
-    if hasattr(sys, "ps1") or not os.path.exists(getattr(sys.modules["__main__"], "__file__", None) or sys.executable):
+    if hasattr(sys, "ps1") or not os.path.exists(
+        getattr(sys.modules["__main__"], "__file__", None) or sys.executable
+    ):
         raise InputError(GUARD)
     from secateur.training.strategy import Spread
 
@@ -64,7 +66,9 @@ def spread(model: nn.Module, data: Dataset, config: TrainConfig, arguments: Mapp
         except ProcessException as error:
             told = _told(folder)
             if told is None and isinstance(error, ProcessExitedException):
-                told = SecateurError(f"A training process ended ({error}): try a smaller batch_size or fewer devices.")
+                told = SecateurError(
+                    f"A training process ended ({error}): try a smaller batch_size or fewer devices."
+                )
             if told is None:
                 raise
             raise told from None
@@ -101,7 +105,9 @@ def _unpack(path: Path) -> Any:
     try:
         return torch.load(path, mmap=True, weights_only=False)
     except (AttributeError, ImportError) as error:
-        raise ModelError(f"A training process can't import the model's class ({error}): put it in a module.") from None
+        raise ModelError(
+            f"A training process can't import the model's class ({error}): put it in a module."
+        ) from None
 
 
 def _report(error: SecateurError) -> None:

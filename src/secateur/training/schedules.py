@@ -34,13 +34,13 @@ def constant(epoch: float, config: TrainConfig) -> float:
 @SCHEDULES.register("step")
 def step(epoch: float, config: TrainConfig) -> float:
     """Times `lr_factor` every `lr_every` epochs."""
-    return config.lr_factor ** math.floor(epoch / config.lr_every)
+    return config.lr_factor ** _cuts(epoch, config)
 
 
 @SCHEDULES.register("halving")
 def halving(epoch: float, config: TrainConfig) -> float:
     """Half every `lr_every` epochs."""
-    return 0.5 ** math.floor(epoch / config.lr_every)
+    return 0.5 ** _cuts(epoch, config)
 
 
 @SCHEDULES.register("multistep")
@@ -54,3 +54,8 @@ def multistep(epoch: float, config: TrainConfig) -> float:
 def cosine(epoch: float, config: TrainConfig) -> float:
     """Half a cosine from the peak to zero at the last epoch (Loshchilov & Hutter 2017)."""
     return 0.5 * (1 + math.cos(math.pi * min(1.0, epoch / max(1, config.epochs))))
+
+
+def _cuts(epoch: float, config: TrainConfig) -> int:
+    """Count the whole `lr_every` in `epoch`, whatever the rounding of either."""
+    return math.floor(epoch / config.lr_every + 1e-9)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from lightning_fabric.strategies import DDPStrategy
+from lightning_fabric.strategies.ddp import DDPStrategy
 
 
 class Spread(DDPStrategy):
