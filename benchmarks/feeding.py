@@ -11,11 +11,10 @@ and scaled up.
 
 from __future__ import annotations
 
-import argparse
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,11 +22,19 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
-from harness import record
+from harness import parser, record
 from secateur import data, models
 from secateur.data import Batches, Dataset, Split
+from secateur.tables import PERCENT, Column, Format, Table
 
 BATCH = 128
+SECONDS = Format(lambda value: f"{value:.3f}")
+TIMES = Format(lambda value: f"{value:.1f}")
+FEEDERS = {
+    "batches": "`Batches`",
+    "dataloader_0_workers": "DataLoader, 0 workers",
+    "dataloader_2_workers": "DataLoader, 2 workers",
+}
 
 
 class PerSample(torch.utils.data.Dataset[tuple[Tensor, int]]):
@@ -104,18 +111,15 @@ def training_step_seconds(batches: Batches, steps: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--data-root", default=os.environ.get("SECATEUR_DATA"), help="folder that holds cifar10"
-    )
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--rounds", type=int, default=3, help="epochs timed for each feeder")
-    parser.add_argument("--steps", type=int, default=20, help="training steps timed")
-    parser.add_argument("--count", type=int, help="training images (all, or 50,000 random ones)")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    made = parser(__doc__)
+    made.add_argument("--device", default="cpu")
+    made.add_argument("--rounds", type=int, default=3, help="epochs timed for each feeder")
+    made.add_argument("--steps", type=int, default=20, help="training steps timed")
+    made.add_argument("--count", type=int, help="training images (all, or 50,000 random ones)")
+    made.add_argument("--seed", type=int, default=0)
+    options = made.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
 
     if options.data_root:
@@ -156,16 +160,32 @@ def main() -> None:
         },
         "share_of_training_epoch": {name: value / training for name, value in median.items()},
     }
-    print(f"{len(dataset.train):,} images of {dataset.name}, batch {BATCH}, on {device}")
-    print(f"{'feeder':<22}{'s/epoch':>9}{'× ours':>8}{'of training':>13}")
-    for name, value in median.items():
-        print(f"{name:<22}{value:>9.3f}{value / median['batches']:>8.1f}{value / training:>13.2%}")
-    print(f"{'ResNet-20 epoch':<22}{training:>9.1f}   ({options.steps} steps, scaled up)")
+    rows: list[dict[str, Any]] = [
+        {
+            "feeder": FEEDERS[name],
+            "seconds": value,
+            "times": value / median["batches"],
+            "share": value / training,
+        }
+        for name, value in median.items()
+    ]
+    rows.append(
+        {"feeder": f"ResNet-20, forward and backward ({options.steps} steps, scaled up)", "seconds": training}
+    )
+    columns = [
+        Column("feeder", "One epoch"),
+        Column("seconds", "Seconds", SECONDS),
+        Column("times", "Times ours", TIMES),
+        Column("share", "Of the training epoch", PERCENT),
+    ]
     record(
         "feeding" if device.type == "cpu" else f"feeding_{device.type}",
         result,
+        table=Table(columns, rows),
+        command="python benchmarks/feeding.py" + (f" --device {device.type}" if device.type != "cpu" else ""),
+        data=f"{dataset.name}, {len(dataset.train):,} training images",
+        fingerprint=dataset.fingerprint(),
         seed=options.seed,
-        data={"name": dataset.name, "train": len(dataset.train), "fingerprint": dataset.fingerprint()},
         batch_size=BATCH,
         steps=options.steps,
         device=str(device),

@@ -13,13 +13,16 @@ import sys
 import numpy as np
 import torch
 
+from harness import parser, record
 from secateur.analysis import safe_rate
+from secateur.tables import NUMBER, Column, Table
 
 PUBLISHED = {"uniform": 0.75, "normal": 0.80, "logistic": 0.82, "laplace": 0.84}
 SAMPLES = 2_000_000
 
 
 def main() -> None:
+    parser(__doc__, data=False).parse_args()
     generator = np.random.default_rng(0)
     samples = {
         "uniform": generator.uniform(-1, 1, SAMPLES),
@@ -27,12 +30,32 @@ def main() -> None:
         "logistic": generator.logistic(size=SAMPLES),
         "laplace": generator.laplace(size=SAMPLES),
     }
-    far = False
-    print(f"{'distribution':14}{'published':>10}{'optimum':>10}{'cosine':>10}")
+    rows = []
     for name, values in samples.items():
-        result = safe_rate({name: torch.from_numpy(values.astype(np.float32))})
-        print(f"{name:14}{PUBLISHED[name]:10.2f}{result.optimum:10.4f}{result.optimum_cosine:10.4f}")
-        far |= abs(result.optimum - PUBLISHED[name]) > 0.01
+        found = safe_rate({name: torch.from_numpy(values.astype(np.float32))})
+        rows.append(
+            {
+                "distribution": name,
+                "published": PUBLISHED[name],
+                "optimum": found.optimum,
+                "cosine": found.optimum_cosine,
+            }
+        )
+    columns = [
+        Column("distribution", "Distribution"),
+        Column("published", "Published p*", NUMBER),
+        Column("optimum", "p*", NUMBER),
+        Column("cosine", "Cosine at p*", NUMBER),
+    ]
+    record(
+        "safe_rate_distributions",
+        {"rows": rows},
+        table=Table(columns, rows),
+        command="python benchmarks/safe_rate_distributions.py",
+        samples=SAMPLES,
+        seed=0,
+    )
+    far = any(abs(row["optimum"] - row["published"]) > 0.01 for row in rows)
     sys.exit("An optimum is more than 0.01 from the published value." if far else 0)
 
 

@@ -9,7 +9,6 @@ uses, and with torch beside it.
 
 from __future__ import annotations
 
-import argparse
 import json
 import resource
 import subprocess
@@ -18,6 +17,9 @@ import time
 
 import torch
 from torch import Tensor
+
+from harness import parser, record
+from secateur.tables import COUNT, NUMBER, Column, Table
 
 
 def model(parameters: int) -> dict[str, Tensor]:
@@ -57,7 +59,7 @@ def measure_safe_rate(parameters: int) -> dict[str, float]:
     return {
         "parameters": result.parameters,
         "seconds": round(seconds, 2),
-        "extra_peak_over_model": round((peak() - before) / size, 3),
+        "memory": round((peak() - before) / size, 2),
         "optimum": result.optimum,
         "safe": result.safe,
     }
@@ -74,18 +76,44 @@ def measure_sorts(parameters: int) -> dict[str, float]:
     return {"numpy_sort": round(numpy_seconds, 2), "torch_sort": round(time.perf_counter() - start, 2)}
 
 
+MEASURES = {"safe_rate": measure_safe_rate, "sorts": measure_sorts}
+
+
+def apart(name: str, parameters: int) -> dict[str, float]:
+    """Measure in a fresh process with as many threads as this one."""
+    command = [sys.executable, __file__, "--measure", name]
+    command += ["--parameters", str(parameters), "--threads", str(torch.get_num_threads())]
+    found: dict[str, float] = json.loads(
+        subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    )
+    return found
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--parameters", type=int, default=100_000_000)
-    parser.add_argument("--measure", choices=["safe_rate", "sorts"])
-    arguments = parser.parse_args()
-    if arguments.measure:
-        run = {"safe_rate": measure_safe_rate, "sorts": measure_sorts}[arguments.measure]
-        print(json.dumps(run(arguments.parameters)))
+    made = parser(__doc__, data=False)
+    made.add_argument("--parameters", type=int, default=100_000_000)
+    made.add_argument("--measure", choices=[*MEASURES], help="measure one thing in this process and print it")
+    options = made.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    if options.measure:
+        print(json.dumps(MEASURES[options.measure](options.parameters)))
         return
-    for name in ("safe_rate", "sorts"):
-        command = [sys.executable, __file__, "--parameters", str(arguments.parameters), "--measure", name]
-        print(subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip())
+    row = apart("safe_rate", options.parameters) | apart("sorts", options.parameters)
+    columns = [
+        Column("parameters", "Parameters", COUNT),
+        Column("seconds", "Safe rate, s", NUMBER),
+        Column("memory", "Extra memory, times the model", NUMBER),
+        Column("numpy_sort", "One sort, numpy, s", NUMBER),
+        Column("torch_sort", "One sort, torch, s", NUMBER),
+    ]
+    record(
+        "safe_rate_speed",
+        row,
+        table=Table(columns, [row]),
+        command="python benchmarks/safe_rate_speed.py",
+        seed=0,
+    )
 
 
 if __name__ == "__main__":

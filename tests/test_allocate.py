@@ -25,7 +25,9 @@ amounts = st.floats(0, 1)
 shapes = st.lists(st.lists(st.integers(0, 5), max_size=4).map(tuple), min_size=1, max_size=5)
 
 
-def tied_scores(shapes: list[tuple[int, ...]], dtype: torch.dtype, seed: int, levels: int) -> dict[str, Tensor]:
+def tied_scores(
+    shapes: list[tuple[int, ...]], dtype: torch.dtype, seed: int, levels: int
+) -> dict[str, Tensor]:
     """Scores of `levels` different values at most: the fewer, the more ties."""
     generator = torch.Generator().manual_seed(seed)
     return {
@@ -61,7 +63,13 @@ def total(scores: dict[str, Tensor]) -> int:
 
 
 @pytest.mark.parametrize("scope", TOGETHER)
-@given(shapes=shapes, amount=amounts, dtype=st.sampled_from(DTYPES), seed=st.integers(0, 99), levels=st.integers(1, 40))
+@given(
+    shapes=shapes,
+    amount=amounts,
+    dtype=st.sampled_from(DTYPES),
+    seed=st.integers(0, 99),
+    levels=st.integers(1, 40),
+)
 @settings(max_examples=60, deadline=None)
 def test_exactly_k_go_in_all(
     scope: str, shapes: list[tuple[int, ...]], amount: float, dtype: torch.dtype, seed: int, levels: int
@@ -72,18 +80,32 @@ def test_exactly_k_go_in_all(
     assert {name: mask.shape for name, mask in masks.items()} == {name: t.shape for name, t in scores.items()}
 
 
-@given(shapes=shapes, amount=amounts, dtype=st.sampled_from(DTYPES), seed=st.integers(0, 99), levels=st.integers(1, 40))
+@given(
+    shapes=shapes,
+    amount=amounts,
+    dtype=st.sampled_from(DTYPES),
+    seed=st.integers(0, 99),
+    levels=st.integers(1, 40),
+)
 @settings(max_examples=60, deadline=None)
 def test_local_takes_exactly_k_of_every_tensor_lowest_first(
     shapes: list[tuple[int, ...]], amount: float, dtype: torch.dtype, seed: int, levels: int
 ) -> None:
     scores = tied_scores(shapes, dtype, seed, levels)
     for name, mask in allocate(scores, amount, "local").items():
-        expected = lowest_first(scores[name].double().flatten().tolist(), round(amount * scores[name].numel()))
+        expected = lowest_first(
+            scores[name].double().flatten().tolist(), round(amount * scores[name].numel())
+        )
         assert mask.flatten().tolist() == expected
 
 
-@given(shapes=shapes, amount=amounts, dtype=st.sampled_from(DTYPES), seed=st.integers(0, 99), levels=st.integers(1, 40))
+@given(
+    shapes=shapes,
+    amount=amounts,
+    dtype=st.sampled_from(DTYPES),
+    seed=st.integers(0, 99),
+    levels=st.integers(1, 40),
+)
 @settings(max_examples=60, deadline=None)
 def test_global_takes_the_lowest_of_all_the_first_among_equals(
     shapes: list[tuple[int, ...]], amount: float, dtype: torch.dtype, seed: int, levels: int
@@ -101,7 +123,9 @@ def test_a_hundred_random_amounts(scope: str, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(1)
     for constant in (False, True):
         scores = {
-            name: torch.ones(shape, dtype=dtype) if constant else torch.rand(shape, generator=generator).to(dtype)
+            name: torch.ones(shape, dtype=dtype)
+            if constant
+            else torch.rand(shape, generator=generator).to(dtype)
             for name, shape in sizes.items()
         }
         for amount in AMOUNTS:
@@ -128,7 +152,12 @@ def test_tensors_of_different_dtypes_are_ranked_together_by_value() -> None:
     }
     kept = {name: mask.tolist() for name, mask in allocate(scores, 0.5, "global").items()}
     # float16(0.1) = 0.09998 and bfloat16(0.2) = 0.2002: the four lowest are 0, 0.09998, 0.1 + 1e-9 and 0.15.
-    assert kept == {"half": [False, True], "brain": [True, True], "double": [False, False], "whole": [False, True]}
+    assert kept == {
+        "half": [False, True],
+        "brain": [True, True],
+        "double": [False, False],
+        "whole": [False, True],
+    }
 
 
 @pytest.mark.parametrize("order", ["descending", "ascending", "constant", "organ pipe"])
@@ -145,7 +174,10 @@ def test_selection_takes_linear_time_in_any_order(order: str) -> None:
     assert float(scores[~kept].max()) <= float(scores[kept].min())
 
 
-@given(st.lists(st.sampled_from([-1e300, -1.0, -0.0, 0.0, 1e-310, 1.0, 2.0, 1e300]), min_size=1, max_size=30), st.data())
+@given(
+    st.lists(st.sampled_from([-1e300, -1.0, -0.0, 0.0, 1e-310, 1.0, 2.0, 1e300]), min_size=1, max_size=30),
+    st.data(),
+)
 @settings(deadline=None)
 def test_keep_highest_against_one_by_one(scores: list[float], data: st.DataObject) -> None:
     cut = data.draw(st.integers(0, len(scores)))
@@ -156,7 +188,9 @@ def test_keep_highest_against_one_by_one(scores: list[float], data: st.DataObjec
 # --- erk ---------------------------------------------------------------------------------------------------
 
 
-def erk_by_bisection(shapes: dict[str, tuple[int, ...]], amount: float, room: dict[str, int]) -> dict[str, float]:
+def erk_by_bisection(
+    shapes: dict[str, tuple[int, ...]], amount: float, room: dict[str, int]
+) -> dict[str, float]:
     """Entries kept at the ε for which Σ min(room, ε · Σ dims) is the wanted total."""
 
     def kept(epsilon: float) -> dict[str, float]:
@@ -190,7 +224,13 @@ def test_erk_follows_the_published_densities(shapes: list[tuple[int, ...]], amou
 
 
 def test_erk_densities_of_a_known_network() -> None:
-    shapes = {"conv1": (6, 1, 5, 5), "conv2": (16, 6, 5, 5), "fc1": (120, 400), "fc2": (84, 120), "fc3": (10, 84)}
+    shapes = {
+        "conv1": (6, 1, 5, 5),
+        "conv2": (16, 6, 5, 5),
+        "fc1": (120, 400),
+        "fc2": (84, 120),
+        "fc3": (10, 84),
+    }
     counts = erk_counts(shapes, 0.8, {})
     density = {name: 1 - counts[name] / math.prod(shape) for name, shape in shapes.items()}
     raw = {name: sum(shape) / math.prod(shape) for name, shape in shapes.items()}
@@ -254,7 +294,10 @@ def test_lamp_empties_no_tensor_while_one_entry_each_may_stay(
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     scales = [10.0 ** (5 * i) for i in range(len(sizes))]  # globally, the first layers would die at once
-    scores = {f"l{i}": torch.rand(n, generator=generator) * s + s for i, (n, s) in enumerate(zip(sizes, scales))}
+    scores = {
+        f"l{i}": torch.rand(n, generator=generator) * s + s
+        for i, (n, s) in enumerate(zip(sizes, scales, strict=True))
+    }
     already = {}
     if earlier:
         already = {name: torch.rand(t.numel(), generator=generator) < 0.5 for name, t in scores.items()}
@@ -340,14 +383,18 @@ def test_lamp_measures_what_is_left_only() -> None:
 # --- nonsense ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("amount", [-0.1, 1.7, math.nan, math.inf, "half", True, False, None, 1 + 0j, [0.5], 10**400])
+@pytest.mark.parametrize(
+    "amount", [-0.1, 1.7, math.nan, math.inf, "half", True, False, None, 1 + 0j, [0.5], 10**400]
+)
 @pytest.mark.parametrize("scope", EVERY)
 def test_amounts_that_make_no_sense_are_refused(scope: str, amount: object) -> None:
     with pytest.raises(InputError, match=r"^The amount .* is not a number between 0 and 1: .*\.$"):
         allocate({"a": torch.rand(4)}, amount, scope)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("amount", [np.float32(0.5), np.float64(0.5), np.float16(0.5), Fraction(1, 2), 0, 1, np.int64(1)])
+@pytest.mark.parametrize(
+    "amount", [np.float32(0.5), np.float64(0.5), np.float16(0.5), Fraction(1, 2), 0, 1, np.int64(1)]
+)
 def test_numbers_of_any_kind_are_amounts(amount: float) -> None:
     checked = check_amount(amount)
     assert type(checked) is float

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -22,10 +21,9 @@ DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
 
 @pytest.fixture
-def spare_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def spare_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a test register criteria that are gone after it."""
     monkeypatch.setattr(criteria_registry.CRITERIA, "_items", dict(CRITERIA))
-    yield
 
 
 def some_weights(dtype: torch.dtype = torch.float32, seed: int = 0) -> dict[str, Tensor]:
@@ -105,11 +103,17 @@ def test_magnitude_against_its_definition(norm: str) -> None:
 
 
 extreme = st.sampled_from([0.0, -0.0, 1e-45, -1e-40, 1e-30, -1e-23, 1e-20, 1.0, -1.0, 1e20, -3e38])
-tiny_and_huge = st.lists(extreme | st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=4, max_size=4)
+tiny_and_huge = st.lists(
+    extreme | st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=4, max_size=4
+)
 
 
 @pytest.mark.parametrize("scope", sorted(SCOPES))
-@given(rows=st.lists(tiny_and_huge, min_size=1, max_size=6), amount=st.floats(0, 1), dtype=st.sampled_from(DTYPES))
+@given(
+    rows=st.lists(tiny_and_huge, min_size=1, max_size=6),
+    amount=st.floats(0, 1),
+    dtype=st.sampled_from(DTYPES),
+)
 @settings(max_examples=60, deadline=None)
 def test_both_norms_of_magnitude_give_the_same_masks(
     scope: str, rows: list[list[float]], amount: float, dtype: torch.dtype
@@ -126,7 +130,10 @@ def test_both_norms_of_magnitude_give_the_same_masks(
 
 
 def test_magnitude_does_not_tie_weights_whose_squares_vanish_or_overflow() -> None:
-    for dtype, values in ((torch.float32, [3e-30, 2e-30, 1e-30]), (torch.float16, [60000.0, 50000.0, 40000.0])):
+    for dtype, values in (
+        (torch.float32, [3e-30, 2e-30, 1e-30]),
+        (torch.float16, [60000.0, 50000.0, 40000.0]),
+    ):
         weights = {"w": torch.tensor(values, dtype=dtype)}
         kept = allocate(score("magnitude", weights, norm="l2"), 2 / 3, "global")["w"]
         assert kept.tolist() == [True, False, False]
@@ -159,7 +166,11 @@ def test_a_criterion_of_ones_own_is_its_formula() -> None:
         return -(weight.abs() ** power)
 
     entry = CRITERIA["smallest_last"]
-    assert (entry.needs, dict(entry.options), entry.summary) == (("weight",), {"power": 1.0}, "Negative size.")
+    assert (entry.needs, dict(entry.options), entry.summary) == (
+        ("weight",),
+        {"power": 1.0},
+        "Negative size.",
+    )
     assert score("smallest_last", {"w": torch.tensor([-3.0])}, power=2.0)["w"].tolist() == [-9.0]
 
 

@@ -67,7 +67,10 @@ def test_memory_layout_does_not_matter() -> None:
 def test_earlier_cuts_stay_and_the_pattern_keeps_what_it_can(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     scores = {"w": torch.randint(3, (4, 12, 2), generator=generator).float(), "v": torch.rand(2, 4)}
-    earlier = {"w": torch.rand(4, 12, 2, generator=generator) < 0.6, "elsewhere": torch.ones(3, dtype=torch.bool)}
+    earlier = {
+        "w": torch.rand(4, 12, 2, generator=generator) < 0.6,
+        "elsewhere": torch.ones(3, dtype=torch.bool),
+    }
     masks = keep_patterns(scores, parse("2:4"), already=earlier)
     assert list(masks) == ["w", "v"]
     assert not (masks["w"] & ~earlier["w"]).any()
@@ -103,8 +106,26 @@ def test_patterns_that_make_no_sense_are_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", ":", "2:", ":4", "2:4:8", "-1:4", "2.0:4", " 2:4", "2:4\n", "two:four", "channel", None, 4, "2:" + "9" * 5000]
+    "text",
+    [
+        "",
+        ":",
+        "2:",
+        ":4",
+        "2:4:8",
+        "-1:4",
+        "2.0:4",
+        " 2:4",
+        "2:4\n",
+        "two:four",
+        "channel",
+        None,
+        4,
+        "2:" + "9" * 5000,
+    ],
 )
 def test_other_granularities_are_refused(text: str) -> None:
-    with pytest.raises(InputError, match=r"(?s)There is no granularity '.*': choose weight, or a pattern N:M"):
+    with pytest.raises(
+        InputError, match=r"(?s)There is no granularity '.*': choose weight, or a pattern N:M"
+    ):
         parse(text)

@@ -66,7 +66,10 @@ def test_an_empty_registry_has_nothing_to_choose_from() -> None:
 
 def test_long_lists_are_pointed_to_rather_than_printed() -> None:
     known = [f"model{number}" for number in range(1000)]
-    assert unknown("model", "zzz", known, "the list of models") == "There is no model named 'zzz': see the list of models."
+    assert (
+        unknown("model", "zzz", known, "the list of models")
+        == "There is no model named 'zzz': see the list of models."
+    )
 
 
 parts = st.lists(st.text(max_size=5) | st.integers(), max_size=4)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ import torch
 from test_training import BATCH, Net, fresh, half_cut, same, toy
 from torch import Tensor
 
-from secateur import runs, store
-from secateur.errors import SecateurError, StoreError
+from secateur import run, runs, store
+from secateur.errors import StoreError
 from secateur.files import writing
 from secateur.runs import Run
 from secateur.steps import Context
@@ -154,7 +154,7 @@ def test_a_training_says_where_it_went_on(fuse: Fuse, tmp_path: Path) -> None:
 
 def kept(folder: Path) -> tuple[Any, ...]:
     """What must not depend on interruptions: weights, log, recipe, and results; and that nothing else is left."""
-    run = Run.open(folder)
+    found = Run.open(folder)
     assert sorted(path.name for path in folder.iterdir()) == [
         "metrics.jsonl", "model.safetensors", "recipe.yaml", "run.json",
     ]  # fmt: skip
@@ -162,7 +162,7 @@ def kept(folder: Path) -> tuple[Any, ...]:
         (folder / "model.safetensors").read_bytes(),
         (folder / "metrics.jsonl").read_bytes(),
         (folder / "recipe.yaml").read_bytes(),
-        [(entry["config"], entry["result"], entry["weights"]) for entry in run.history],
+        [(entry["config"], entry["result"], entry["weights"]) for entry in found.history],
     )
 
 
@@ -179,26 +179,20 @@ STEPS: tuple[Step, ...] = (
 def test_a_step_killed_at_any_moment_heals_when_it_is_given_again(number: int, fuse: Fuse, tmp_path: Path) -> None:
     """The worst moment is between the new weights and the run.json that tells of them."""
     name = ["run", "cut", "cut", "cut", "other"][number]
-
-    def before(root: Path) -> Context:
-        for step in STEPS[:number]:
-            step.perform(Context(root))
-        return Context(root)
-
-    context = before(tmp_path / "undisturbed")
+    start = tmp_path / "start"
+    start.mkdir()
+    for step in STEPS[:number]:
+        step.perform(Context(start))
     fuse.passed = 0
-    STEPS[number].perform(context)
+    STEPS[number].perform(Context(shutil.copytree(start, tmp_path / "undisturbed")))
     moments, expected = fuse.passed, kept(tmp_path / "undisturbed" / name)
-    for at in [*range(1, moments - 16, 5), *range(moments - 16, moments + 1)]:
-        context = before(tmp_path / str(at))
+    for at in [*range(1, moments - 14, 5), *range(moments - 14, moments + 1)]:
+        context = Context(shutil.copytree(start, tmp_path / str(at)))
         with survived(fuse, at):
             STEPS[number].perform(context)
-        (step,) = (STEPS[number],)
-        if number == 3 and len(Run.open(context.root / "cut").history) == 4:
-            continue  # done already: --again would rightly repeat it
-        step.perform(context)
-        found = kept(context.root / name)
-        assert found == expected, f"killed at moment {at} of {moments}"
+        done = number == 3 and len(Run.open(context.root / "cut").history) == 4  # --again would rightly repeat it
+        STEPS[2 if done else number].perform(context)
+        assert kept(context.root / name) == expected, f"killed at moment {at} of {moments}"
 
 
 def test_a_half_made_run_is_not_taken_for_a_finished_one(fuse: Fuse, tmp_path: Path) -> None:
@@ -298,7 +292,7 @@ def secateur(*words: str, folder: Path) -> subprocess.Popen[str]:
 RECIPE = """
 secateur: 1
 steps:
-- {do: train, model: convnet, data: digits, epochs: 8, optimizer: adam, lr: 0.01, ema: 0.9, augment: crop,
+- {do: train, model: convnet, data: digits, epochs: 8, optimizer: adam, lr: 0.01, ema: 0.9, augment: crop-flip,
    checkpoint_every: 5it, out: dense}
 - {do: prune, run: dense, amount: 0.7, out: cut}
 - {do: retrain, run: cut, epochs: 8, checkpoint_every: 3it}
@@ -313,44 +307,32 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> N
 
 
 @pytest.mark.slow
-def test_a_command_killed_for_good_ends_with_the_same_bytes(tmp_path: Path) -> None:
-    """SIGKILL at random moments of training and of retraining in place; the same command until it is done."""
+def test_a_command_stopped_at_random_moments_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    """SIGKILL while training, Ctrl-C while retraining in place; then the same command until it is done."""
     stream = random.Random(0)
     folders = tmp_path / "undisturbed", tmp_path / "disturbed"
     for folder in folders:
         folder.mkdir()
         (folder / "road.yaml").write_text(RECIPE)
-    undisturbed = secateur("run", "road.yaml", folder=folders[0])
-    for name in ("dense", "cut"):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    run(folders[0] / "road.yaml", folders[0])
+    torch.set_num_threads(threads)
+    for name, number in (("dense", signal.SIGKILL), ("cut", signal.SIGINT)):
         process = secateur("run", "road.yaml", folder=folders[1])
         wait_for((folders[1] / name / "checkpoint.safetensors").exists, process)
         time.sleep(stream.uniform(0, 0.4))
-        process.kill()
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
+        process.send_signal(number)
+        began = time.monotonic()
+        _, errors = process.communicate(timeout=60)
+        assert time.monotonic() - began < 10
+        if number == signal.SIGINT:
+            assert process.returncode == 130
+            assert errors == "secateur: stopped; give the same command again to continue.\n"
+        with pytest.raises(StoreError, match="unfinished") if name == "dense" else nullcontext():
+            Run.open(folders[1] / name)
     output, errors = secateur("run", "road.yaml", folder=folders[1]).communicate(timeout=120)
     assert "continued from iteration" in output
-    assert undisturbed.communicate(timeout=120)[1] == ""
+    assert errors == ""
     for name in ("dense", "cut"):
-        assert kept(folders[0] / name)[:3] == kept(folders[1] / name)[:3]
-
-
-@pytest.mark.slow
-def test_an_interrupt_ends_quickly_with_one_line_and_can_be_continued(tmp_path: Path) -> None:
-    words = ("train", "--model", "convnet", "--data", "digits", "--epochs", "2000", "--out", "run")
-    process = secateur(*words, folder=tmp_path)
-    wait_for((tmp_path / "run/metrics.jsonl").exists, process)
-    wait_for(lambda: len((tmp_path / "run/metrics.jsonl").read_text()) > 0, process)
-    process.send_signal(signal.SIGINT)
-    began = time.monotonic()
-    output, errors = process.communicate(timeout=60)
-    assert time.monotonic() - began < 10
-    assert process.returncode == 130
-    assert output == ""
-    assert errors == "secateur: stopped; give the same command again to continue.\n"
-    state = Checkpoint(tmp_path / "run", {})
-    assert state.found() is not None
-    row = json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[0])
-    assert row["epoch"] == 1
-    with pytest.raises(SecateurError, match="unfinished training"):
-        Run.open(tmp_path / "run")
+        assert kept(folders[0] / name) == kept(folders[1] / name)

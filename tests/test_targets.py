@@ -60,7 +60,14 @@ EXPECTED = {
         "attention.bias_v",
     },
     "norms": {
-        "bn.weight", "bn.bias", "ln.weight", "ln.bias", "gn.weight", "gn.bias", "custom.weight", "normed.bias",
+        "bn.weight",
+        "bn.bias",
+        "ln.weight",
+        "ln.bias",
+        "gn.weight",
+        "gn.bias",
+        "custom.weight",
+        "normed.bias",
     },
     "embeddings": {"embed.weight", "bag.weight"},
     "others": {"class_token", "relative_position_bias_table", "layer_scale", "logit_scale"},
@@ -87,7 +94,11 @@ def test_the_default_is_weights() -> None:
 
 def net() -> nn.Module:
     return nn.ModuleDict(
-        {"layer1": nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 4)), "layer10": nn.Linear(4, 4), "fc": nn.Linear(4, 2)}
+        {
+            "layer1": nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 4)),
+            "layer10": nn.Linear(4, 4),
+            "fc": nn.Linear(4, 2),
+        }
     )
 
 
@@ -125,7 +136,9 @@ def test_patterns_that_match_nothing_are_refused(argument: str, pattern: str) ->
 
 @pytest.mark.parametrize("include", ["weight", "", ["weights", "bias"], [None], [3]])
 def test_unknown_roles_are_refused(include: object) -> None:
-    with pytest.raises(InputError, match=r"There is no role '.*' to include: choose from weights, .* or all\."):
+    with pytest.raises(
+        InputError, match=r"There is no role '.*' to include: choose from weights, .* or all\."
+    ):
         prunable(net(), include=include)  # type: ignore[arg-type]
 
 

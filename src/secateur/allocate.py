@@ -188,7 +188,8 @@ def _total_cut(size: int, amount: float, spent: Counts) -> int:
 
 def _ranked(name: str, scores: Tensor, rule: Scope, earlier: Tensor | None) -> Tensor:
     """Flatten and normalise a tensor's scores; what is cut already ranks below everything (−∞)."""
-    flat = scores.flatten() if scores.is_floating_point() else scores.flatten().double()
+    flat = scores.detach().flatten()
+    flat = flat if flat.is_floating_point() else flat.double()
     if not bool(flat.isfinite().all()):
         raise InputError(f"The scores of {name} hold NaN or infinity: they cannot be ranked.")
     if earlier is None:

@@ -59,6 +59,8 @@ def write_container(
             raise StoreError(
                 f"Cannot write {path}: {error}; free some space or choose another path."
             ) from None
+        except KeyError as error:
+            raise InputError(f"Cannot write {path}: safetensors holds no tensors of {error}.") from None
 
 
 def read_container(path: str | os.PathLike[str], content: str) -> tuple[dict[str, Tensor], Any]:

@@ -119,7 +119,7 @@ class Masks(Mapping[str, Tensor]):
         Gradients of cut weights are zeroed before the step, so that they move neither momentum nor second
         moments; the weights are zeroed after it. The first zeroing happens at once. Call `remove()` on the
         result to let go, or use it in a `with`; call its `zero_gradients()` before clipping a gradient's norm.
-        Put the model on its device first.
+        Put the model on its device first. Zero times a gradient that has overflown is NaN, for cut weights too.
         """
         self.apply_(model)
         return Held(self.of(model), optimizer)

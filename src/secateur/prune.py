@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -65,8 +66,8 @@ def prune(
     criterion: str = "magnitude",
     scope: str = "global",
     include: str | Sequence[str] = ("weights",),
-    keep: str | Sequence[str] = (),
-    layers: str | Sequence[str] = (),
+    keep: str | Sequence[str] | None = (),
+    layers: str | Sequence[str] | None = (),
     masks: Mapping[str, Tensor] | None = None,
     seed: int = 0,
     inplace: bool = False,
@@ -155,7 +156,7 @@ def _copy(model: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(model)
     except Exception as error:
-        reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+        reason = re.split(r"\.\s|\n", str(error).strip())[0].rstrip(".") or type(error).__name__
         raise ModelError(
             f"{type(model).__name__} can't be copied ({reason}): prune it itself, with inplace=True."
         ) from error

@@ -73,8 +73,8 @@ def save(
 def read(path: str | os.PathLike[str]) -> Stored:
     """Read a model file without building anything. Raises `StoreError` for one that `save` did not write."""
     tensors, header = read_container(path, "model")
-    packed = {name.removeprefix(MASK): tensors.pop(name) for name in list(tensors) if name.startswith(MASK)}
     try:
+        packed = {name: tensors.pop(MASK + name) for name in header["masks"]}
         masks = Masks.unpack(packed, header["masks"])
         tensors.update({alias: tensors[name] for alias, name in header["tied"].items()})
         for name, mask in masks.items():
@@ -152,7 +152,10 @@ def put(state: Mapping[str, Tensor], model: nn.Module, source: str, *, dtypes: b
     if dtypes:
         for name, tensor in own.items():
             tensor.data = tensor.data.to(state[name].dtype)
-    model.load_state_dict(dict(state))
+    try:
+        model.load_state_dict(dict(state))
+    except RuntimeError as error:
+        raise ModelError(f"{type(model).__name__} does not take {source} ({str(error).splitlines()[-1].strip()}).") from error
 
 
 def write_tree(path: str | os.PathLike[str], tree: Mapping[str, Any]) -> None:
@@ -161,7 +164,10 @@ def write_tree(path: str | os.PathLike[str], tree: Mapping[str, Any]) -> None:
     Atomic. Raises `StoreError` where the file can't be written, `InputError` for anything else in the nest.
     """
     tensors: dict[str, Tensor] = {}
-    skeleton = _split(tree, tensors)
+    try:
+        skeleton = _split(tree, tensors)
+    except RecursionError:
+        raise InputError(f"Cannot write {path}: its content is nested too deeply, or in itself.") from None
     write_container(path, "tree", tensors, skeleton)
 
 

@@ -38,8 +38,8 @@ def role(module: nn.Module, name: str, parameter: nn.Parameter) -> str:
 def prunable(
     model: nn.Module,
     include: str | Iterable[str] = ("weights",),
-    keep: str | Iterable[str] = (),
-    layers: str | Iterable[str] = (),
+    keep: str | Iterable[str] | None = (),
+    layers: str | Iterable[str] | None = (),
 ) -> dict[str, nn.Parameter]:
     """Return name → parameter for everything a cut may touch, in the model's order, tied parameters once.
 
@@ -76,9 +76,9 @@ def prunable(
     return chosen
 
 
-def as_names(names: str | Iterable[str]) -> tuple[str, ...]:
-    """Return names as a tuple; a text alone is one name."""
-    return (names,) if isinstance(names, str) else tuple(names)
+def as_names(names: str | Iterable[str] | None) -> tuple[str, ...]:
+    """Return names as a tuple; a text alone is one name, None none."""
+    return (names,) if isinstance(names, str) else tuple(names or ())
 
 
 def matches(parameter_name: str, pattern: str) -> bool:

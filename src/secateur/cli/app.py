@@ -18,6 +18,9 @@ from secateur.steps import STEPS, Context, Step
 UsageProblem: Any = typer.BadParameter.__mro__[2]
 """typer's base of all mistakes on the command line: its own, or click's where it builds on click."""
 
+INTERRUPTED = 130
+"""The exit code after a Ctrl-C."""
+
 app = typer.Typer(
     name="secateur",
     help="Prune neural networks: train, cut, retrain, measure, compare, report.",
@@ -59,12 +62,14 @@ def main() -> None:
         message = error.format_message() or "say what to do; secateur --help lists the commands."
         _stop(" ".join(message.split()), 2)
     except (KeyboardInterrupt, typer.Abort):
-        _stop("stopped; give the same command again to continue.", 130)
+        code = INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except MemoryError:
         _stop("the memory is used up: choose a smaller batch size, model or data subset.", 2)
+    if code == INTERRUPTED:  # by typer, which takes a Ctrl-C for a wish to leave
+        _stop("stopped; give the same command again to continue.", INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
 
 

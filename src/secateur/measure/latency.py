@@ -111,7 +111,9 @@ def _timer(model: nn.Module, inputs: Inputs, threads: int) -> Timer:
 
 
 def _summary(batch: int, threads: int, measurements: list[Measurement]) -> Latency:
-    times = torch.tensor([time for measurement in measurements for time in measurement.times], dtype=torch.float64)
+    times = torch.tensor(
+        [time for measurement in measurements for time in measurement.times], dtype=torch.float64
+    )
     low, median, high = torch.quantile(times, torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)).tolist()
     runs = sum(measurement.number_per_run * len(measurement.raw_times) for measurement in measurements)
     return Latency(batch, median, high - low, runs, threads)

@@ -37,7 +37,8 @@ def build(
     _check_sizes(name, num_classes, input_shape)
     model = _build(name, num_classes, input_shape, args)
     spec = {"name": name, "args": args, "num_classes": num_classes, "input_shape": input_shape}
-    model.secateur_spec = spec  # type: ignore[assignment]  # what `secateur.save` stores to build it again
+    with suppress(TypeError, ValueError):  # no JSON
+        model.secateur_spec = json.loads(json.dumps(spec))
     return model
 
 
@@ -45,18 +46,13 @@ def _build(name: str, num_classes: int | None, input_shape: Shape | None, args: 
     prefix, colon, rest = name.partition(":")
     if user.is_user_code(name):
         with user.working_folder():
-            built = call(name, *user.resolve(name, num_classes, args))
-    elif not colon:
-        built = call(name, *_own(name, num_classes, input_shape, args))
-    elif not rest:
+            return call(name, *user.resolve(name, num_classes, args))
+    if not colon:
+        return call(name, *_own(name, num_classes, input_shape, args))
+    if not rest:
         raise InputError(f"'{name}' names no model: write {SOURCES[prefix].usage}.")
-    else:
-        with weights_only():
-            built = call(name, *SOURCES[prefix].resolve(rest, num_classes, input_shape, args))
-    spec = {"name": name, "args": args, "num_classes": num_classes, "input_shape": input_shape}
-    with suppress(TypeError, ValueError):
-        built.secateur_spec = json.loads(json.dumps(spec))
-    return built
+    with weights_only():
+        return call(name, *SOURCES[prefix].resolve(rest, num_classes, input_shape, args))
 
 
 def without_pretraining(name: str, args: Arguments) -> Arguments:

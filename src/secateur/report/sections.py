@@ -267,3 +267,9 @@ FIGURES: dict[str, Callable[[ReportContent], Iterator[Figure]]] = {
     "layers": layers,
     "training": training,
 }
+
+
+def figures(content: ReportContent) -> list[Figure]:
+    """Every figure of the report, in the page's order."""
+    own = [figure for make in FIGURES.values() for figure in make(content)]
+    return [*own, *(figure for found in safe_rates(content) for figure in found.figures)]

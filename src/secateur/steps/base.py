@@ -71,6 +71,12 @@ class Step(BaseModel):
         """Do the step."""
         raise AssertionError(f"{type(self).__name__} does nothing")
 
+    def __call__(
+        self, root: str | Path = ".", *, trust: bool = False, data_root: str | None = None
+    ) -> Outcome:
+        """Do the step from Python: `steps.Eval(run="runs/lenet5")()`; run folders lie below `root`."""
+        return self.perform(Context(Path(root), trust, data_root))
+
     @classmethod
     def loose_options(cls) -> dict[str, str]:
         """Return options a step takes beside its fields, with their help."""

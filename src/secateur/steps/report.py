@@ -11,6 +11,8 @@ from pydantic import Field
 from secateur.environment import command_line, environment
 from secateur.files import write_text
 from secateur.history import steps_of, write_recipe
+from secateur.progress import track
+from secateur.report import sections
 from secateur.report.content import ReportContent
 from secateur.runs import Run
 from secateur.steps.base import MACHINE, Context, DataRoot, Outcome, Step, Trust, step
@@ -29,6 +31,10 @@ class Report(Step):
     out: Annotated[str, Field(min_length=1, description="HTML file to write", json_schema_extra=MACHINE)] = (
         "report.html"
     )
+    charts: Annotated[
+        str | None,
+        Field(description="folder to write the page's charts to, as SVG and PNG", json_schema_extra=MACHINE),
+    ] = None
     title: Annotated[str, Field(description="title of the page", json_schema_extra=MACHINE)] = (
         "Pruning report"
     )
@@ -39,6 +45,7 @@ class Report(Step):
 
     def perform(self, context: Context) -> Outcome:
         """Measure, draw, write."""
+        from secateur.report.charts import save
         from secateur.report.html import render
 
         runs = open_runs(self.runs, context)
@@ -62,6 +69,10 @@ class Report(Step):
         page = render(content)
         write_text(out, page)
         write_text(again, recipe)
+        if self.charts is not None:
+            figures = sections.figures(content)
+            for figure in track(figures, "draw", len(figures)):
+                save(figure.chart, context.at(self.charts) / figure.key)
         size = len(page.encode()) / 1e6
         return Outcome((f"{out}: report of {len(runs)} runs ({size:.2f} MB); {again} is its recipe",))
 

@@ -48,6 +48,7 @@ class Train(Step, ModelChoice, DataChoice, TrainConfig):
     def perform(self, context: Context) -> Outcome:
         """Train, or continue a training that was interrupted."""
         folder = context.at(self.out)
+        _settle(folder)
         if is_done(folder, [self.identity()], self.overwrite):
             return Outcome((f"{folder} holds this training already; --overwrite repeats it.",))
         data = self.load_data(context)
@@ -90,6 +91,7 @@ class Retrain(Step, TrainConfig):
         """Retrain, or continue a retraining that was interrupted."""
         run = Run.open(context.at(self.run))
         folder = run.folder if self.out is None else context.at(self.out)
+        _settle(folder)
         planned = [*identities(run), self.identity()]
         if folder.resolve() == run.folder.resolve():
             if planned[-1] == planned[-2] and not self.again:
@@ -116,7 +118,7 @@ def _train(
     overwrite: bool,
 ) -> Outcome:
     """Train `model` into `folder`: the history's step number `start` of the run found in `run`."""
-    planned = {"history": identities(run), "step": this.identity()}
+    planned = {"steps": [*identities(run), this.identity()]}
     settings = TrainConfig(**{name: getattr(config, name) for name in TrainConfig.model_fields})
     with evaluating(model), torch.no_grad():  # what can't work is found before anything is written
         logits_of(model, data.example(2), data)
@@ -124,7 +126,7 @@ def _train(
     checkpoint = Checkpoint(folder, planned)
     in_place = start > 0 and folder.resolve() == run.folder.resolve()
     if not checkpoint.fits():
-        if overwrite or _is_recorded(checkpoint.found(), folder):
+        if overwrite:
             checkpoint.remove()
         if overwrite and not in_place:
             (folder / ABOUT).unlink(missing_ok=True)
@@ -141,12 +143,12 @@ def _train(
     return Outcome((*_lines(finished, fitted),), record={"run": str(folder), **result})
 
 
-def _is_recorded(found: Mapping[str, Any] | None, folder: Path) -> bool:
-    """Whether a checkpoint is of a training in the folder's history, which was stopped before it could clean up."""
-    if found is None or not (folder / ABOUT).exists():
-        return False
-    steps = [*found["history"], found["step"]]
-    return identities(Run.open(folder))[: len(steps)] == steps
+def _settle(folder: Path) -> None:
+    """Remove the checkpoint of a training that the folder's history tells of: it was stopped before it did so."""
+    checkpoint = Checkpoint(folder, {})
+    steps = (checkpoint.found() or {}).get("steps")
+    if steps and (folder / ABOUT).exists() and identities(Run.open(folder))[: len(steps)] == steps:
+        checkpoint.remove()
 
 
 RESULT = ("loss", "top1", "top5")

@@ -68,7 +68,7 @@ class Checkpoint:
         """Delete the checkpoint, if there is one, and what killed processes left of others."""
         if self.path is not None:
             self.path.unlink(missing_ok=True)
-            for rest in self.path.parent.glob(f".{FILE}.*.part"):
+            for rest in self.path.parent.glob(".*.part"):
                 rest.unlink(missing_ok=True)
 
     @staticmethod

@@ -1,0 +1,179 @@
+"""Put the tables that come from the code into the documentation.
+
+In docs/**/*.md, everything between `<!-- options: COMMAND -->` and `<!-- end -->` is replaced by the options of that
+command, and everything between `<!-- list: THINGS -->` and `<!-- end -->` by a list of what is registered. With
+--check nothing is written, and the exit code is 1 where a page is not up to date.
+
+    python docs/generate.py [--check]
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from secateur import CRITERIA, SCOPES, data, models
+from secateur.cli.app import app
+from secateur.data import AUGMENTATIONS
+from secateur.steps import STEPS
+from secateur.tables import COUNT, Column, Table
+from secateur.training.optimizers import OPTIMIZERS
+from secateur.training.schedules import SCHEDULES
+
+DOCS = Path(__file__).parent
+PLACE = re.compile(r"(<!-- (options|list): (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+MACHINE = "Where and how it runs; another value here does not make it another run:"
+
+
+def options(command: str) -> str:
+    """Return the options of `command`; of one that makes runs, those that only say where and how it runs come last."""
+    fields = STEPS[command].model_fields if command in STEPS else {}
+    machine = {name for name, field in fields.items() if field.json_schema_extra}
+    parameters = COMMANDS[command].params
+    aside = [entry for entry in parameters if entry.name in machine and not entry.required]
+    first = [entry for entry in parameters if entry not in aside]
+    if all(entry.required for entry in first):
+        return _options(parameters, recipe=bool(fields))
+    return f"\n\n{MACHINE}\n\n".join(_options(part, recipe=bool(fields)) for part in (first, aside) if part)
+
+
+def _options(parameters: Iterable[Any], recipe: bool) -> str:
+    columns = [Column("option", "Option"), Column("default", "Default"), Column("help", "What it says")]
+    if recipe:
+        columns.insert(1, Column("key", "In a recipe"))
+    return Table(columns, [_option(entry) for entry in parameters]).markdown()
+
+
+def _option(parameter: Any) -> dict[str, Any]:
+    text, _, default = (parameter.help or "").removesuffix("]").partition(" [default: ")
+    if not default and parameter.default not in (None, False):
+        default = str(parameter.default)
+    metavar = "" if getattr(parameter, "is_flag", False) else f" {parameter.metavar or 'TEXT'}"
+    names = [f"{name}{metavar}" for name in (*parameter.opts, *parameter.secondary_opts)]
+    named = parameter.opts[0].startswith("-")
+    return {
+        "option": " ".join(f"`{name}`" for name in names) if named else f"`{parameter.metavar}`",
+        "key": f"`{parameter.name}`",
+        "default": "required" if parameter.required else f"`{default}`" if default else None,
+        "help": text.removesuffix("."),
+    }
+
+
+def _models() -> Table:
+    columns = [
+        Column("name", "Model"),
+        Column("input", "Default input"),
+        Column("parameters", "Parameters", COUNT),
+        Column("summary", "What it is"),
+        Column("paper", "Paper"),
+    ]
+    rows = [
+        {**vars(row), "name": f"`{row.name}`", "input": "×".join(map(str, row.input_shape or ())) or None}
+        for row in models.names()
+    ]
+    return Table(columns, [{**row, "paper": row["paper"] or None} for row in rows])
+
+
+def _criteria() -> Table:
+    columns = [
+        Column("name", "Criterion"),
+        Column("summary", "Score"),
+        Column("granularities", "Granularities"),
+        Column("options", "Options"),
+        Column("paper", "Paper"),
+    ]
+    rows = [
+        {
+            "name": f"`{entry.name}`",
+            "summary": entry.summary.removesuffix("."),
+            "granularities": ", ".join(sorted(entry.granularities)),
+            "options": ", ".join(f"`{name}={value}`" for name, value in entry.options.items()) or None,
+            "paper": entry.paper,
+        }
+        for entry in CRITERIA.values()
+    ]
+    return Table(columns, rows)
+
+
+def _pairs(title: str, entries: Iterable[tuple[str, str]]) -> Table:
+    rows = [{"name": f"`{name}`", "summary": summary} for name, summary in entries]
+    return Table([Column("name", title), Column("summary", "What it is")], rows)
+
+
+def _documented(title: str, things: Mapping[str, Any]) -> Table:
+    return _pairs(title, ((name, _first_line(thing)) for name, thing in things.items()))
+
+
+def _first_line(thing: Any) -> str:
+    return (inspect.getdoc(thing) or "").partition("\n")[0].removesuffix(".")
+
+
+COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+LISTS: Mapping[str, Callable[[], Table]] = {
+    "models": _models,
+    "datasets": lambda: _pairs("Data", data.names()),
+    "criteria": _criteria,
+    "scopes": lambda: Table(
+        [Column("name", "Scope"), Column("summary", "How the amount is spread"), Column("paper", "Paper")],
+        [
+            {"name": f"`{scope.name}`", "summary": scope.summary, "paper": scope.paper}
+            for scope in SCOPES.values()
+        ],
+    ),
+    "augmentations": lambda: _pairs("Augmentation", ((name, a.summary) for name, a in AUGMENTATIONS.items())),
+    "optimizers": lambda: _documented("Optimiser", OPTIMIZERS),
+    "schedules": lambda: _documented("Schedule", SCHEDULES),
+    "commands": lambda: Table(
+        [Column("name", "Command"), Column("summary", "What it does")],
+        [
+            {
+                "name": f"[{name}](commands/{name}.md)",
+                "summary": command.help.partition("\n")[0].removesuffix("."),
+            }
+            for name, command in COMMANDS.items()
+        ],
+    ),
+}
+
+
+def filled(text: str) -> str:
+    """Return a page with all its tables as the code has them now."""
+
+    def content(match: re.Match[str]) -> str:
+        kind, name = match[2], match[3]
+        table = options(name) if kind == "options" else LISTS[name]().markdown()
+        return f"{match[1]}\n{table}\n\n{match[4]}"
+
+    return PLACE.sub(content, text)
+
+
+def stale() -> list[Path]:
+    """Return the pages that are not up to date."""
+    pages = sorted(DOCS.rglob("*.md"))
+    return [page for page in pages if filled(text := page.read_text(encoding="utf-8")) != text]
+
+
+def main() -> None:
+    """Write the pages, or check them."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit with 1 where a page is stale"
+    )
+    check = parser.parse_args().check
+    pages = stale()
+    for page in pages:
+        if not check:
+            page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")
+        print(f"{page.relative_to(DOCS.parent)}: {'not up to date' if check else 'updated'}")
+    sys.exit(1 if check and pages else 0)
+
+
+if __name__ == "__main__":
+    main()
