@@ -19,7 +19,8 @@ import torch
 from torch.nn import functional
 
 import secateur
-from harness import record
+from harness import parser, record
+from secateur.tables import MILLISECONDS, NUMBER, PERCENT, Column, Table
 
 BATCH, SPARSITY = 128, 0.8
 
@@ -56,36 +57,53 @@ def seconds(action: Callable[[], None], device: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--pairs", type=int, default=60)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--device", default="cpu")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    dense, masked = stepper(options.device, False), stepper(options.device, True)
+    given = options()
+    torch.set_num_threads(given.threads)
+    dense, masked = stepper(given.device, False), stepper(given.device, True)
     for step, _ in (dense, masked) * 3:
-        seconds(step, options.device)
+        seconds(step, given.device)
     pairs, upkeep = [], []
-    for turn in range(options.pairs):
+    for turn in range(given.pairs):
         order = (dense, masked) if turn % 2 == 0 else (masked, dense)
-        times = {kind: seconds(kind[0], options.device) for kind in order}
+        times = {kind: seconds(kind[0], given.device) for kind in order}
         pairs.append((times[dense], times[masked]))
-        upkeep.append(seconds(masked[1], options.device))
+        upkeep.append(seconds(masked[1], given.device))
     without, with_masks = (statistics.median(column) for column in zip(*pairs, strict=True))
     result = {
-        "step_ms": round(1e3 * without, 2),
-        "masked_step_ms": round(1e3 * with_masks, 2),
-        "ratio": round(statistics.median(after / before for before, after in pairs), 4),
-        "upkeep_ms": round(1e3 * statistics.median(upkeep), 3),
-        "upkeep_share": round(statistics.median(upkeep) / without, 4),
-        "pairs": options.pairs,
+        "model": "resnet20",
+        "step": without,
+        "masked_step": with_masks,
+        "ratio": statistics.median(after / before for before, after in pairs),
+        "upkeep": statistics.median(upkeep),
+        "upkeep_share": statistics.median(upkeep) / without,
+        "pairs": given.pairs,
     }
-    print(
-        f"step {result['step_ms']} ms, with masks {result['masked_step_ms']} ms: {result['ratio']:.3f} times; "
-        f"upkeep alone {result['upkeep_ms']} ms, {result['upkeep_share']:.2%} of a step"
+    columns = [
+        Column("model", "Model"),
+        Column("step", "Step", MILLISECONDS),
+        Column("masked_step", "Step with masks", MILLISECONDS),
+        Column("ratio", "Ratio", NUMBER),
+        Column("upkeep", "Upkeep alone", MILLISECONDS),
+        Column("upkeep_share", "Of a step", PERCENT),
+    ]
+    record(
+        "mask_overhead",
+        result,
+        table=Table(columns, [result]),
+        command="python benchmarks/mask_overhead.py",
+        batch=BATCH,
+        sparsity=SPARSITY,
+        device=given.device,
+        seed=0,
     )
-    facts = {"model": "resnet20", "batch": BATCH, "sparsity": SPARSITY, "device": options.device, "seed": 0}
-    print(record("mask_overhead", result, **facts))
+
+
+def options() -> argparse.Namespace:
+    made = parser(__doc__, data=False)
+    made.set_defaults(threads=2)
+    made.add_argument("--pairs", type=int, default=60, help="steps of each kind")
+    made.add_argument("--device", default="cpu", help="cpu or cuda")
+    return made.parse_args()
 
 
 if __name__ == "__main__":

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 import torch
-from test_training import toy
 from torch import Tensor, nn
 from torch.nn import functional
 
 import secateur
 from secateur.errors import InputError, ModelError, StoreError
 from secateur.training import train
+from test_training import toy
 
 pytestmark = pytest.mark.slow
 TWO = {"devices": 2, "accelerator": "cpu"}
@@ -61,17 +61,6 @@ def fresh() -> Net:
 MASKS = {"head.weight": torch.arange(144).reshape(4, 36) % 3 > 0}
 
 
-def close(one: nn.Module, other: nn.Module) -> None:
-    for (name, value), wanted in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
-        torch.testing.assert_close(value, wanted, rtol=1e-4, atol=1e-5, msg=name)
-
-
-def close_rows(one: Fit, other: Fit) -> None:
-    for row, wanted in zip(one.rows, other.rows, strict=True):
-        assert row == pytest.approx(wanted, rel=1e-4)
-        assert all(row[name] == wanted[name] for name in ("epoch", "iteration", "lr", "train_top1", "top1", "top5"))
-
-
 def test_one_process_two_and_one_again_train_what_one_does(tmp_path: Path) -> None:
     """45 samples in batches of 16: the last batch of 13 is shared out as 6 and 7."""
     undisturbed, model = fresh(), fresh()
@@ -88,7 +77,9 @@ def test_one_process_two_and_one_again_train_what_one_does(tmp_path: Path) -> No
     assert dict(os.environ) == variables
     whole = train(model, toy(), epochs=4, **common)
     assert whole.resumed_at == 9
-    for (name, value), wanted in zip(model.state_dict().items(), undisturbed.state_dict().values(), strict=True):
+    for (name, value), wanted in zip(
+        model.state_dict().items(), undisturbed.state_dict().values(), strict=True
+    ):
         torch.testing.assert_close(value, wanted, rtol=1e-4, atol=1e-5, msg=name)
     for row, expected in zip(whole.rows, alone.rows, strict=True):
         assert row == pytest.approx(expected, rel=1e-4)
@@ -127,7 +118,9 @@ def python(*words: str, folder: Path) -> subprocess.Popen[str]:
 
 def test_the_command_trains_in_two_processes(tmp_path: Path) -> None:
     """With BatchNorm: the accuracy told is that of the model kept, not of some process's own statistics."""
-    words = "-m secateur train --model convnet --data digits --epochs 2 --devices 2 --accelerator cpu --out run"
+    words = (
+        "-m secateur train --model convnet --data digits --epochs 2 --devices 2 --accelerator cpu --out run"
+    )
     process = python(*words.split(), folder=tmp_path)
     output, errors = process.communicate(timeout=120)
     assert (process.returncode, errors) == (0, "")
@@ -164,7 +157,7 @@ def test_a_script_with_a_main_guard_trains_and_ends_on_ctrl_c(tmp_path: Path) ->
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     began = time.monotonic()
-    output, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=60)
     assert time.monotonic() - began < 15
     assert errors.endswith("KeyboardInterrupt\n")
     length = log.stat().st_size

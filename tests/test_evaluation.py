@@ -30,7 +30,9 @@ def toy(train: int = 40, test: int = 23, classes: int = 7) -> Dataset:
 
 def classifier(classes: int = 7) -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(2, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(54, classes))
+    return nn.Sequential(
+        nn.Conv2d(2, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(54, classes)
+    )
 
 
 def plain(model: nn.Module, data: Dataset, split: Split) -> tuple[float, float, float]:
@@ -38,9 +40,11 @@ def plain(model: nn.Module, data: Dataset, split: Split) -> tuple[float, float, 
     model = model.double().eval()
     loss = hits = near = 0.0
     for image, label in zip(split.inputs, split.labels.tolist(), strict=True):
-        pixels = image.double() / 255
-        pixels = (pixels - torch.tensor(data.mean).double().view(-1, 1, 1)) / torch.tensor(data.std).double().view(-1, 1, 1)
-        logits = model(pixels[None])[0].tolist()
+        channels = [
+            (channel.double() / 255 - mean) / std
+            for channel, mean, std in zip(image, data.mean or (), data.std or (), strict=True)
+        ]
+        logits = model(torch.stack(channels)[None])[0].tolist()
         loss += math.log(sum(math.exp(value) for value in logits)) - logits[label]
         rank = sum(value > logits[label] for value in logits)
         hits += rank == 0
@@ -113,7 +117,9 @@ def test_an_unknown_split_is_refused() -> None:
 def test_sums_do_not_depend_on_when_they_are_looked_at() -> None:
     """A checkpoint in mid-epoch looks at the sums; the epoch's numbers must be the same bits without it."""
     stream = torch.Generator().manual_seed(0)
-    batches = [(torch.randn(9, 7, generator=stream), torch.randint(0, 7, (9,), generator=stream)) for _ in range(50)]
+    batches = [
+        (torch.randn(9, 7, generator=stream), torch.randint(0, 7, (9,), generator=stream)) for _ in range(50)
+    ]
     quiet, watched = Tally(), Tally()
     for number, (logits, labels) in enumerate(batches):
         loss = nn.functional.cross_entropy(logits, labels, reduction="sum")

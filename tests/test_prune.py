@@ -415,6 +415,12 @@ def test_models_with_nothing_to_prune_are_refused(model: nn.Module) -> None:
         prune(model, amount=0.5)
 
 
+@pytest.mark.parametrize("model", [None, nn.Linear, nn.Linear(2, 2).state_dict()], ids=str)
+def test_what_is_no_model_is_refused(model: Any) -> None:
+    with pytest.raises(InputError, match=r"A model is a torch\.nn\.Module"):
+        prune(model, amount=0.5)
+
+
 def test_the_package_gives_the_same_function() -> None:
     assert secateur.prune is prune
     model = net()

@@ -67,10 +67,10 @@ def test_cuts_fall_on_the_iteration_they_are_due_at(every: float) -> None:
         assert learning_rate(due, per_epoch, config) == 0.5**cut
 
 
-@given(
-    st.sampled_from(list(SCHEDULES)), st.integers(1, 50), st.integers(1, 20), st.data()
-)
-def test_no_rate_is_negative_or_above_the_peak(name: str, per_epoch: int, epochs: int, data: st.DataObject) -> None:
+@given(st.sampled_from(list(SCHEDULES)), st.integers(1, 50), st.integers(1, 20), st.data())
+def test_no_rate_is_negative_or_above_the_peak(
+    name: str, per_epoch: int, epochs: int, data: st.DataObject
+) -> None:
     config = TrainConfig(epochs=epochs, lr=0.1, schedule=name, milestones=(1, 2), warmup="3it")
     iteration = data.draw(st.integers(0, per_epoch * epochs - 1))
     assert 0 <= learning_rate(iteration, per_epoch, config) <= 0.1
@@ -78,7 +78,16 @@ def test_no_rate_is_negative_or_above_the_peak(name: str, per_epoch: int, epochs
 
 @pytest.mark.parametrize(
     ("text", "iterations"),
-    [("2ep", 200), ("0.5ep", 50), ("500it", 500), ("3%", 30), ("2", 200), (1, 100), (0.25, 25), ("  1 ep ", 100)],
+    [
+        ("2ep", 200),
+        ("0.5ep", 50),
+        ("500it", 500),
+        ("3%", 30),
+        ("2", 200),
+        (1, 100),
+        (0.25, 25),
+        ("  1 ep ", 100),
+    ],
 )
 def test_a_duration_counts_iterations(text: str | float, iterations: int) -> None:
     duration = Duration.parse(text)

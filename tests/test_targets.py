@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -171,6 +173,12 @@ def test_models_without_weights_are_refused(model: nn.Module) -> None:
         prunable(model)
 
 
+@pytest.mark.parametrize("model", [None, {}, nn.Linear, nn.Linear(2, 2).state_dict(), "lenet5"], ids=str)
+def test_what_is_no_model_is_refused(model: Any) -> None:
+    with pytest.raises(InputError, match=r"^A model is a torch\.nn\.Module, not (a|the class) \w+: .*\.$"):
+        prunable(model)
+
+
 def test_nothing_left_is_refused() -> None:
     with pytest.raises(ModelError, match="nothing to prune"):
         prunable(net(), keep=["*"])
@@ -208,4 +216,5 @@ def test_matching_and_naming() -> None:
     assert matches("a.b.weight", "a.b")
     assert not matches("a.bc.weight", "a.b")
     assert as_names("abc") == ("abc",)
+    assert as_names(None) == as_names(()) == ()
     assert as_names(["a", "b"]) == ("a", "b")

@@ -79,7 +79,9 @@ OPTIMIZER_SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def plain_loop(model: Net, data: Dataset, config: TrainConfig, masks: dict[str, Tensor]) -> tuple[nn.Module, list[Tensor]]:
+def plain_loop(
+    model: Net, data: Dataset, config: TrainConfig, masks: dict[str, Tensor]
+) -> tuple[nn.Module, list[Tensor]]:
     """The same training by hand: torch's optimiser, its clipping, masks multiplied in, an average in float64."""
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = {
@@ -101,7 +103,9 @@ def plain_loop(model: Net, data: Dataset, config: TrainConfig, masks: dict[str, 
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(iteration, len(batches), config)
         optimizer.zero_grad()
-        functional.cross_entropy(model(batch.inputs), batch.labels, label_smoothing=config.label_smoothing).backward()
+        functional.cross_entropy(
+            model(batch.inputs), batch.labels, label_smoothing=config.label_smoothing
+        ).backward()
         for name, mask in masks.items():
             named[name].grad[~mask] = 0  # type: ignore[index]
         norms.append(torch.linalg.vector_norm(torch.cat([w.grad.flatten() for w in weights])))  # type: ignore[union-attr]
@@ -113,7 +117,9 @@ def plain_loop(model: Net, data: Dataset, config: TrainConfig, masks: dict[str, 
             named[name].data[~mask] = 0
         state = [value.double() for value in model.state_dict().values()]
         decay = config.ema or 0.0
-        average = [decay * a + (1 - decay) * s for a, s in zip(average, state, strict=True)] if average else state
+        average = (
+            [decay * a + (1 - decay) * s for a, s in zip(average, state, strict=True)] if average else state
+        )
     assert config.clip_norm is None or max(norms) > config.clip_norm
     return model, average
 
@@ -128,8 +134,13 @@ def plain_loop(model: Net, data: Dataset, config: TrainConfig, masks: dict[str, 
 def test_training_is_the_plain_loop(optimizer: str, pruned: bool, extra: dict[str, Any]) -> None:
     """Clipping with masks must not count the gradients of cut weights: the plain loop doesn't."""
     config = TrainConfig(
-        epochs=3, batch_size=BATCH, optimizer=optimizer, weight_decay=0.01, channels_last=False,
-        **OPTIMIZER_SETTINGS[optimizer], **extra,
+        epochs=3,
+        batch_size=BATCH,
+        optimizer=optimizer,
+        weight_decay=0.01,
+        channels_last=False,
+        **OPTIMIZER_SETTINGS[optimizer],
+        **extra,
     )
     masks = half_cut(Net()) if pruned else {}
     model = fresh()
@@ -142,11 +153,15 @@ def test_training_is_the_plain_loop(optimizer: str, pruned: bool, extra: dict[st
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("extra", [{}, {"ema": 0.9}, {"precision": "bf16-mixed"}, {"clip_norm": 0.1}], ids=str)
+@pytest.mark.parametrize(
+    "extra", [{}, {"ema": 0.9}, {"precision": "bf16-mixed"}, {"clip_norm": 0.1}], ids=str
+)
 def test_cut_weights_stay_exactly_zero(optimizer: str, extra: dict[str, Any]) -> None:
     model = fresh()
     masks = half_cut(model)
-    train(model, toy(), masks=masks, epochs=2, batch_size=BATCH, optimizer=optimizer, weight_decay=0.1, **extra)
+    train(
+        model, toy(), masks=masks, epochs=2, batch_size=BATCH, optimizer=optimizer, weight_decay=0.1, **extra
+    )
     for name, mask in masks.items():
         weight = model.get_parameter(name)
         assert not weight[~mask].any()
@@ -220,7 +235,13 @@ def test_frozen_layers_stay_frozen() -> None:
     model.norm.requires_grad_(False)
     model.hidden.weight.requires_grad_(False)
     before = copied(model)
-    train(model, toy(), masks={"hidden.weight": torch.ones(12, 64, dtype=torch.bool)}, epochs=1, batch_size=BATCH)
+    train(
+        model,
+        toy(),
+        masks={"hidden.weight": torch.ones(12, 64, dtype=torch.bool)},
+        epochs=1,
+        batch_size=BATCH,
+    )
     changed = {name for name, value in copied(model).items() if not torch.equal(value, before[name])}
     assert changed == {"conv.weight", "hidden.bias", "head.weight", "head.bias"}
     assert not model.hidden.weight.requires_grad
@@ -255,7 +276,15 @@ def test_what_was_lent_comes_back(lr: float) -> None:
 def test_a_training_that_diverges_says_so(extra: dict[str, Any], tmp_path: Path) -> None:
     settings = {"epochs": 6, "batch_size": BATCH, "lr": 1e20, **extra}
     with pytest.raises(ModelError, match=r"infinite or NaN in epoch \d: try a lower learning rate\.$"):
-        train(fresh(), toy(), folder=tmp_path, optimizer="adam", weight_decay=1.0, checkpoint_every="1it", **settings)
+        train(
+            fresh(),
+            toy(),
+            folder=tmp_path,
+            optimizer="adam",
+            weight_decay=1.0,
+            checkpoint_every="1it",
+            **settings,
+        )
     assert not (tmp_path / "checkpoint.safetensors").exists(), "a lost training must not stand in the way"
 
 
@@ -296,8 +325,9 @@ def test_half_precision_trains_nearly_the_same() -> None:
 
 
 def test_the_log_holds_one_row_an_epoch_and_is_appended_to(tmp_path: Path) -> None:
-    first = train(fresh(), toy(), folder=tmp_path, context={"step": 0, "do": "train"}, epochs=2, batch_size=BATCH).rows
-    second = train(fresh(), toy(), folder=tmp_path, context={"step": 1, "do": "retrain"}, epochs=1, batch_size=BATCH).rows
+    common: dict[str, Any] = {"folder": tmp_path, "batch_size": BATCH}
+    first = train(fresh(), toy(), context={"step": 0, "do": "train"}, epochs=2, **common).rows
+    second = train(fresh(), toy(), context={"step": 1, "do": "retrain"}, epochs=1, **common).rows
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert lines == first + second
     assert list(lines[0]) == [
@@ -324,7 +354,12 @@ def test_tensorboard_files_hold_each_point_once_also_after_an_interruption(
 ) -> None:
     from secateur.training import loop
 
-    settings: dict[str, Any] = {"epochs": 4, "batch_size": BATCH, "tensorboard": True, "checkpoint_every": "2ep"}
+    settings: dict[str, Any] = {
+        "epochs": 4,
+        "batch_size": BATCH,
+        "tensorboard": True,
+        "checkpoint_every": "2ep",
+    }
     evaluations = []
 
     def stops(*args: Any, **options: Any) -> dict[str, float]:
@@ -333,8 +368,8 @@ def test_tensorboard_files_hold_each_point_once_also_after_an_interruption(
             raise KeyboardInterrupt
         return secateur.evaluate(*args, **options)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(loop, "evaluate", stops)
+    monkeypatch.setattr(loop, "evaluate", stops)
+    with pytest.raises(KeyboardInterrupt):
         train(fresh(), toy(), folder=tmp_path, **settings)
     result = train(fresh(), toy(), folder=tmp_path, **settings)
     assert result.resumed_at == 6

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import InputError
+from secateur.targets import require_module
 
 
 class Masks(Mapping[str, Tensor]):
@@ -89,6 +90,7 @@ class Masks(Mapping[str, Tensor]):
         A tied parameter answers to each of its names. Raises `InputError` where the model has no such parameter
         or another shape.
         """
+        require_module(model)
         parameters = dict(model.named_parameters(remove_duplicate=False))
         pairs = []
         for name, mask in self.items():

@@ -19,6 +19,7 @@ from secateur.container import NONSENSE, dense, read_container, write_container
 from secateur.errors import InputError, ModelError, StoreError
 from secateur.masks import Masks
 from secateur.prune import Pruned
+from secateur.targets import require_module
 
 MASK = "mask:"
 PLAIN = (bool, int, float, str, type(None))
@@ -139,6 +140,7 @@ def put(state: Mapping[str, Tensor], model: nn.Module, source: str, *, dtypes: b
 
     The model keeps its own dtypes unless `dtypes` gives it those of `state`.
     """
+    require_module(model)
     own = model.state_dict(keep_vars=True)
     _check_dense(own, model)
     missing, foreign = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
@@ -155,7 +157,9 @@ def put(state: Mapping[str, Tensor], model: nn.Module, source: str, *, dtypes: b
     try:
         model.load_state_dict(dict(state))
     except RuntimeError as error:
-        raise ModelError(f"{type(model).__name__} does not take {source} ({str(error).splitlines()[-1].strip()}).") from error
+        raise ModelError(
+            f"{type(model).__name__} does not take {source} ({str(error).splitlines()[-1].strip()})."
+        ) from error
 
 
 def write_tree(path: str | os.PathLike[str], tree: Mapping[str, Any]) -> None:

@@ -51,6 +51,7 @@ def prunable(
     Raises `InputError` for an unknown role or a pattern that matches nothing, `ModelError` for a model with
     nothing to prune, or with weights that are NaN, infinite or not there yet.
     """
+    require_module(model)
     wanted, keep, layers = _roles(include), as_names(keep), as_names(layers)
     aliases: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -74,6 +75,13 @@ def prunable(
         raise ModelError("There is nothing to prune: no parameter is left after include, keep and layers.")
     check_finite(chosen)
     return chosen
+
+
+def require_module(model: object) -> None:
+    """Raise `InputError` unless `model` is an `nn.Module`."""
+    if not isinstance(model, nn.Module):
+        what = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
+        raise InputError(f"A model is a torch.nn.Module, not {what}: pass the model itself.")
 
 
 def as_names(names: str | Iterable[str] | None) -> tuple[str, ...]:

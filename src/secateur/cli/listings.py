@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -66,4 +67,4 @@ def list_criteria(format: Format = "text") -> None:
     show(Outcome(table=Table(columns, rows), record=rows), format)
 
 
-COMMANDS = {"models": list_models, "datasets": list_datasets, "criteria": list_criteria}
+COMMANDS: dict[str, Callable[..., None]] = {"models": list_models, "datasets": list_datasets, "criteria": list_criteria}

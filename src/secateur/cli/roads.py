@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -37,4 +38,4 @@ def demo(root: Annotated[Path, typer.Option("--out", help="Folder to work in.")]
     typer.echo(f"Open {root / 'report.html'} in a browser.")
 
 
-COMMANDS = {"run": run, "demo": demo}
+COMMANDS: dict[str, Callable[..., None]] = {"run": run, "demo": demo}

@@ -107,7 +107,8 @@ def _timer(model: nn.Module, inputs: Inputs, threads: int) -> Timer:
     forward(model, inputs)
     args, kwargs = arguments(inputs)
     names = {"model": model, "args": args, "kwargs": kwargs}
-    return _benchmark().Timer("model(*args, **kwargs)", globals=names, num_threads=threads)
+    timer: Timer = _benchmark().Timer("model(*args, **kwargs)", globals=names, num_threads=threads)
+    return timer
 
 
 def _summary(batch: int, threads: int, measurements: list[Measurement]) -> Latency:
