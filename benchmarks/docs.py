@@ -25,7 +25,7 @@ def block(name: str) -> str:
     content = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
     where = content["environment"]
     origin = (
-        f"`{content['command']}` on {where['processor']}, {where['cores']} cores, {where['threads']} threads, "
+        f"`{content['command']}` on {where['processor']}, {where['cores']} cores, threads used: {where['threads']}, "
         f"torch {where['torch']}, {where['date']}."
     )
     return f"\n{content['table']}\n\n{origin}\n\n"

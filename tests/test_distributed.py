@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,10 +19,10 @@ from torch.nn import functional
 
 import secateur
 from secateur.errors import InputError, ModelError, StoreError
-from secateur.training import train
+from secateur.training import TrainConfig, processes, train
+from secateur.training.loop import fit, make_fabric
 from test_training import toy
 
-pytestmark = pytest.mark.slow
 TWO = {"devices": 2, "accelerator": "cpu"}
 SETTINGS: dict[str, Any] = {
     "batch_size": 16, "lr": 0.05, "schedule": "constant", "clip_norm": 0.5, "ema": 0.5, "nesterov": True,
@@ -61,6 +62,7 @@ def fresh() -> Net:
 MASKS = {"head.weight": torch.arange(144).reshape(4, 36) % 3 > 0}
 
 
+@pytest.mark.slow
 def test_one_process_two_and_one_again_train_what_one_does(tmp_path: Path) -> None:
     """45 samples in batches of 16: the last batch of 13 is shared out as 6 and 7."""
     undisturbed, model = fresh(), fresh()
@@ -89,10 +91,27 @@ def test_one_process_two_and_one_again_train_what_one_does(tmp_path: Path) -> No
     assert torch.equal(torch.get_rng_state(), random)
 
 
-def test_an_error_of_the_writing_process_ends_all_and_comes_back(tmp_path: Path) -> None:
+def test_an_error_of_a_process_comes_back_as_what_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one counts: what other processes meet follows from it."""
+    monkeypatch.setenv(processes.EXCHANGE, str(tmp_path))
     (tmp_path / "metrics.jsonl").mkdir()
-    with pytest.raises(StoreError, match=r"metrics\.jsonl"):
-        train(fresh(), toy(), folder=tmp_path, epochs=1, **TWO, **SETTINGS)
+    config = TrainConfig(**SETTINGS)
+    processes._pack(tmp_path / processes.PARCEL, fresh(), toy(), config, {"folder": tmp_path})
+    with pytest.raises(StoreError) as caught:
+        processes._work(make_fabric(config))
+    processes._report(ModelError("The connection was closed."))
+    told = processes._told(tmp_path)
+    assert isinstance(told, StoreError)
+    assert "metrics.jsonl" in str(told)
+    assert str(told) == str(caught.value)
+
+
+def test_batches_too_small_for_the_processes_are_refused() -> None:
+    fabric: Any = SimpleNamespace(world_size=2, global_rank=0, device=torch.device("cpu"))
+    with pytest.raises(InputError, match="Batches of 1 can't be shared out over 2 devices"):
+        fit(fresh(), toy(), TrainConfig(batch_size=1), fabric)
 
 
 def test_what_cannot_be_shared_out_is_refused() -> None:
@@ -116,6 +135,7 @@ def python(*words: str, folder: Path) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_command_trains_in_two_processes(tmp_path: Path) -> None:
     """With BatchNorm: the accuracy told is that of the model kept, not of some process's own statistics."""
     words = (
@@ -148,6 +168,7 @@ def main():
 """
 
 
+@pytest.mark.slow
 def test_a_script_with_a_main_guard_trains_and_ends_on_ctrl_c(tmp_path: Path) -> None:
     """Only the parent is interrupted here; on a terminal, its processes are as well."""
     (tmp_path / "script.py").write_text(SCRIPT + 'if __name__ == "__main__":\n    main()\n')
@@ -166,6 +187,7 @@ def test_a_script_with_a_main_guard_trains_and_ends_on_ctrl_c(tmp_path: Path) ->
     assert (tmp_path / "run/checkpoint.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_a_script_without_a_main_guard_is_told_so(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT + "main()\n")
     process = python("script.py", folder=tmp_path)

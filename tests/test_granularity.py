@@ -14,7 +14,7 @@ from torch import Tensor
 from secateur.errors import InputError
 from secateur.granularity import keep_pattern, keep_patterns, misfit, parse
 
-PATTERNS = ["1:1", "1:2", "1:4", "2:4", "3:4", "4:4", "2:8", "5:6"]
+PATTERNS = ["1:1", "1:2", "1:4", "2:4", "3:4", "4:4", "2:8", "5:6", "7:40"]
 SHAPES = [(3, 2), (5, 1, 3, 3), (2, 3, 1), (1, 2, 2, 1, 2), (0, 1), (4, 0, 3, 3), (2, 5, 0, 3)]
 
 

@@ -288,15 +288,16 @@ def test_a_training_that_diverges_says_so(extra: dict[str, Any], tmp_path: Path)
     assert not (tmp_path / "checkpoint.safetensors").exists(), "a lost training must not stand in the way"
 
 
-def test_models_that_cannot_be_trained_are_refused() -> None:
+def test_models_that_cannot_be_trained_are_refused_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no trainable parameter"):
         train(fresh().requires_grad_(False), toy())
     with pytest.raises(ModelError, match="no trainable parameter"):
         train(nn.Flatten(), toy())
     with pytest.raises(ModelError, match="4 classes: build the model with num_classes=4"):
-        train(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), toy())
+        train(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), toy(), folder=tmp_path)
     with pytest.raises(ModelError, match="cannot take the 1×8×8 inputs of toy"):
-        train(nn.Sequential(nn.Conv2d(3, 4, 8), nn.Flatten()), toy())
+        train(nn.Sequential(nn.Conv2d(3, 4, 8), nn.Flatten()), toy(), folder=tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_settings_that_cannot_work_are_refused() -> None:

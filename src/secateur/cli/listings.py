@@ -67,4 +67,8 @@ def list_criteria(format: Format = "text") -> None:
     show(Outcome(table=Table(columns, rows), record=rows), format)
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"models": list_models, "datasets": list_datasets, "criteria": list_criteria}
+COMMANDS: dict[str, Callable[..., None]] = {
+    "models": list_models,
+    "datasets": list_datasets,
+    "criteria": list_criteria,
+}

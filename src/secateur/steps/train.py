@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from secateur import models
 from secateur.data import Dataset
-from secateur.modes import evaluating
 from secateur.runs import ABOUT, Run
 from secateur.seeds import seed_of
 from secateur.steps.base import (
@@ -33,7 +32,7 @@ from secateur.steps.base import (
 from secateur.steps.choices import DataChoice, ModelChoice
 from secateur.training import Fit, TrainConfig, evaluate, train
 from secateur.training.checkpoint import Checkpoint
-from secateur.training.evaluation import logits_of
+from secateur.training.evaluation import try_out
 from secateur.training.journal import Journal, read_journal
 from secateur.training.loop import make_fabric
 
@@ -120,8 +119,7 @@ def _train(
     """Train `model` into `folder`: the history's step number `start` of the run found in `run`."""
     planned = {"steps": [*identities(run), this.identity()]}
     settings = TrainConfig(**{name: getattr(config, name) for name in TrainConfig.model_fields})
-    with evaluating(model), torch.no_grad():  # what can't work is found before anything is written
-        logits_of(model, data.example(2), data)
+    try_out(model, data)  # what can't work is found before anything is written
     make_fabric(settings)
     checkpoint = Checkpoint(folder, planned)
     in_place = start > 0 and folder.resolve() == run.folder.resolve()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from secateur.data import Batches, Dataset
+from secateur.data.dataset import each
 from secateur.errors import ModelError
 from secateur.modes import evaluating
 from secateur.progress import bar
@@ -80,12 +81,11 @@ def evaluate(
     The model stays on the device it is on and comes back in the mode it was in. Raises `ModelError` where its
     output is not [batch, classes].
     """
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     batches = Batches(
         data,
         split,
         batch_size,
-        device=device,
+        device=_device(model),
         rank=fabric.global_rank if fabric else 0,
         world=fabric.world_size if fabric else 1,
         channels_last=channels_last,
@@ -103,6 +103,12 @@ def evaluate(
                 tally.add(logits, batch.labels, loss)
             running.advance()
     return tally.reduced(fabric).means()
+
+
+def try_out(model: nn.Module, data: Dataset) -> None:
+    """Run two samples through `model` in eval mode. Raises `ModelError` where model and data don't fit."""
+    with evaluating(model), torch.no_grad():
+        logits_of(model, each(lambda tensor: tensor.to(_device(model)), data.example(2)), data)
 
 
 def logits_of(model: nn.Module, inputs: Any, data: Dataset) -> Tensor:
@@ -127,3 +133,7 @@ def logits_of(model: nn.Module, inputs: Any, data: Dataset) -> Tensor:
             f"build the model with num_classes={data.num_classes}."
         )
     return logits
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))

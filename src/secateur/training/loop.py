@@ -29,7 +29,7 @@ from secateur.seeds import seed_of
 from secateur.training.checkpoint import Checkpoint
 from secateur.training.config import TrainConfig
 from secateur.training.duration import Duration
-from secateur.training.evaluation import Tally, evaluate, logits_of
+from secateur.training.evaluation import Tally, evaluate, logits_of, try_out
 from secateur.training.journal import Journal, Row
 from secateur.training.optimizers import OPTIMIZERS
 from secateur.training.schedules import learning_rate
@@ -72,6 +72,7 @@ def fit(
     per_epoch, total = len(batches), len(batches) * config.epochs
     every = max(1, Duration.parse(config.checkpoint_every).iterations(per_epoch, total))
     enough = min(config.batch_size, len(data.train), 2 * fabric.world_size)
+    try_out(model, data)
     optimizer = OPTIMIZERS[config.optimizer](_trainable(model), config)
     checkpoint = Checkpoint(folder, identity or {})
     title = str((context or {}).get("do", "train"))

@@ -85,6 +85,8 @@ def _work(fabric: Fabric) -> None:
         fitted = fit(model, data, config, fabric, **arguments)
         if fabric.is_global_zero:
             write_tree(folder / RESULT, {"model": model.state_dict(), "fit": vars(fitted)})
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()  # left to the end of the process, its threads may abort it
     except SecateurError as error:
         _report(error)
         raise
