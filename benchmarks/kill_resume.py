@@ -19,6 +19,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import torch
+
 from harness import parser, record
 from secateur.runs import Run
 from secateur.tables import COUNT, Column, Table
@@ -59,6 +61,7 @@ def options() -> argparse.Namespace:
 
 def main() -> None:
     given = options()
+    torch.set_num_threads(1)  # as the trainings, so that the record says so
     if given.data_root:
         model, data, epochs = "lenet5", "mnist", given.epochs or 4
         words = ["--data-root", str(Path(given.data_root).absolute())]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -107,6 +108,71 @@ def test_a_second_call_does_nothing_and_says_so(secateur_command, trained):
     assert (trained / "cut/run.json").stat().st_mtime_ns == before
 
 
+def test_the_version(secateur_command):
+    shown = secateur_command("--version")
+    assert (shown.code, shown.out) == (0, f"secateur {secateur.__version__}\n")
+
+
+def test_a_recipe_is_taken_once(secateur_command, tmp_path):
+    """Whatever later steps did to a folder, a step done already is known again."""
+    (tmp_path / "recipe.yaml").write_text(
+        """
+        secateur: 1
+        steps:
+        - {do: train, model: convnet, data: digits, epochs: 1, batch_size: 256, out: dense}
+        - {do: prune, run: dense, amount: 0.5, out: cut}
+        - {do: retrain, run: dense, lr: 0.01, train_subset: 300}
+        - {do: retrain, run: dense, lr: 0.001, train_subset: 300}
+        - {do: retrain, run: dense, lr: 0.001, train_subset: 300}
+        """
+    )
+    assert secateur_command("run", "recipe.yaml").code == 0
+    before = snapshot(tmp_path)
+    again = secateur_command("run", "recipe.yaml")
+    assert again.code == 0
+    assert all("already" in line for line in again.out.splitlines())
+    assert snapshot(tmp_path) == before
+    history = json.loads((tmp_path / "dense/run.json").read_text())["history"]
+    assert [entry["do"] for entry in history] == ["train", "retrain", "retrain", "retrain"]
+
+
+def test_a_recipe_does_not_build_on_what_has_gone_on(secateur_command, tmp_path):
+    steps = "secateur: 1\nsteps:\n- {do: train, model: convnet, data: digits, epochs: 1, batch_size: 256, out: dense}\n"
+    (tmp_path / "recipe.yaml").write_text(steps)
+    assert secateur_command("run", "recipe.yaml").code == 0
+    assert secateur_command("retrain", "dense", "--train-subset", "300").code == 0
+    (tmp_path / "recipe.yaml").write_text(steps + "- {do: prune, run: dense, amount: 0.5, out: cut}\n")
+    refused = secateur_command("run", "recipe.yaml")
+    assert refused.code == 2
+    assert "gone on" in refused.err
+    assert not (tmp_path / "cut").exists()
+
+
+@pytest.mark.parametrize("do", ["train", "import"])
+def test_a_recipe_runs_no_code_unasked(secateur_command, tmp_path, do):
+    (tmp_path / f"mine_{do}.py").write_text("from pathlib import Path\nPath('ran').touch()\n")
+    (tmp_path / "recipe.yaml").write_text(
+        f"secateur: 1\nsteps:\n- {{do: {do}, model: 'mine_{do}:make', data: digits, out: x}}\n"
+    )
+    refused = secateur_command("run", "recipe.yaml")
+    assert refused.code == 2
+    assert "--trust" in refused.err
+    assert not (tmp_path / "ran").exists()
+    secateur_command("run", "recipe.yaml", "--trust")
+    assert (tmp_path / "ran").exists()
+
+
+def test_files_are_readable_by_others(trained):
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (trained / "dense").iterdir()}
+    assert set(modes.values()) == {0o666 & ~current_umask()}, modes
+
+
+def current_umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
 def test_every_command_has_help(secateur_command):
     for command in (
         "train",
@@ -152,6 +218,14 @@ MISTAKES = {
         "muscles",
     ),
     "n:m with n > m": (["prune", "RUNS/dense", "--granularity", "4:2", "--out", "x"], "4:2"),
+    "scope beside n:m": (
+        ["prune", "RUNS/dense", "--granularity", "2:4", "--scope", "erk", "--out", "x"],
+        "erk",
+    ),
+    "report of two runs of one name": (
+        ["report", "RUNS/dense", "TWIN/dense", "--no-latency", "--out", "r.html"],
+        "one name",
+    ),
     "amount beside n:m": (
         ["prune", "RUNS/dense", "--granularity", "2:4", "--amount", "0.9", "--out", "x"],
         "leave amount out",
@@ -249,6 +323,7 @@ def workshop(trained, tmp_path):
         (tmp_path / name).mkdir()
         for file in ("run.json", "model.safetensors"):
             (tmp_path / name / file).write_bytes((trained / "dense" / file).read_bytes())
+    shutil.copytree(trained / "dense", tmp_path / "TWIN/dense")
     (tmp_path / "BROKEN/run.json").write_text('{"format": 1,')
     whole = (trained / "dense/model.safetensors").read_bytes()
     (tmp_path / "TRUNCATED/model.safetensors").write_bytes(whole[: len(whole) // 2])

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import ProcessException
 from torch.nn import functional
 
 import secateur
@@ -98,11 +99,13 @@ def test_an_error_of_a_process_comes_back_as_what_it_was(
     monkeypatch.setenv(processes.EXCHANGE, str(tmp_path))
     (tmp_path / "metrics.jsonl").mkdir()
     config = TrainConfig(**SETTINGS)
-    processes._pack(tmp_path / processes.PARCEL, fresh(), toy(), config, {"folder": tmp_path})
+    arguments = {"config": config, "folder": tmp_path, "masks": MASKS}
+    parcel = processes._pack(tmp_path / processes.TENSORS, fresh(), toy(), arguments)
+    monkeypatch.setattr(processes, "_fetch", lambda socket: parcel)
     with pytest.raises(StoreError) as caught:
         processes._work(make_fabric(config))
     processes._report(ModelError("The connection was closed."))
-    told = processes._told(tmp_path)
+    told = processes._reason(tmp_path, ProcessException("", 0, 1))
     assert isinstance(told, StoreError)
     assert "metrics.jsonl" in str(told)
     assert str(told) == str(caught.value)
@@ -158,8 +161,10 @@ import secateur
 from torch import nn
 
 class Net(nn.Sequential):
+    "So deep that even without its tensors it does not fit into a pipe."
+
     def __init__(self):
-        super().__init__(nn.Flatten(), nn.Linear(64, 10))
+        super().__init__(nn.Flatten(), nn.Linear(64, 10), *(nn.Identity() for _ in range(2000)))
 
 def main():
     data = secateur.load_data("digits")

@@ -379,7 +379,7 @@ def test_amounts_that_make_no_sense_are_refused(amount: Any, granularity: str) -
         ({"amount": 0.5, "granularity": "channel"}, "There is no granularity 'channel'"),
         ({"granularity": "5:4"}, "The pattern 5:4 makes no sense"),
         ({"granularity": "0:4"}, "The pattern 0:4 makes no sense"),
-        ({"amount": 0.5, "keep": "nowhere"}, "No layer matches 'nowhere'"),
+        ({"amount": 0.5, "keep": "nowhere"}, "No layer with parameters matches 'nowhere'"),
         ({"amount": 0.5, "norm": "l7"}, "There is no norm 'l7'"),
         ({"amount": 0.5, "speed": 3}, "The criterion magnitude has no option 'speed'"),
         ({"amount": 0.5, "masks": {"9.weight": torch.ones(1) > 0}}, "a mask for 9.weight"),

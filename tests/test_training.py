@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import sys
@@ -10,10 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional
 
 import secateur
+from secateur import progress
 from secateur.data import Batches, Dataset, Split
 from secateur.errors import InputError, MissingExtraError, ModelError
 from secateur.training import TrainConfig, train
@@ -393,6 +396,20 @@ def test_nothing_is_said_where_there_is_no_terminal(capfd: pytest.CaptureFixture
     train(fresh(), toy(), epochs=1, batch_size=BATCH)
     secateur.evaluate(fresh(), toy())
     assert capfd.readouterr() == ("", "")
+
+
+def test_on_a_terminal_a_bar_shows_progress_accuracy_and_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    screen = io.StringIO()
+    monkeypatch.setattr(
+        progress, "console", Console(file=screen, force_terminal=True, width=80, no_color=True)
+    )
+    row = train(fresh(), toy(), epochs=2, batch_size=BATCH, context={"do": "retrain"}).rows[-1]
+    last = screen.getvalue().rpartition("\r")[2]
+    assert "retrain" in last
+    assert "6/6" in last
+    assert f"top-1 {row['top1']:.2%}  loss {row['train_loss']:.3f}" in last
+    assert "evaluate" not in screen.getvalue()
 
 
 def test_infinities_become_null_in_the_log(tmp_path: Path) -> None:

@@ -49,7 +49,9 @@ def writing(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary = target.with_name(f".{target.name[:40]}.{secrets.token_hex(4)}.part")
         try:
             temporary.touch(exist_ok=False)
+            mode = temporary.stat().st_mode
             yield temporary
+            temporary.chmod(mode)  # libraries that write files of their own make them private
             with open(temporary, "rb") as written:
                 os.fsync(written.fileno())
             if target.exists():

@@ -101,6 +101,10 @@ def prune(
     pattern = granularities.parse(granularity)
     CRITERIA[criterion].check(pattern.kind, options)
     rule = SCOPES[scope]
+    if pattern.kind != "weight" and rule.name not in ("global", "local"):
+        raise InputError(
+            f"The pattern {granularity} takes the same of every group: leave the scope {scope} out."
+        )
     include, keep, layers = as_names(include), as_names(keep), as_names(layers)
     requested = _requested(amount, pattern, granularity)
     targets = prunable(model, include, keep, layers)

@@ -22,6 +22,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,7 @@ def perform(
 ) -> list[Outcome]:
     """Take the steps one after the other, hand each outcome to `show`, and return all outcomes."""
     outcomes = []
+    context = replace(context, taken={})
     for step in steps:
         outcome = step.perform(context)
         show(outcome)

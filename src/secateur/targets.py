@@ -60,7 +60,9 @@ def prunable(
         aliases.setdefault(id(parameter), []).append(name)
     for pattern in (*keep, *layers):
         if not any(matches(name, pattern) for names in aliases.values() for name in names):
-            raise InputError(f"No layer matches '{pattern}': list the layers with secateur inspect.")
+            raise InputError(
+                f"No layer with parameters matches '{pattern}': list the layers with secateur inspect."
+            )
     chosen: dict[str, nn.Parameter] = {}
     for module in model.modules():
         for leaf, parameter in module.named_parameters(recurse=False):

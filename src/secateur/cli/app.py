@@ -32,19 +32,22 @@ app = typer.Typer(
 )
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"secateur {version('secateur')}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")] = False,
     version_only: Annotated[
-        bool, typer.Option("--version", is_eager=True, help="Print the version and stop.")
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version and stop.")
     ] = False,
 ) -> None:
     """Prune neural networks: train, cut, retrain, measure, compare, report."""
     if quiet:
         os.environ["SECATEUR_QUIET"] = "1"
-    if version_only:
-        print(f"secateur {version('secateur')}")
-        raise typer.Exit
 
 
 def perform(step: Step) -> None:
@@ -54,6 +57,7 @@ def perform(step: Step) -> None:
 
 def main() -> None:
     """Run the command line and leave with its exit code: 0, or 2 with one sentence for a user's mistake."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         code = app(standalone_mode=False)
     except SecateurError as error:

@@ -95,6 +95,13 @@ def torchvision(
     if "weights_backbone" in parameters(factory):
         arguments = {"weights_backbone": None, **arguments}
     if num_classes is not None:
+        if isinstance(weights, str):
+            trained = len(get_model_weights(name)[weights.rpartition(".")[2]].meta.get("categories") or [])
+            if trained not in (0, num_classes):
+                raise InputError(
+                    f"The weights {weights} of torchvision:{name} know {trained} classes, the data have {num_classes}: "
+                    "use timm:NAME with pretrained=true, which fits a new head, or leave the weights out."
+                )
         arguments = {"num_classes": num_classes, **arguments}
     return factory, arguments
 

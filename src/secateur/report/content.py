@@ -93,10 +93,10 @@ class ReportContent:
 
 
 def method(cut: Row) -> str:
-    """Name what a prune entry did: criterion and scope, and the granularity unless it is weights."""
+    """Name what a prune entry did: the criterion, and the scope for weights or else the granularity."""
     config = cut.get("config", {})
     granularity = config.get("granularity", "weight")
-    parts = [config.get("criterion"), config.get("scope"), None if granularity == "weight" else granularity]
+    parts = [config.get("criterion"), config.get("scope") if granularity == "weight" else granularity]
     return ", ".join(str(part) for part in parts if part) or "pruned"
 
 

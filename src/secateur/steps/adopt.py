@@ -43,6 +43,8 @@ class Import(Step, ModelChoice, DataChoice):
     def perform(self, context: Context) -> Outcome:
         """Build the model, load the weights safely, measure the accuracy, keep all as a run folder."""
         folder = context.at(self.out)
+        context.check_code(self.model)
+        context.comes_to(folder, [self.identity()])
         if is_done(folder, [self.identity()], self.overwrite):
             return Outcome((f"{folder} holds this model already; --overwrite imports it again.",))
         watch = Stopwatch()

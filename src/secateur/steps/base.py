@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from secateur import models
 from secateur.errors import InputError, StoreError
 from secateur.registry import Registry
 from secateur.runs import ABOUT, Run
@@ -41,15 +42,42 @@ Evaluate = Annotated[
 
 @dataclass(frozen=True)
 class Context:
-    """Where a step works: relative run folders are taken below `root`; `trust` holds for every step."""
+    """Where a step works: relative run folders are taken below `root`; `trust` holds for every step.
+
+    `taken` is there in a recipe only: what its steps so far have left in each folder. By it a step that was done
+    already is known even where later steps changed the folder.
+    """
 
     root: Path = Path()
     trust: bool = False
     data_root: str | None = None
+    taken: dict[Path, list[dict[str, Any]]] | None = None
 
     def at(self, name: str) -> Path:
         """Return the path of a run folder or file named in a step."""
         return self.root / name
+
+    def past(self, run: Run) -> list[dict[str, Any]]:
+        """Return the identities of the steps behind `run`: all of them or, in a recipe, those it has come to."""
+        return (self.taken or {}).get(run.folder.resolve(), identities(run))
+
+    def comes_to(self, folder: Path, planned: list[dict[str, Any]]) -> None:
+        """Remember, in a recipe, that its steps have left `planned` in `folder`."""
+        if self.taken is not None:
+            self.taken[folder.resolve()] = planned
+
+    def check_present(self, run: Run) -> None:
+        """Raise `StoreError` where a run has gone on since the recipe's last step there."""
+        if identities(run) != self.past(run):
+            raise StoreError(
+                f"{run.folder} has gone on to {run.title} since the step that this one follows: "
+                "take the recipe in another --root."
+            )
+
+    def check_code(self, model: str) -> None:
+        """Raise `InputError` where a recipe names user code for a model and nobody has allowed it."""
+        if self.taken is not None and not self.trust and models.is_user_code(model):
+            raise InputError(f"The recipe names the code {model} to build a model: allow it with --trust.")
 
 
 @dataclass(frozen=True)

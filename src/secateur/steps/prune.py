@@ -21,7 +21,6 @@ from secateur.steps.base import (
     Step,
     Stopwatch,
     Trust,
-    identities,
     is_done,
     percent,
     require,
@@ -85,8 +84,11 @@ class Prune(Step):
         require(
             folder.resolve() != run.folder.resolve(), f"{folder} is the run to prune: choose another --out."
         )
-        if is_done(folder, [*identities(run), self.identity()], self.overwrite):
+        planned = [*context.past(run), self.identity()]
+        context.comes_to(folder, planned)
+        if is_done(folder, planned, self.overwrite):
             return Outcome((f"{folder} holds this cut already; --overwrite repeats it.",))
+        context.check_present(run)
         watch = Stopwatch()
         model, masks = run.load_model(trust=self.trust or context.trust)
         amount = self.amount
@@ -129,5 +131,10 @@ class Prune(Step):
             f"{folder}: removed {pruned.masks.pruned:,} of {pruned.masks.total:,} prunable weights "
             f"({percent(pruned.achieved)}, requested {percent(pruned.requested)}){accuracy}"
         ]
+        if isinstance(self.amount, str) and "all" not in self.include:
+            lines.append(
+                f"The {self.amount} rate counts all parameters; here it was applied to the role "
+                f"{', '.join(self.include)} only: --include all cuts as it is defined."
+            )
         lines += [f"{name} was left alone: {reason}." for name, reason in pruned.skipped.items()]
         return Outcome(tuple(lines), record={"run": str(folder), **result})

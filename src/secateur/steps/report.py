@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from secateur.environment import command_line, environment
+from secateur.errors import InputError
 from secateur.files import write_text
 from secateur.history import steps_of, write_recipe
 from secateur.progress import track
@@ -87,8 +88,14 @@ class Report(Step):
 
 def merged(runs: Iterable[Run]) -> list[dict[str, Any]]:
     """Return the steps that make all `runs`, those they share once."""
+    runs = list(runs)
     steps: list[dict[str, Any]] = []
+    folders: dict[str, Path] = {}
     for run in runs:
+        if folders.setdefault(run.name, run.folder) != run.folder:
+            raise InputError(
+                f"{folders[run.name]} and {run.folder} have one name: rename one, recipes go by names."
+            )
         own = steps_of(run.history)
         if run.safe_rate() is not None:
             own.append({"do": "safe-rate", "run": run.name})

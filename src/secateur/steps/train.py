@@ -47,6 +47,8 @@ class Train(Step, ModelChoice, DataChoice, TrainConfig):
     def perform(self, context: Context) -> Outcome:
         """Train, or continue a training that was interrupted."""
         folder = context.at(self.out)
+        context.check_code(self.model)
+        context.comes_to(folder, [self.identity()])
         _settle(folder)
         if is_done(folder, [self.identity()], self.overwrite):
             return Outcome((f"{folder} holds this training already; --overwrite repeats it.",))
@@ -91,12 +93,17 @@ class Retrain(Step, TrainConfig):
         run = Run.open(context.at(self.run))
         folder = run.folder if self.out is None else context.at(self.out)
         _settle(folder)
-        planned = [*identities(run), self.identity()]
+        held, planned = identities(run), [*context.past(run), self.identity()]
         if folder.resolve() == run.folder.resolve():
-            if planned[-1] == planned[-2] and not self.again:
+            repeated = context.taken is None and not self.again and held[-1] == planned[-1]
+            if repeated or held[: len(planned)] == planned:
+                context.comes_to(folder, planned)
                 return Outcome((f"{folder} ends with this retraining already; --again repeats it.",))
         elif is_done(folder, planned, self.overwrite):
+            context.comes_to(folder, planned)
             return Outcome((f"{folder} holds this retraining already; --overwrite repeats it.",))
+        context.check_present(run)
+        context.comes_to(folder, planned)
         subset = None if self.train_subset is None else (self.train_subset, None)
         data = run.load_data(root=context.data_root or self.data_root, subset=subset)
         model, masks = run.load_model(trust=self.trust or context.trust)

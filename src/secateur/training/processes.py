@@ -1,12 +1,15 @@
 """Training in several processes on one machine.
 
-Everything goes to the processes, and the result or the error comes back, through files in a temporary folder that
-only this user can open: so neither the size of the shared memory nor the number of open files limits a model.
-A process that starts by running the caller's script again, for want of a main guard, says so there and ends.
+Tensors go to the processes, and the result or the error comes back, through safetensors and JSON files in a
+temporary folder that only this user can open: so neither the size of the shared memory nor the number of open files
+limits a model. The model without its tensors, which may be large as well, is fetched by the processes through a
+socket in that folder. A process that starts by running the caller's script again, for want of a main guard, says so
+in the folder and ends.
 """
 
 from __future__ import annotations
 
+import copy
 import logging
 import multiprocessing
 import os
@@ -15,17 +18,21 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Client, Listener
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.multiprocessing.spawn import ProcessException, ProcessExitedException
 
 from secateur import errors
-from secateur.data import Dataset
-from secateur.errors import InputError, ModelError, SecateurError
+from secateur.data import Dataset, Split
+from secateur.errors import InputError, MissingExtraError, ModelError, SecateurError
 from secateur.files import read_json, write_json
 from secateur.store import read_tree, write_tree
 from secateur.training.config import TrainConfig
@@ -35,7 +42,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 EXCHANGE = "SECATEUR_EXCHANGE"
-PARCEL, RESULT, ERROR = "parcel.pt", "result.safetensors", "error.json"
+SOCKET, TENSORS, RESULT, ERROR = "socket", "tensors.safetensors", "result.safetensors", "error.json"
 GUARD = (
     "Several devices mean several processes, which import the script that starts them: "
     "put its code in a file below if __name__ == '__main__':, or train with devices=1."
@@ -60,56 +67,95 @@ def spread(model: nn.Module, data: Dataset, config: TrainConfig, arguments: Mapp
     fabric = make_fabric(config, Spread())
     with tempfile.TemporaryDirectory(prefix="secateur-") as name, _surroundings(name):
         folder = Path(name)
-        _pack(folder / PARCEL, model, data, config, dict(arguments))
-        try:
-            fabric.launch(_work)
-        except ProcessException as error:
-            told = _told(folder)
-            if told is None and isinstance(error, ProcessExitedException):
-                told = SecateurError(
-                    f"A training process ended ({error}): try a smaller batch_size or fewer devices."
-                )
-            if told is None:
-                raise
-            raise told from None
+        parcel = _pack(folder / TENSORS, model, data, {**arguments, "config": config})
+        with Listener(str(folder / SOCKET), backlog=config.devices) as listener:
+            Thread(target=_serve, args=(listener, parcel, config.devices), daemon=True).start()
+            try:
+                fabric.launch(_work)
+            except ProcessException as error:
+                if not (folder / RESULT).exists():
+                    raise _reason(folder, error) from None
         result = read_tree(folder / RESULT)
     model.load_state_dict(result["model"])
     return Fit(**result["fit"])
+
+
+def _serve(listener: Listener, parcel: Parcel, times: int) -> None:
+    """Hand the parcel to each process that asks."""
+    with suppress(OSError):  # closed because the training failed
+        for _ in range(times):
+            with listener.accept() as connection:
+                connection.send(parcel)
 
 
 def _work(fabric: Fabric) -> None:
     """Train in one of the processes."""
     folder = Path(os.environ[EXCHANGE])
     try:
-        model, data, config, arguments = _unpack(folder / PARCEL)
-        fitted = fit(model, data, config, fabric, **arguments)
+        parcel = _fetch(folder / SOCKET)
+        model, data = _unpack(folder / TENSORS, parcel)
+        fitted = fit(model, data, fabric=fabric, **parcel.arguments)
         if fabric.is_global_zero:
             write_tree(folder / RESULT, {"model": model.state_dict(), "fit": vars(fitted)})
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()  # left to the end of the process, its threads may abort it
     except SecateurError as error:
         _report(error)
         raise
+    fabric.barrier()
+    torch.distributed.destroy_process_group()  # left to the end of the process, its threads may abort it
 
 
-def _pack(path: Path, model: nn.Module, *others: Any) -> None:
+def _fetch(socket: Path) -> Parcel:
     try:
-        torch.save((model, *others), path)
+        with Client(str(socket)) as connection:
+            parcel: Parcel = connection.recv()
+    except (AttributeError, ImportError) as error:
+        raise ModelError(
+            f"A training process can't import the model's class ({error}): put it in a module."
+        ) from None
+    return parcel
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """What a process is told: the model with empty tensors, the facts of the data set, `fit`'s other arguments."""
+
+    model: nn.Module
+    facts: dict[str, Any]
+    arguments: dict[str, Any]
+
+
+def _pack(path: Path, model: nn.Module, data: Dataset, arguments: Mapping[str, Any]) -> Parcel:
+    """Write all tensors to `path` and return the rest. Raises `ModelError` for a class only this process knows."""
+    masks = dict(arguments["masks"] or {})
+    tensors = {"model": [tensor.data for tensor in _tensors(model)], "masks": masks}
+    write_tree(path, {**tensors, "train": vars(data.train), "test": vars(data.test)})
+    skeleton = copy.deepcopy(model)
+    for tensor in _tensors(skeleton):
+        tensor.data = tensor.data.new_empty(0)
+    facts = {name: getattr(data, name) for name in ("name", "classes", "mean", "std", "augmentation")}
+    parcel = Parcel(skeleton, facts, {**arguments, "masks": None})
+    try:
+        ForkingPickler.dumps(parcel)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise ModelError(
             f"{type(model).__name__} can't be sent to other processes ({error}): define its class and functions at "
             "the top level of a module, or train with devices=1."
         ) from None
+    return parcel
 
 
-def _unpack(path: Path) -> Any:
-    """Read what the parent process wrote a moment ago; the tensors stay in the file until they are changed."""
-    try:
-        return torch.load(path, mmap=True, weights_only=False)
-    except (AttributeError, ImportError) as error:
-        raise ModelError(
-            f"A training process can't import the model's class ({error}): put it in a module."
-        ) from None
+def _unpack(path: Path, parcel: Parcel) -> tuple[nn.Module, Dataset]:
+    """Put a parcel and its tensors together again."""
+    tree = read_tree(path)
+    for tensor, values in zip(_tensors(parcel.model), tree["model"], strict=True):
+        tensor.data = values
+    parcel.arguments["masks"] = tree["masks"]
+    return parcel.model, Dataset(train=Split(**tree["train"]), test=Split(**tree["test"]), **parcel.facts)
+
+
+def _tensors(model: nn.Module) -> list[Tensor]:
+    """Return the model's parameters and buffers, tied ones once."""
+    return [*model.parameters(), *model.buffers()]
 
 
 def _report(error: SecateurError) -> None:
@@ -119,13 +165,17 @@ def _report(error: SecateurError) -> None:
         write_json(path, [type(error).__name__, str(error)])
 
 
-def _told(folder: Path) -> SecateurError | None:
-    """Return the error a process left."""
-    if not (folder / ERROR).exists():
-        return None
-    name, message = read_json(folder / ERROR)
-    kind: type[SecateurError] = getattr(errors, name)
-    return SecateurError(message) if issubclass(kind, errors.MissingExtraError) else kind(message)
+def _reason(folder: Path, error: ProcessException) -> Exception:
+    """Return the error a process left, or what can be said without: killed, or a fault with its traceback."""
+    if (folder / ERROR).exists():
+        name, message = read_json(folder / ERROR)
+        kind: type[SecateurError] = getattr(errors, name)
+        return SecateurError(message) if issubclass(kind, MissingExtraError) else kind(message)
+    if isinstance(error, ProcessExitedException):
+        return SecateurError(
+            f"A training process ended ({error}): try a smaller batch_size or fewer devices."
+        )
+    return error
 
 
 @contextmanager
