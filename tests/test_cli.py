@@ -47,9 +47,8 @@ def secateur_command(monkeypatch, capsys, tmp_path):
 def trained(tmp_path_factory):
     """A folder with one trained run, `dense`, and one pruned from it, `cut`; tests must not change them."""
     root = tmp_path_factory.mktemp("runs")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for words in (["train", *QUICK, "--out", "dense"], ["prune", "dense", "--amount", "0.5", "--out", "cut"]):
-        subprocess.run([sys.executable, "-m", "secateur", *words], cwd=root, check=True, env=environment)
+        subprocess.run([sys.executable, "-m", "secateur", *words], cwd=root, check=True)
     return root
 
 
