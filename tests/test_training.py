@@ -6,6 +6,7 @@ import io
 import json
 import math
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,10 @@ def plain_loop(
     return model, average
 
 
+def explained(name: str, difference: str) -> str:
+    return f"{name}: {difference}"
+
+
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("pruned", [False, True], ids=["dense", "pruned"])
 @pytest.mark.parametrize(
@@ -152,7 +157,9 @@ def test_training_is_the_plain_loop(optimizer: str, pruned: bool, extra: dict[st
     expected = average if config.ema else list(oracle.state_dict().values())
     for (name, value), wanted in zip(model.state_dict().items(), expected, strict=True):
         if value.is_floating_point():
-            torch.testing.assert_close(value.double(), wanted.double(), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(
+                value.double(), wanted.double(), rtol=1e-4, atol=1e-5, msg=partial(explained, name)
+            )
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
