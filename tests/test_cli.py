@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import secateur
 from secateur.cli import main
+from secateur.files import locked
 
 QUICK = ["--model", "convnet", "--data", "digits", "--epochs", "1", "--batch-size", "256"]
 
@@ -161,6 +163,40 @@ def test_a_recipe_runs_no_code_unasked(secateur_command, tmp_path, do):
     assert (tmp_path / "ran").exists()
 
 
+def test_one_training_at_a_time_in_a_folder(secateur_command, tmp_path):
+    with locked(tmp_path / "dense"):
+        refused = secateur_command("train", *QUICK, "--out", "dense")
+    assert refused.code == 2
+    assert "Another process" in refused.err
+    assert secateur_command("train", *QUICK, "--out", "dense").code == 0
+    assert not (tmp_path / "dense/.lock").exists()
+
+
+def test_a_full_output_gets_a_sentence(trained):
+    with open("/dev/full", "w") as full:
+        words = [sys.executable, "-m", "secateur", "inspect", str(trained / "dense")]
+        ran = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert ran.returncode == 2
+    assert ran.stderr.startswith("secateur: cannot write the output")
+    assert len(ran.stderr.strip().splitlines()) == 1
+
+
+def test_an_image_folder_is_found_from_anywhere(secateur_command, tmp_path, monkeypatch):
+    for split in ("train", "test"):
+        for label in ("light", "dark"):
+            folder = tmp_path / "photos" / split / label
+            folder.mkdir(parents=True)
+            for number in range(4):
+                Image.new("RGB", (16, 16), (label == "light" and "white") or "black").save(
+                    folder / f"{number}.png"
+                )
+    train = ["train", "--model", "convnet", "--data", "folder:photos", "--epochs", "1", "--out", "run"]
+    assert secateur_command(*train).code == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert secateur_command("eval", "../run").code == 0
+
+
 def test_files_are_readable_by_others(trained):
     modes = {path.name: path.stat().st_mode & 0o777 for path in (trained / "dense").iterdir()}
     assert set(modes.values()) == {0o666 & ~current_umask()}, modes
@@ -243,6 +279,7 @@ MISTAKES = {
     "model of another run": (["eval", "SWAPPED"], "another model"),
     "NaN weights": (["prune", "NAN", "--amount", "0.5", "--out", "x"], "NaN"),
     "NaN weights, safe rate": (["safe-rate", "NAN"], "NaN"),
+    "NaN weights, eval": (["eval", "NAN"], "NaN"),
     "checkpoint missing": (
         ["import", "--model", "convnet", "--data", "digits", "--weights", "no.pth", "--out", "x"],
         "no.pth",

@@ -339,7 +339,9 @@ def test_a_description_that_is_no_json_is_refused(tmp_path: Path, about: dict[st
     assert names(tmp_path) == []
 
 
-@pytest.mark.parametrize("model", [None, nn.Linear, nn.Linear(2, 2).state_dict()], ids=str)
+@pytest.mark.parametrize(
+    "model", [None, nn.Linear, nn.Linear(2, 2).state_dict()], ids=["nothing", "a class", "a state dict"]
+)
 def test_what_is_no_model_is_refused(tmp_path: Path, model: Any) -> None:
     with pytest.raises(InputError, match=r"A model is a torch\.nn\.Module"):
         save(model, tmp_path / "m")

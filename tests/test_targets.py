@@ -173,7 +173,11 @@ def test_models_without_weights_are_refused(model: nn.Module) -> None:
         prunable(model)
 
 
-@pytest.mark.parametrize("model", [None, {}, nn.Linear, nn.Linear(2, 2).state_dict(), "lenet5"], ids=str)
+@pytest.mark.parametrize(
+    "model",
+    [None, {}, nn.Linear, nn.Linear(2, 2).state_dict(), "lenet5"],
+    ids=["nothing", "an empty dict", "a class", "a state dict", "a name"],
+)
 def test_what_is_no_model_is_refused(model: Any) -> None:
     with pytest.raises(InputError, match=r"^A model is a torch\.nn\.Module, not (a|the class) \w+: .*\.$"):
         prunable(model)

@@ -19,6 +19,11 @@ from typing import Any
 
 from secateur.errors import InputError, StoreError
 
+try:
+    import fcntl
+except ImportError:  # Windows, which keeps others out of open files by itself
+    fcntl = None  # type: ignore[assignment]
+
 ADVICE = {
     errno.ENOSPC: "free some space or choose another path",
     errno.EDQUOT: "free some space or choose another path",
@@ -60,6 +65,30 @@ def writing(path: str | os.PathLike[str]) -> Iterator[Path]:
         finally:
             with suppress(OSError):
                 temporary.unlink()
+
+
+@contextmanager
+def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Keep other processes that ask for the same `folder` out while the block runs; a killed one lets go.
+
+    Raises `StoreError` where another process is at work there.
+    """
+    lock = make_folder(folder) / ".lock"
+    with os_errors(f"write {lock}"):
+        file = lock.open("w")
+    with file:
+        try:
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StoreError(
+                f"Another process is at work in {folder}: wait until it is done, or choose another folder."
+            ) from None
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                lock.unlink()
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -30,6 +30,7 @@ from secateur.errors import DataError, StoreError
 from secateur.files import make_folder, os_errors, read_json, write_json, write_text
 from secateur.history import recipe_of
 from secateur.masks import Masks
+from secateur.targets import check_finite
 from secateur.training.journal import Row, read_journal
 
 FORMAT = 1
@@ -106,6 +107,7 @@ class Run:
             trust=trust,
         )
         store.put(stored.state, model, str(path))
+        check_finite(dict(model.named_parameters()))
         return model, stored.masks
 
     def load_data(self, **overrides: Any) -> Dataset:

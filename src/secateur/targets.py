@@ -102,9 +102,7 @@ def check_finite(tensors: dict[str, nn.Parameter]) -> None:
     """Raise `ModelError` naming the first tensor that holds NaN or infinity."""
     for name, tensor in tensors.items():
         if not bool(torch.isfinite(tensor.detach()).all()):
-            raise ModelError(
-                f"{name} holds NaN or infinite weights: train or load the model again before pruning."
-            )
+            raise ModelError(f"{name} holds NaN or infinite weights: train or load the model again.")
 
 
 def _roles(include: str | Iterable[str]) -> set[str]:

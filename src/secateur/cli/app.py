@@ -60,6 +60,7 @@ def main() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         code = app(standalone_mode=False)
+        sys.stdout.flush()
     except SecateurError as error:
         _stop(str(error), 2)
     except UsageProblem as error:
@@ -70,6 +71,8 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        _stop(f"cannot write the output: {error.strerror or error}; send it elsewhere.", 2)
     except MemoryError:
         _stop("the memory is used up: choose a smaller batch size, model or data subset.", 2)
     if code == INTERRUPTED:  # by typer, which takes a Ctrl-C for a wish to leave

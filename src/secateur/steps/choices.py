@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
@@ -33,9 +34,10 @@ class DataChoice(BaseModel):
 
     def data_arguments(self, context: Context) -> dict[str, Any]:
         """Return the arguments of `secateur.data.load`."""
+        root = context.data_root or self.data_root
         return {
-            "name": self.data,
-            "root": context.data_root or self.data_root,
+            "name": _from_anywhere(self.data),
+            "root": None if root is None else str(Path(root).expanduser().absolute()),
             "normalize": self.normalize,
             "image_size": self.image_size,
             "tokenizer": self.tokenizer,
@@ -43,6 +45,15 @@ class DataChoice(BaseModel):
             "subset": (self.train_subset, None),
             "download": self.download,
         }
+
+
+def _from_anywhere(name: str) -> str:
+    """Make the files that a data set's name holds (folder:PATH) absolute, so that they are found from any folder."""
+    kind, colon, paths = name.partition(":")
+    parts = [Path(part).expanduser() for part in paths.split(",")]
+    if not colon or not all(part.exists() for part in parts):
+        return name
+    return f"{kind}:{','.join(str(part.absolute()) for part in parts)}"
 
 
 class ModelChoice(BaseModel):

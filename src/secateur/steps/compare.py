@@ -59,7 +59,7 @@ class Compare(Step):
         lines = [*notes([view.measurement for view in seen if view.measurement])]
         if timed:
             lines.append(
-                f"Latency: median of one forward pass and its interquartile range, {timed[0].threads} threads, "
+                f"Latency: median of one forward pass and its interquartile range, threads: {timed[0].threads}, "
                 "models timed in turns."
             )
         return Outcome(tuple(lines), table, table.records())

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from secateur import models
 from secateur.data import Dataset
+from secateur.files import locked
 from secateur.runs import ABOUT, Run
 from secateur.seeds import seed_of
 from secateur.steps.base import (
@@ -128,6 +129,26 @@ def _train(
     settings = TrainConfig(**{name: getattr(config, name) for name in TrainConfig.model_fields})
     try_out(model, data)  # what can't work is found before anything is written
     make_fabric(settings)
+    with locked(folder):
+        return _train_alone(
+            this, settings, planned, run, model, masks, data, folder, start=start, overwrite=overwrite
+        )
+
+
+def _train_alone(
+    this: Step,
+    settings: TrainConfig,
+    planned: Mapping[str, Any],
+    run: Run,
+    model: nn.Module,
+    masks: Mapping[str, Tensor],
+    data: Dataset,
+    folder: Path,
+    *,
+    start: int,
+    overwrite: bool,
+) -> Outcome:
+    """Train where no other process does."""
     checkpoint = Checkpoint(folder, planned)
     in_place = start > 0 and folder.resolve() == run.folder.resolve()
     if not checkpoint.fits():
