@@ -21,6 +21,7 @@ from torch import nn
 from secateur.errors import InputError
 from secateur.measure.inputs import Inputs, arguments, forward, with_batch
 from secateur.modes import evaluating
+from secateur.progress import bar
 
 if TYPE_CHECKING:
     from torch.utils.benchmark import Measurement, Timer
@@ -91,6 +92,9 @@ def compare_latency(
         for model in models.values():
             stack.enter_context(evaluating(model))
         stack.enter_context(torch.inference_mode())
+        running = stack.enter_context(
+            bar("time", len(batch_sizes) * rounds * len(models), shown=len(models) > 1)
+        )
         for batch in batch_sizes:
             inputs = with_batch(example_inputs, batch)
             timers = {name: _timer(model, inputs, threads) for name, model in models.items()}
@@ -98,6 +102,7 @@ def compare_latency(
             for turn in range(rounds):
                 for name in names[::-1] if turn % 2 else names:
                     turns[name].append(timers[name].blocked_autorange(min_run_time=seconds / rounds))
+                    running.advance()
             for name, measurements in turns.items():
                 results[name].append(_summary(batch, threads, measurements))
     return {name: tuple(latencies) for name, latencies in results.items()}

@@ -37,7 +37,7 @@ def views(
     latency: bool = True,
     batch_sizes: Sequence[int] = (1, 64),
     threads: int | None = None,
-    seconds: float = 0.5,
+    seconds: float = 0.2,
     data_root: str | None = None,
     trust: bool = False,
 ) -> list[RunView]:
