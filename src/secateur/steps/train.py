@@ -130,43 +130,24 @@ def _train(
     try_out(model, data)  # what can't work is found before anything is written
     make_fabric(settings)
     with locked(folder):
-        return _train_alone(
-            this, settings, planned, run, model, masks, data, folder, start=start, overwrite=overwrite
+        checkpoint = Checkpoint(folder, planned)
+        in_place = start > 0 and folder.resolve() == run.folder.resolve()
+        if not checkpoint.fits():
+            if overwrite:
+                checkpoint.remove()
+            if overwrite and not in_place:
+                (folder / ABOUT).unlink(missing_ok=True)
+            if not checkpoint.exists:
+                earlier = read_journal(run.folder) if start else []
+                Journal.reset(folder, [row for row in earlier if row.get("step", 0) < start])
+        context = {"step": start, "do": this.do}
+        fitted = train(model, data, settings, masks=masks, folder=folder, context=context, identity=planned)
+        result = {name: fitted.rows[-1][name] for name in RESULT} if fitted.rows else evaluate(model, data)
+        finished = run.record(
+            model, masks, {"do": this.do, "config": this.config()}, result, fitted.seconds, folder
         )
-
-
-def _train_alone(
-    this: Step,
-    settings: TrainConfig,
-    planned: Mapping[str, Any],
-    run: Run,
-    model: nn.Module,
-    masks: Mapping[str, Tensor],
-    data: Dataset,
-    folder: Path,
-    *,
-    start: int,
-    overwrite: bool,
-) -> Outcome:
-    """Train where no other process does."""
-    checkpoint = Checkpoint(folder, planned)
-    in_place = start > 0 and folder.resolve() == run.folder.resolve()
-    if not checkpoint.fits():
-        if overwrite:
-            checkpoint.remove()
-        if overwrite and not in_place:
-            (folder / ABOUT).unlink(missing_ok=True)
-        if not checkpoint.exists:
-            earlier = read_journal(run.folder) if start else []
-            Journal.reset(folder, [row for row in earlier if row.get("step", 0) < start])
-    context = {"step": start, "do": this.do}
-    fitted = train(model, data, settings, masks=masks, folder=folder, context=context, identity=planned)
-    result = {name: fitted.rows[-1][name] for name in RESULT} if fitted.rows else evaluate(model, data)
-    finished = run.record(
-        model, masks, {"do": this.do, "config": this.config()}, result, fitted.seconds, folder
-    )
-    checkpoint.remove()
-    return Outcome((*_lines(finished, fitted),), record={"run": str(folder), **result})
+        checkpoint.remove()
+        return Outcome((*_lines(finished, fitted),), record={"run": str(folder), **result})
 
 
 def _settle(folder: Path) -> None:
