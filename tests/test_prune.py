@@ -376,7 +376,7 @@ def test_amounts_that_make_no_sense_are_refused(amount: Any, granularity: str) -
         ({"amount": 0.5, "scope": "cosmic"}, "There is no scope named 'cosmic'"),
         ({"granularity": "2:4", "scope": "cosmic"}, "There is no scope named 'cosmic'"),
         ({"amount": 0.5, "include": "heads"}, "There is no role 'heads'"),
-        ({"amount": 0.5, "granularity": "channel"}, "There is no granularity 'channel'"),
+        ({"amount": 0.5, "granularity": "column"}, "There is no granularity 'column'"),
         ({"granularity": "5:4"}, "The pattern 5:4 makes no sense"),
         ({"granularity": "0:4"}, "The pattern 0:4 makes no sense"),
         ({"amount": 0.5, "keep": "nowhere"}, "No layer with parameters matches 'nowhere'"),

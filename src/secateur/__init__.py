@@ -26,6 +26,7 @@ from secateur.errors import (
     ModelError,
     SecateurError,
     StoreError,
+    VerificationError,
 )
 from secateur.masks import Masks
 from secateur.measure import Measurement, measure
@@ -34,6 +35,7 @@ from secateur.prune import Pruned, prune
 from secateur.recipe import run
 from secateur.runs import Run
 from secateur.store import load, load_masks, save
+from secateur.structured import analyze
 from secateur.training import Fit, TrainConfig, evaluate, train
 
 __version__ = version("secateur")
@@ -54,7 +56,9 @@ __all__ = [
     "SecateurError",
     "StoreError",
     "TrainConfig",
+    "VerificationError",
     "allocate",
+    "analyze",
     "build",
     "criterion",
     "evaluate",

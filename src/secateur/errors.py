@@ -32,3 +32,7 @@ class MissingExtraError(SecateurError, ImportError):
         super().__init__(
             f"{purpose} needs the package {package}: install it with pip install 'secateur[{extra}]'."
         )
+
+
+class VerificationError(ModelError):
+    """A smaller model that does not compute what the large one computes without the removed units."""

@@ -1,7 +1,9 @@
 """What one cut removes.
 
-A granularity turns scores into masks. `weight` removes single weights and spreads the amount by a scope; `N:M`
-keeps N of every M consecutive input weights, the pattern sparse tensor cores run, and fixes the amount by itself.
+`weight` removes single weights and spreads the amount by a scope; `N:M` keeps N of every M consecutive input weights,
+the pattern sparse tensor cores run, and fixes the amount by itself: both set weights to zero. `channel` removes one
+unit of a coupled group from every tensor it runs through, `head` does so for heads of attention only: both make the
+model smaller.
 """
 
 from __future__ import annotations
@@ -17,12 +19,18 @@ from torch import Tensor
 from secateur.errors import InputError
 from secateur.masks import Masks
 
+UNITS = ("channel", "head")
+"""Granularities that make the model smaller."""
+
 PATTERN = re.compile(r"([0-9]{1,9}):([0-9]{1,9})")
 
 
 @dataclass(frozen=True)
 class Granularity:
-    """`weight`, or the pattern `kept`:`of` along the input dimension. `kind` is its name among criteria."""
+    """A kind of unit; a pattern keeps `kept` of every `of` along the input dimension.
+
+    `kind` is its name among criteria.
+    """
 
     kind: str
     kept: int = 0
@@ -31,20 +39,29 @@ class Granularity:
     @property
     def amount(self) -> float | None:
         """The fraction a pattern removes; None where the caller chooses it."""
-        return None if self.kind == "weight" else 1 - self.kept / self.of
+        return 1 - self.kept / self.of if self.kind == "n:m" else None
+
+    @property
+    def shrinks(self) -> bool:
+        """Whether the model gets smaller, instead of sparser."""
+        return self.kind in UNITS
 
 
 def parse(text: str) -> Granularity:
-    """Read "weight" or a pattern such as "2:4". Raises `InputError` for anything else, and for N > M.
+    """Read "weight", "channel", "head" or a pattern such as "2:4".
+
+    Raises `InputError` for anything else, and for N > M.
 
     >>> parse("2:4").amount
     0.5
     """
-    if text == "weight":
-        return Granularity("weight")
+    if text == "weight" or text in UNITS:
+        return Granularity(text)
     match = PATTERN.fullmatch(str(text))
     if match is None:
-        raise InputError(f"There is no granularity '{text}': choose weight, or a pattern N:M such as 2:4.")
+        raise InputError(
+            f"There is no granularity '{text}': choose weight, channel, head, or a pattern N:M such as 2:4."
+        )
     kept, of = int(match[1]), int(match[2])
     if not 0 < kept <= of:
         raise InputError(f"The pattern {text} makes no sense: N:M keeps N of every M weights, so 0 < N ≤ M.")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 @contextmanager
@@ -39,6 +41,24 @@ def channels_last(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.to(memory_format=torch.contiguous_format)
+
+
+@contextmanager
+def unfused() -> Iterator[None]:
+    """Have attention, recurrent layers and encoders run as the plain operators they stand for."""
+    backends: tuple[Any, ...] = (torch.backends.mkldnn, torch.backends.cudnn)
+    enabled = [backend.enabled for backend in backends]
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    try:
+        for backend in backends:
+            backend.enabled = False
+        torch.backends.mha.set_fastpath_enabled(False)
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        for backend, was in zip(backends, enabled, strict=True):
+            backend.enabled = was
+        torch.backends.mha.set_fastpath_enabled(fastpath)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
-"""Prune a model: score its tensors, spread the amount, cut.
+"""Prune a model: score what could go, spread the amount, cut, prove.
 
-The one public function follows the pipeline from left to right; each arrow is a function of another module:
-targets → scores (criteria) → masks (allocate or pattern) → applied to a copy of the model.
+The one public function follows the pipeline from left to right. Weights and patterns are cut by masks: targets →
+scores → masks → applied to a copy of the model. Channels and heads are cut out: see `secateur.structured`.
 """
 
 from __future__ import annotations
@@ -17,9 +17,14 @@ from torch import Tensor, nn
 
 from secateur import granularity as granularities
 from secateur.allocate import SCOPES, allocate, check_amount
+from secateur.budget import Budget
 from secateur.criteria import CRITERIA, score
 from secateur.errors import InputError, ModelError
 from secateur.masks import Masks
+from secateur.measure.inputs import Inputs
+from secateur.shrink.plan import Plan
+from secateur.shrink.verify import Verification
+from secateur.structured import prune_units
 from secateur.targets import as_names, prunable
 
 
@@ -27,9 +32,11 @@ from secateur.targets import as_names, prunable
 class Pruned:
     """What `prune` gives back.
 
-    `model` is the pruned model (same class), `masks` what was kept, `requested` and `achieved` the fraction of the
-    prunable weights to remove and removed, `choices` the arguments that made it, `skipped` the tensors left alone
-    and why.
+    `model` is the pruned model (same class), `requested` and `achieved` the fraction of the prunable weights or
+    units to remove and removed, `choices` the arguments that made it, `skipped` what was left alone and why.
+
+    A cut of weights has `masks` of what was kept. A cut of units has a `plan`, the `verification` that the smaller
+    model computes what the large one computes without them, and `parameters` and `macs` before and after.
     """
 
     model: nn.Module
@@ -38,12 +45,24 @@ class Pruned:
     achieved: float
     choices: Mapping[str, Any]
     skipped: Mapping[str, str] = field(default_factory=dict)
+    plan: Plan | None = None
+    verification: Verification | None = None
+    parameters: tuple[int, int] | None = None
+    macs: tuple[int, int] | None = None
 
     def summary(self) -> str:
         """Say in a few lines what was removed from where."""
-        parameters = sum(parameter.numel() for parameter in self.model.parameters())
         lines = [
             f"{self.choices['granularity']} pruning by {self.choices['criterion']}, scope {self.choices['scope']}",
+        ]
+        lines += self._smaller() if self.plan is not None else self._sparser()
+        width = max((len(name) for name in self.skipped), default=0)
+        lines += [f"  {name:<{width}}  left alone: {reason}" for name, reason in self.skipped.items()]
+        return "\n".join(lines)
+
+    def _sparser(self) -> list[str]:
+        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        lines = [
             f"removed {self.masks.pruned:,} of {self.masks.total:,} prunable weights "
             f"({self.achieved:.2%}, requested {self.requested:.2%}); the model has {parameters:,} parameters",
         ]
@@ -54,14 +73,31 @@ class Pruned:
                 f"  {name:<{width}}  kept {kept:>12,} of {mask.numel():>12,}  "
                 f"({1 - kept / max(1, mask.numel()):.2%} cut)"
             )
-        lines += [f"  {name:<{width}}  left alone: {reason}" for name, reason in self.skipped.items()]
-        return "\n".join(lines)
+        return lines
+
+    def _smaller(self) -> list[str]:
+        assert self.plan is not None
+        assert self.parameters is not None
+        assert self.macs is not None
+        lines = [f"removed {self.achieved:.2%} of the units that may go (requested {self.requested:.2%})"]
+        for what, (before, after) in (("parameters", self.parameters), ("MACs", self.macs)):
+            lines.append(f"  {what:<12}{before:>16,} → {after:>16,}  (×{after / max(1, before):.3f})")
+        lines.append(f"  verified: {self.verification or 'not asked for'}")
+        changed = len(self.plan.attributes), len(self.plan.overrides), len(self.plan.standins)
+        if any(changed):
+            lines.append(
+                f"  in code: {changed[0]} attributes changed, {changed[1]} sizes overridden, "
+                f"{changed[2]} attention forwards replaced"
+            )
+        return lines
 
 
 def prune(
     model: nn.Module,
+    example_inputs: Inputs | None = None,
     *,
     amount: float | None = None,
+    budget: Mapping[str, float] | None = None,
     granularity: str = "weight",
     criterion: str = "magnitude",
     scope: str = "global",
@@ -69,30 +105,44 @@ def prune(
     keep: str | Sequence[str] | None = (),
     layers: str | Sequence[str] | None = (),
     masks: Mapping[str, Tensor] | None = None,
+    max_amount: float = 1.0,
+    round_to: int | None = None,
+    verify: bool = True,
     seed: int = 0,
     inplace: bool = False,
     **options: Any,
 ) -> Pruned:
-    """Cut the least important weights of `model` and return the pruned model with its masks.
+    """Cut the least important of `model` and return the pruned model.
 
     Args:
         model: any module; left as it is unless `inplace`.
-        amount: fraction of the prunable weights to remove, in [0, 1]; exactly round(amount · n) go. A pattern
-            N:M fixes it, so it must be left out there.
-        granularity: "weight", or a pattern such as "2:4" (keep 2 of every 4 along the input dimension).
+        example_inputs: what its forward takes: a tensor, a tuple of arguments or a dict of keywords. Needed for
+            channels and heads, which are found by running the model.
+        amount: fraction to remove of the prunable weights or units, in [0, 1]; exactly round(amount · n) go. A
+            pattern N:M fixes it, so it must be left out there.
+        budget: instead of amount, the fraction of the present cost to leave: {"macs": 0.5} or {"params": 0.5}.
+        granularity: "weight" or a pattern such as "2:4" (keep 2 of every 4 along the input dimension), which set
+            weights to zero; "channel" or "head", which make the model smaller.
         criterion: a name from `secateur.CRITERIA`; `options` are the criterion's own (such as `norm="l2"`).
-        scope: "global", "local", "erk" or "lamp"; a pattern is always local.
-        include: roles of parameters that may be cut: weights, biases, norms, embeddings, others, or all.
+        scope: "global", "local", "erk" or "lamp" for weights; "global", "local" or "isomorphic" for units. A
+            pattern is always local.
+        include: roles of parameters that may be cut: weights, biases, norms, embeddings, others, or all. For
+            granularity weight and patterns.
         keep: names or globs of parameters or modules to leave alone.
         layers: names or globs; when given, only these are cut.
         masks: earlier cuts; they stay cut and count towards `amount`. Under a pattern they count as the lowest,
             so that a group keeps fewer than N only where fewer were left.
+        max_amount: the largest fraction of one group of units that may go; one unit always stays.
+        round_to: keep a multiple of so many units in every group that has more.
+        verify: prove that the smaller model computes what the large one does without the removed units.
         seed: for criteria that draw at random.
         inplace: prune `model` itself instead of a copy.
 
     Raises:
         InputError: for an argument that makes no sense.
-        ModelError: for a model with nothing to prune or with NaN weights.
+        ModelError: for a model with nothing to prune or with NaN weights; for units, also one that can't run on
+            the example inputs.
+        VerificationError: where the smaller model computes something else.
 
     >>> result = prune(nn.Linear(4, 2), amount=0.5)
     >>> result.masks.pruned
@@ -100,14 +150,86 @@ def prune(
     """
     pattern = granularities.parse(granularity)
     CRITERIA[criterion].check(pattern.kind, options)
-    rule = SCOPES[scope]
+    choices: dict[str, Any] = {
+        "granularity": granularity,
+        "criterion": criterion,
+        **options,
+        "scope": scope,
+        "amount": amount,
+        "keep": as_names(keep),
+        "layers": as_names(layers),
+        "seed": seed,
+    }
+    if pattern.shrinks:
+        if example_inputs is None:
+            raise InputError(
+                f"The granularity {granularity} needs example inputs to find what belongs together: "
+                "pass prune(model, example_inputs, …)."
+            )
+        limits = {"budget": budget, "max_amount": max_amount, "round_to": round_to}
+        shrunk = prune_units(
+            model,
+            example_inputs,
+            amount=_one_of(amount, budget),
+            budget=None if budget is None else Budget.of(budget),
+            granularity=granularity,
+            criterion=criterion,
+            scope=scope,
+            keep=as_names(keep),
+            layers=as_names(layers),
+            max_amount=check_amount(max_amount),
+            round_to=round_to,
+            check=verify,
+            seed=seed,
+            inplace=inplace,
+            options=options,
+        )
+        before, after = shrunk.units
+        return Pruned(
+            shrunk.model,
+            Masks({}),
+            requested=amount if amount is not None else (before - after) / max(1, before),
+            achieved=(before - after) / max(1, before),
+            choices={**choices, **limits},
+            skipped={
+                each.name: f"{each.lock.reason} ({each.lock.at})"
+                for each in shrunk.groups
+                if each.lock is not None
+            },
+            plan=shrunk.plan,
+            verification=shrunk.verification,
+            parameters=shrunk.parameters,
+            macs=shrunk.macs,
+        )
+    if budget is not None:
+        raise InputError("A budget needs a granularity that makes the model smaller: channel or head.")
+    return _mask(model, pattern, choices, as_names(include), masks, inplace, options)
+
+
+def _one_of(amount: float | None, budget: Mapping[str, float] | None) -> float | None:
+    if (amount is None) == (budget is None):
+        raise InputError('Say how much to remove: either amount=0.5 or budget={"macs": 0.5}.')
+    return amount
+
+
+def _mask(
+    model: nn.Module,
+    pattern: granularities.Granularity,
+    choices: dict[str, Any],
+    include: tuple[str, ...],
+    masks: Mapping[str, Tensor] | None,
+    inplace: bool,
+    options: Mapping[str, Any],
+) -> Pruned:
+    """Cut weights or patterns."""
+    granularity, criterion, seed = choices["granularity"], choices["criterion"], choices["seed"]
+    rule = SCOPES[choices["scope"]]
     if pattern.kind != "weight" and rule.name not in ("global", "local"):
         raise InputError(
-            f"The pattern {granularity} takes the same of every group: leave the scope {scope} out."
+            f"The pattern {granularity} takes the same of every group: leave the scope {rule.name} out."
         )
-    include, keep, layers = as_names(include), as_names(keep), as_names(layers)
-    requested = _requested(amount, pattern, granularity)
-    targets = prunable(model, include, keep, layers)
+    requested = _requested(choices["amount"], pattern, granularity)
+    targets = prunable(model, include, choices["keep"], choices["layers"])
     earlier = Masks(masks or {})
     earlier.of(model)
     skipped: dict[str, str] = {}
@@ -129,16 +251,10 @@ def prune(
     merged = cut & earlier
     pruned = model if inplace else _copy(model)
     merged.apply_(pruned)
-    choices = {
-        "granularity": granularity,
-        "criterion": criterion,
-        **options,
-        "scope": scope if pattern.kind == "weight" else "local",
+    choices |= {
+        "scope": rule.name if pattern.kind == "weight" else "local",
         "amount": requested,
         "include": include,
-        "keep": keep,
-        "layers": layers,
-        "seed": seed,
     }
     return Pruned(pruned, merged, requested, cut.sparsity, choices, skipped)
 

@@ -23,10 +23,14 @@ Score = TypeVar("Score", bound=Callable[..., Tensor])
 
 @dataclass(frozen=True)
 class Criterion:
-    """A named importance score: `score(*needs, **options)` → tensor of the weight's shape, lowest goes first."""
+    """A named importance score: `score(*needs, **options)` → tensor of the weight's shape, lowest goes first.
+
+    `contribution`, called alike, is what each weight adds to the score of a unit it belongs to.
+    """
 
     name: str
     score: Callable[..., Tensor]
+    contribution: Callable[..., Tensor]
     needs: tuple[str, ...]
     options: Mapping[str, Any]
     granularities: frozenset[str]
@@ -55,14 +59,26 @@ class Criterion:
 CRITERIA: Registry[Criterion] = Registry("criterion")
 
 
-def criterion(name: str, *, granularities: Collection[str], paper: str) -> Callable[[Score], Score]:
-    """Register the decorated formula as a criterion called `name`."""
+def criterion(
+    name: str,
+    *,
+    granularities: Collection[str],
+    paper: str,
+    contribution: Callable[..., Tensor] | None = None,
+) -> Callable[[Score], Score]:
+    """Register the decorated formula as a criterion called `name`.
+
+    `contribution` is the formula for units, where it is another than for single weights.
+    """
 
     def register(score: Score) -> Score:
         parameters = inspect.signature(score).parameters.values()
         needs = tuple(p.name for p in parameters if p.kind is not p.KEYWORD_ONLY)
         options = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
-        CRITERIA.add(name, Criterion(name, score, needs, options, frozenset(granularities), paper))
+        CRITERIA.add(
+            name,
+            Criterion(name, score, contribution or score, needs, options, frozenset(granularities), paper),
+        )
         return score
 
     return register

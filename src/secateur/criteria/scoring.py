@@ -10,6 +10,7 @@ from torch import Tensor
 
 from secateur.criteria.registry import CRITERIA
 from secateur.errors import InputError
+from secateur.granularity import UNITS
 from secateur.registry import Registry
 from secateur.seeds import seed_of
 
@@ -39,10 +40,11 @@ def score(
     """
     entry = CRITERIA[criterion]
     entry.check(granularity, options)
+    formula = entry.contribution if granularity in UNITS else entry.score
     scores = {}
     for name, tensor in tensors.items():
         needs = (PROVIDERS[need](name, tensor, seed) for need in entry.needs)
-        scores[name] = entry.score(*needs, **options)
+        scores[name] = formula(*needs, **options)
         if scores[name].shape != tensor.shape:
             raise InputError(
                 f"The criterion {criterion} gave {name} scores of shape {list(scores[name].shape)}: "

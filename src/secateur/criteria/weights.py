@@ -8,11 +8,19 @@ from torch import Tensor
 from secateur.criteria.registry import criterion
 from secateur.errors import InputError
 
+NORMS = ("l1", "l2")
+
+
+def _powers(weight: Tensor, *, norm: str = "l1") -> Tensor:
+    """What a weight adds to its unit's norm: |w|, or w² to the square of it."""
+    return weight.square() if _known(norm) == "l2" else weight.abs()
+
 
 @criterion(
     "magnitude",
-    granularities={"weight", "n:m"},
+    granularities={"weight", "n:m", "channel", "head"},
     paper="Han et al. 2015, Learning both Weights and Connections",
+    contribution=_powers,
 )
 def magnitude(weight: Tensor, *, norm: str = "l1") -> Tensor:
     """Absolute value of each weight, |w|.
@@ -20,15 +28,21 @@ def magnitude(weight: Tensor, *, norm: str = "l1") -> Tensor:
     `norm` is "l1" or "l2", by which a unit is measured. A single weight is a unit of its own, with |w| for
     either norm: squaring it would change no rank, but overflow and underflow.
     """
-    if norm not in NORMS:
-        raise InputError(f"There is no norm '{norm}' for magnitude: choose {' or '.join(NORMS)}.")
+    _known(norm)
     return weight.abs()
 
 
-NORMS = ("l1", "l2")
+def _known(norm: str) -> str:
+    if norm not in NORMS:
+        raise InputError(f"There is no norm '{norm}' for magnitude: choose {' or '.join(NORMS)}.")
+    return norm
 
 
-@criterion("random", granularities={"weight", "n:m"}, paper="baseline; Blalock et al. 2020, ShrinkBench")
+@criterion(
+    "random",
+    granularities={"weight", "n:m", "channel", "head"},
+    paper="baseline; Blalock et al. 2020, ShrinkBench",
+)
 def random(weight: Tensor, generator: torch.Generator) -> Tensor:
     """Uniform noise in [0, 1): the baseline every criterion has to beat."""
     return torch.rand(weight.shape, generator=generator, dtype=torch.float64).to(weight.device)

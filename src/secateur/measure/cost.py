@@ -21,12 +21,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from secateur.measure.inputs import Inputs, forward, masked
-from secateur.modes import evaluating
+from secateur.modes import evaluating, unfused
 
 aten = torch.ops.aten
 FACTORS = defaultdict(
@@ -88,27 +87,9 @@ def cost(model: nn.Module, example_inputs: Inputs, masks: Mapping[str, Tensor] |
     the forward pass fails, `InputError` where the masks belong to another model.
     """
     counter = _Counter(model)
-    with torch.no_grad(), masked(model, masks), evaluating(model), _unfused(), counter.watching(), counter:
+    with torch.no_grad(), masked(model, masks), evaluating(model), unfused(), counter.watching(), counter:
         forward(model, example_inputs)
     return counter.cost()
-
-
-@contextmanager
-def _unfused() -> Iterator[None]:
-    """Have attention and recurrent layers run as the plain products they stand for."""
-    backends: tuple[Any, ...] = (torch.backends.mkldnn, torch.backends.cudnn)
-    enabled = [backend.enabled for backend in backends]
-    fastpath = torch.backends.mha.get_fastpath_enabled()
-    try:
-        for backend in backends:
-            backend.enabled = False
-        torch.backends.mha.set_fastpath_enabled(False)
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        for backend, was in zip(backends, enabled, strict=True):
-            backend.enabled = was
-        torch.backends.mha.set_fastpath_enabled(fastpath)
 
 
 @dataclass

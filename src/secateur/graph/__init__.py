@@ -1,0 +1,1 @@
+"""What a model computes, and which of its indices live and die together."""

@@ -1,0 +1,150 @@
+"""Couple: move labels through a program and unite what must live and die together.
+
+Every dimension of a value either has a *vector* of labels, one per index, or None: its size must stay. Parameters
+start with fresh labels in every dimension, inputs with None. Each operator's rule (see `rules`) says how the
+vectors of its outputs follow from those of its operands and what it unites or locks on the way. An operator without
+a rule locks what it touches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from secateur.graph.labels import Labels, Lock, Vector
+from secateur.graph.program import Node, Program, Ref, Value, refs
+
+Dims = list[Vector | None]
+Rule = Callable[["Coupling", Node], None]
+
+
+@dataclass
+class Coupling:
+    """What coupling knows of a program.
+
+    `dims[v]` are the label vectors of value v. `crossed` holds the operators whose statistic runs over labelled
+    dimensions, `unknown` the operators without a rule, by how often each was met, `heads` the vectors along which
+    matrix products run in parallel.
+    """
+
+    program: Program
+    labels: Labels = field(default_factory=Labels)
+    dims: dict[int, Dims] = field(default_factory=dict)
+    crossed: list[tuple[Node, Vector]] = field(default_factory=list)
+    unknown: dict[str, int] = field(default_factory=dict)
+    heads: list[Vector] = field(default_factory=list)
+    needs: dict[int, list[tuple[int, Vector, int]]] = field(default_factory=dict)
+    """Call → (present value of an integer argument, labels whose kept count it must become, times ±1)."""
+
+    def of(self, ref: Ref) -> Dims:
+        """Return the vectors of a tensor argument."""
+        return self.dims[ref.id]
+
+    def value(self, ref: Ref) -> Value:
+        """Return shape and kind of a tensor argument."""
+        return self.program.values[ref.id]
+
+    def shape(self, node: Node, which: int = 0) -> tuple[int, ...]:
+        """Return the shape of one of a node's outputs."""
+        return self.program.values[node.outputs[which]].shape
+
+    def give(self, node: Node, dims: Sequence[Vector | None], which: int = 0) -> None:
+        """Set the vectors of an output; dimensions of one index never have any."""
+        shape = self.shape(node, which)
+        assert len(dims) == len(shape), (node.op, shape, len(dims))
+        self.dims[node.outputs[which]] = [
+            None if vector is None or size <= 1 else vector for vector, size in zip(dims, shape, strict=True)
+        ]
+
+    def lock_for(self, node: Node, reason: str) -> Lock:
+        """Return the reason `reason` at this operator's place in the code."""
+        return Lock(reason, f"{node.op} in {self.program.where(node)}")
+
+    def unite(self, node: Node, left: Vector | None, right: Vector | None, reason: str = "") -> Vector | None:
+        """Make two dimensions one; against a dimension that must stay, the other must too."""
+        if left is None or right is None:
+            for vector in (left, right):
+                if vector is not None:
+                    self.lock(node, vector, reason or "it meets a size that must stay")
+            return None
+        self.labels.unite(left, right, self.lock_for(node, reason or "it meets an index that must stay"))
+        return left
+
+    def lock(self, node: Node, vector: Vector | None, reason: str) -> None:
+        """Keep every index of a dimension."""
+        if vector is not None:
+            self.labels.lock(vector, self.lock_for(node, reason))
+
+    def crosses(self, node: Node, vector: Vector | None) -> None:
+        """Record that this operator computes a statistic over a labelled dimension."""
+        if vector is not None:
+            self.crossed.append((node, vector))
+
+    def need(self, node: Node, value: int, labels: Vector, sign: int = 1) -> None:
+        """Record that the integer `value` in the code of this node must become the kept count of `labels`."""
+        if node.call is not None:
+            self.needs.setdefault(node.call, []).append((value, labels, sign))
+
+
+def couple(program: Program, locks: Sequence[tuple[int, str]] = ()) -> Coupling:
+    """Run the rules over a program.
+
+    `locks` are calls, by index, all of whose tensors must stay as they are, with the reason.
+    """
+    from secateur.graph.rules import CALL_RULES, RULES, unknown
+
+    coupling = Coupling(program)
+    for value in program.values:
+        if value.kind == "result":
+            continue
+        real = value.kind in ("parameter", "buffer")
+        coupling.dims[value.id] = [
+            coupling.labels.fresh(size, real=value.kind == "parameter") if real and size > 1 else None
+            for size in value.shape
+        ]
+    for node in program.nodes:
+        rule = RULES.get(node.op) or RULES.get(node.op.rstrip("_"))
+        if rule is None:
+            rule = RULES["pointwise"] if _is_pointwise(node) else unknown
+        rule(coupling, node)
+        for output in node.outputs:
+            if output not in coupling.dims:
+                coupling.dims[output] = [None] * len(program.values[output].shape)
+    for number, call in enumerate(program.calls):
+        if call.name in CALL_RULES:
+            CALL_RULES[call.name](coupling, number, call)
+    for number, reason in locks:
+        call = program.calls[number]
+        lock = Lock(reason, f"{call.name} in {call.module or 'the model'} ({call.source})")
+        for touched in (*refs(call.args), *refs(call.kwargs), *refs(call.outputs)):
+            for vector in coupling.dims[touched]:
+                if vector is not None:
+                    coupling.labels.lock(vector, lock)
+    for output in program.outputs:
+        for vector in coupling.dims[output]:
+            if vector is not None:
+                coupling.labels.lock(vector, Lock("it is an output of the model", "the model's output"))
+    return coupling
+
+
+def _is_pointwise(node: Node) -> bool:
+    import torch
+
+    return node.overload is not None and torch.Tag.pointwise in node.overload.tags
+
+
+def varies(labels: Vector) -> list[int]:
+    """Return the dimensions of an array along which its entries differ."""
+    return [
+        dim
+        for dim in range(labels.ndim)
+        if labels.shape[dim] > 1 and not (labels == np.take(labels, [0], axis=dim)).all()
+    ]
+
+
+def argument(node: Node, position: int, name: str, default: Any = None) -> Any:
+    """Return an operator's argument by position or name."""
+    return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)

@@ -1,0 +1,107 @@
+"""Copies of a model that share or fake its tensors: all of its Python, none of its memory.
+
+A ghost has the model's modules, attributes and hooks, but other tensors in place of its own. Tracing may tag its
+attributes and run it without the user's model ever noticing.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from secateur.errors import ModelError
+from secateur.graph.sizes import Attribute, Size
+
+
+def copy_with(model: nn.Module, substitute: Callable[[Tensor], Tensor]) -> nn.Module:
+    """Return a copy of `model` in which `substitute(tensor)` stands for each parameter and buffer.
+
+    A tensor used in several places is substituted once, so ties stay. Tensors held as plain attributes are shared.
+    Raises `ModelError` for a model that can't be copied.
+    """
+    memo: dict[int, Any] = {}
+    for module in model.modules():
+        for held in _tensors_of(vars(module)):
+            memo.setdefault(id(held), held)
+    for tensor in (*model.parameters(), *model.buffers()):
+        memo[id(tensor)] = substitute(tensor)
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:
+        reason = re.split(r"\.\s|\n", str(error).strip())[0].rstrip(".") or type(error).__name__
+        raise ModelError(f"{type(model).__name__} can't be copied ({reason}).") from error
+
+
+def tag_attributes(model: nn.Module) -> dict[str, int]:
+    """Turn every integer attribute of every module into a `Size`; return path → value of all of them.
+
+    Also integers in tuples and lists, and those of objects a module holds, such as a configuration.
+    """
+    found: dict[str, int] = {}
+    seen: set[int] = set()
+    for name, module in model.named_modules():
+        attributes = vars(module)
+        for key, value in list(attributes.items()):
+            if key.startswith("_") or key == "training":
+                continue
+            path = f"{name}:{key}"
+            tagged = _tag(value, path, found)
+            if tagged is not value:
+                attributes[key] = tagged
+            elif _is_record(value) and id(value) not in seen:
+                seen.add(id(value))
+                _tag_record(value, path, found)
+    return found
+
+
+def _tag_record(record: Any, path: str, found: dict[str, int]) -> None:
+    fields = vars(record)
+    for key, value in list(fields.items()):
+        if not key.startswith("_"):
+            fields[key] = _tag(value, f"{path}.{key}", found)
+
+
+def _tag(value: Any, path: str, found: dict[str, int]) -> Any:
+    if type(value) is int:
+        found[path] = value
+        return Size(value, Attribute(path))
+    if type(value) in (tuple, list) and value and all(type(item) is int for item in value):
+        return type(value)(_tag(item, f"{path}.{index}", found) for index, item in enumerate(value))
+    return value
+
+
+def _is_record(value: Any) -> bool:
+    """Whether `value` is an object with fields of its own, such as a configuration, and not torch's or Python's."""
+    if isinstance(value, nn.Module | Tensor | type | Mapping) or not hasattr(value, "__dict__"):
+        return False
+    home = type(value).__module__.partition(".")[0]
+    return not callable(value) and home not in ("torch", "builtins", "functools", "collections", "enum")
+
+
+def _tensors_of(tree: Any, depth: int = 3) -> Iterator[Tensor]:
+    if isinstance(tree, Tensor):
+        yield tree
+    elif depth and isinstance(tree, Mapping):
+        for item in tree.values():
+            yield from _tensors_of(item, depth - 1)
+    elif depth and isinstance(tree, list | tuple):
+        for item in tree:
+            yield from _tensors_of(item, depth - 1)
+
+
+def is_plain_attention(module: nn.Module) -> bool:
+    """Whether `module` runs torch's own multi-head attention."""
+    return isinstance(module, nn.MultiheadAttention) and (
+        type(module).forward is nn.MultiheadAttention.forward
+    )
+
+
+def like(tensor: Tensor) -> Tensor:
+    """Return an uninitialised tensor of the same kind on the CPU: a parameter stays one."""
+    empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype)
+    return nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty

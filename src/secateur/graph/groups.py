@@ -1,0 +1,146 @@
+"""Groups: which indices of which tensors live and die together, as plain values.
+
+A *unit* is a set of indices that can only be removed together: an output channel with its bias, its normalisation
+and the input weights that read it; a head; a feature of the residual stream. A *group* is all units that run
+through the same dimensions of the same tensors. This is what `analyze` returns.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from secateur.graph.couple import Coupling
+from secateur.graph.labels import FIXED, KERNEL, Lock, Vector
+
+
+@dataclass(frozen=True)
+class Member:
+    """One dimension of one tensor that a group runs through.
+
+    `unit` holds, for each of the dimension's indices, the unit it belongs to; −1 for one of another group. `buffer`
+    says that the tensor is a buffer, which follows but has no say.
+    """
+
+    name: str
+    dim: int
+    unit: Vector
+    buffer: bool = False
+
+    @property
+    def index(self) -> Tensor:
+        """The dimension's indices, int64 [units, indices of each]."""
+        order = np.argsort(self.unit, kind="stable")
+        order = order[self.unit[order] >= 0]
+        return torch.from_numpy(order.reshape(int(self.unit.max()) + 1, -1))
+
+
+@dataclass(frozen=True)
+class Group:
+    """Units that run through the same dimensions.
+
+    `roots` are their labels; `lock` says why none can go; `heads` whether the units are heads of attention.
+    """
+
+    name: str
+    members: tuple[Member, ...]
+    roots: Vector
+    lock: Lock | None = None
+    heads: bool = False
+
+    @property
+    def units(self) -> int:
+        """How many units there are."""
+        return len(self.roots)
+
+
+@dataclass(frozen=True)
+class Groups:
+    """All groups of a model, in the order of its parameters, and what coupling noticed."""
+
+    groups: tuple[Group, ...]
+    coupling: Coupling = field(repr=False)
+
+    def __iter__(self) -> Iterator[Group]:
+        return iter(self.groups)
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    @property
+    def free(self) -> tuple[Group, ...]:
+        """The groups that may be cut."""
+        return tuple(group for group in self.groups if group.lock is None and group.units > 1)
+
+    @property
+    def unknown(self) -> dict[str, int]:
+        """Operators without a rule, by how often they were met."""
+        return self.coupling.unknown
+
+
+def group(coupling: Coupling) -> Groups:
+    """Collect what coupling united into groups."""
+    program, labels = coupling.program, coupling.labels
+    locked_by, locks = labels.locked()
+    slots: list[tuple[str, int, Vector, bool]] = []
+    for name, index in program.tensors.items():
+        value = program.values[index]
+        for dim, vector in enumerate(coupling.dims[index]):
+            if vector is not None:
+                slots.append((name, dim, labels.find(vector), value.kind == "buffer"))
+    signature = _signatures(len(labels), slots)
+    parameters = [slot for slot in slots if not slot[3]]
+    groups: dict[tuple[int, int], list[Vector]] = {}
+    order: dict[int, tuple[int, int]] = {}
+    for _, _, roots, _ in parameters:
+        fresh = np.unique(roots[roots != FIXED])
+        keys = signature[fresh]
+        for key in np.unique(keys):
+            members = fresh[keys == key]
+            for lock in np.unique(locked_by[members]):
+                both = (int(key), int(lock))
+                if both not in order.values():
+                    order[len(order)] = both
+                    groups[both] = [members[locked_by[members] == lock]]
+    found = []
+    by_signature: dict[int, list[tuple[str, int, Vector, bool]]] = {}
+    for slot in slots:
+        for key in np.unique(signature[slot[2][slot[2] != FIXED]]):
+            by_signature.setdefault(int(key), []).append(slot)
+    names: Counter[str] = Counter()
+    parallel = np.zeros(len(labels), dtype=bool)
+    for heads in coupling.heads:
+        parallel[labels.find(heads)] = True
+    for (key, lock), members in groups.items():
+        if lock >= 0 and locks[lock].reason == KERNEL:
+            continue
+        roots = members[0]
+        number = np.full(len(labels), -1, dtype=np.int64)
+        number[roots] = np.arange(len(roots))
+        inside = []
+        for name, dim, vector, buffer in by_signature[key]:
+            unit = np.where(vector == FIXED, -1, number[vector])
+            if (unit >= 0).any():
+                inside.append(Member(name, dim, unit, buffer))
+        inside.sort(key=lambda member: member.buffer)
+        first = inside[0].name
+        names[first] += 1
+        label = first if names[first] == 1 else f"{first}#{names[first]}"
+        reason = locks[lock] if lock >= 0 else None
+        found.append(Group(label, tuple(inside), roots, reason, bool(parallel[roots].any())))
+    return Groups(tuple(found), coupling)
+
+
+def _signatures(count: int, slots: list[tuple[str, int, Vector, bool]]) -> Vector:
+    """Return for each label a number that says through which parameter dimensions it runs."""
+    random = np.random.default_rng(0)
+    signature = np.zeros(count, dtype=np.int64)
+    for _, _, roots, buffer in slots:
+        if not buffer:
+            signature[np.unique(roots)] ^= random.integers(1, 2**62)
+    return signature

@@ -1,0 +1,117 @@
+"""A traced model as plain values: what was computed, from what, by which line of code.
+
+The trace keeps two views of one forward pass. *Nodes* are the aten operators, in order, functional (an in-place
+operator yields a new value), and say what the data did. *Calls* are the functions the Python code called, with
+sizes that remember their origin, and say what the code would do if the data had other sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Ref:
+    """Stands for value `id` among the arguments of a node or call."""
+
+    id: int
+
+
+@dataclass
+class Value:
+    """One tensor: its shape and dtype, and, if it is one, the name of the parameter or buffer it is.
+
+    `kind` is "parameter", "buffer", "input", "constant" or "result".
+    """
+
+    id: int
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    kind: str
+    name: str = ""
+
+
+@dataclass
+class Node:
+    """One aten operator: `outputs` and the `Ref`s among `args` and `kwargs` index the program's values.
+
+    `call` is the index of the call it ran in, None outside any. For "write" (no operator of torch) args are the
+    overwritten value, the nodes that view it, and the new content of the view.
+    """
+
+    op: str
+    overload: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    outputs: list[int]
+    call: int | None
+
+
+@dataclass
+class Call:
+    """One call of a torch function from Python, in `module` (path), at `source` ("file.py:12").
+
+    `nth` holds, for every module whose forward was running, how many calls of this function came before.
+    """
+
+    function: Callable[..., Any]
+    name: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    module: str
+    source: str
+    nth: dict[str, int]
+    outputs: Any = None
+
+
+@dataclass
+class Program:
+    """A traced forward pass. `outputs` are the value ids of the tensors the model returned."""
+
+    values: list[Value] = field(default_factory=list)
+    nodes: list[Node] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
+    outputs: list[int] = field(default_factory=list)
+    tensors: dict[str, int] = field(default_factory=dict)
+    attributes: dict[str, int] = field(default_factory=dict)
+    real: bool = False
+    """Whether the pass ran on real numbers, because the code looks at values."""
+
+    def where(self, node: Node) -> str:
+        """Say in which module and line a node ran."""
+        if node.call is None:
+            return "the model"
+        call = self.calls[node.call]
+        return f"{call.module or 'the model'} ({call.source})"
+
+
+def refs(tree: Any) -> Iterator[int]:
+    """Yield the value ids in a nest of arguments, in order."""
+    if isinstance(tree, Ref):
+        yield tree.id
+    elif isinstance(tree, list | tuple):
+        for item in tree:
+            yield from refs(item)
+    elif isinstance(tree, dict):
+        for item in tree.values():
+            yield from refs(item)
+
+
+def replace(tree: Any, leaf: Callable[[Any], Any]) -> Any:
+    """Rebuild a nest of tuples, lists and dicts with `leaf` applied to all that is none of them."""
+    if isinstance(tree, torch.Size):
+        return tuple(replace(item, leaf) for item in tree)
+    if isinstance(tree, tuple):
+        items = [replace(item, leaf) for item in tree]
+        return type(tree)(*items) if hasattr(tree, "_fields") else tuple(items)
+    if isinstance(tree, list):
+        return [replace(item, leaf) for item in tree]
+    if isinstance(tree, dict):
+        return {key: replace(item, leaf) for key, item in tree.items()}
+    if isinstance(tree, slice):
+        return slice(replace(tree.start, leaf), replace(tree.stop, leaf), replace(tree.step, leaf))
+    return leaf(tree)

@@ -1,0 +1,21 @@
+"""One table from operator to rule: how labels pass it.
+
+There are only a few kinds. Movement runs the same movement on the labels, pointwise operators unite what meets,
+contractions unite what is summed over and pass on the rest, normalisations pass labels and note that a statistic
+crosses them. `unknown` locks all it touches, so an operator missing here costs savings, never correctness.
+"""
+
+from secateur.graph.rules import contraction, movement, normalisation, pointwise, selection, spatial
+from secateur.graph.rules.table import CALL_RULES, RULES, unknown
+
+__all__ = [
+    "CALL_RULES",
+    "RULES",
+    "contraction",
+    "movement",
+    "normalisation",
+    "pointwise",
+    "selection",
+    "spatial",
+    "unknown",
+]

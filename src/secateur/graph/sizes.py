@@ -1,0 +1,138 @@
+"""Integers that remember where they came from.
+
+While a model is traced, every integer attribute of its modules and every size read from a tensor is a `Size`: an
+int like any other, which also carries the expression that made it. `x.shape[-1] // self.num_heads` arrives at
+`view` as the number 64 and as "last dimension of value 12, divided by attribute num_heads of module attn". So a
+smaller model can be asked what each size in its code would become, and which attribute to change.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """An integer held by a module: `path` is "module.path:attribute", as in a plan."""
+
+    path: str
+
+
+@dataclass(frozen=True)
+class Extent:
+    """The size of dimension `dim` of the traced value `value`."""
+
+    value: int
+    dim: int
+
+
+Leaf = Attribute | Extent
+
+
+@dataclass(frozen=True)
+class Derived:
+    """An arithmetic result: `function(*operands)`."""
+
+    function: Callable[..., int]
+    operands: tuple[Any, ...]
+
+
+class Size(int):
+    """An int with the expression it came from in `origin`."""
+
+    origin: Leaf | Derived
+
+    def __new__(cls, value: int, origin: Leaf | Derived) -> Size:
+        """Attach `origin` to `value`."""
+        size = super().__new__(cls, value)
+        size.origin = origin
+        return size
+
+    def __deepcopy__(self, memo: Any) -> Size:
+        return self
+
+    def __reduce__(self) -> tuple[type, tuple[int]]:
+        return int, (int(self),)
+
+
+class Scale(float):
+    """A float computed from a `Size`, such as the 1/√d of attention."""
+
+    origin: Leaf | Derived
+
+    def __new__(cls, value: float, origin: Leaf | Derived) -> Scale:
+        """Attach `origin` to `value`."""
+        scale = super().__new__(cls, value)
+        scale.origin = origin
+        return scale
+
+    def __deepcopy__(self, memo: Any) -> Scale:
+        return self
+
+    def __reduce__(self) -> tuple[type, tuple[float]]:
+        return float, (float(self),)
+
+
+def _remember(home: type, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    plain = getattr(home, name)
+
+    def method(self: Any, *others: Any) -> Any:
+        if home is int and others and isinstance(others[0], float):
+            result = getattr(float, name)(float(self), *others)
+        else:
+            result = plain(self, *others)
+        if type(result) is int:
+            return Size(result, Derived(function, (self, *others)))
+        return Scale(result, Derived(function, (self, *others))) if type(result) is float else result
+
+    return method
+
+
+def _swapped(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    return lambda a, b: function(b, a)
+
+
+for _name, _function in {
+    "add": operator.add,
+    "sub": operator.sub,
+    "mul": operator.mul,
+    "floordiv": operator.floordiv,
+    "truediv": operator.truediv,
+    "mod": operator.mod,
+    "pow": operator.pow,
+}.items():
+    for _class, _home in ((Size, int), (Scale, float)):
+        setattr(_class, f"__{_name}__", _remember(_home, f"__{_name}__", _function))
+        setattr(_class, f"__r{_name}__", _remember(_home, f"__r{_name}__", _swapped(_function)))
+for _name, _function in {"neg": operator.neg, "pos": operator.pos, "abs": abs}.items():
+    setattr(Size, f"__{_name}__", _remember(int, f"__{_name}__", _function))
+    setattr(Scale, f"__{_name}__", _remember(float, f"__{_name}__", _function))
+
+
+def evaluate(size: Any, leaf: Callable[[Leaf, int], int]) -> Any:
+    """Return what `size` becomes when each of its leaves becomes `leaf(origin, old value)`.
+
+    A plain number stays what it is.
+    """
+    if type(size) not in (Size, Scale):
+        return size
+    if isinstance(size.origin, Derived):
+        operands = [evaluate(operand, leaf) for operand in size.origin.operands]
+        try:
+            return size.origin.function(*operands)
+        except ZeroDivisionError:
+            return 0
+    return leaf(size.origin, int.__index__(size))
+
+
+def leaves(size: Any) -> Iterator[tuple[Leaf, int]]:
+    """Yield every leaf of an expression with its present value."""
+    if type(size) in (Size, Scale):
+        if isinstance(size.origin, Derived):
+            for operand in size.origin.operands:
+                yield from leaves(operand)
+        else:
+            yield size.origin, int.__index__(size)

@@ -1,0 +1,296 @@
+"""Trace a model: run it once and write down what it computed.
+
+The pass runs on a ghost of the model with fake tensors, which have shapes but no numbers, so a model of any size is
+traced in its number of operators. A model whose code looks at numbers (`.item()`, detection) runs on its real ones
+instead. Kernels that hide several operators in one (fused attention, recurrent cells, the encoder's fast path) are
+switched off for the pass, so that what they do is seen. The user's model is never touched.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from secateur.errors import ModelError
+from secateur.graph.ghost import copy_with, is_plain_attention, like, tag_attributes
+from secateur.graph.program import Call, Node, Program, Ref, Value, refs, replace
+from secateur.graph.sizes import Extent, Size
+from secateur.measure.inputs import Inputs, arguments, shapes
+from secateur.modes import evaluating, unfused
+from secateur.shrink.overrides import call_name
+from secateur.shrink.standins import stand_in
+
+SIZE_READERS = {"torch.Tensor.shape.__get__", "torch.Tensor.size"}
+MARK = "_secateur_value"
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def trace(model: nn.Module, example_inputs: Inputs) -> Program:
+    """Run `model` in eval mode on the example inputs and return what it computed.
+
+    Raises `ModelError` for a model that can't run on them.
+    """
+    program, error = attempt(model, example_inputs, real=False)
+    if error is not None:  # perhaps its code looks at numbers
+        program, error = attempt(model, example_inputs, real=True)
+    if error is not None:
+        reason = (str(error).strip().splitlines() or [""])[0].rstrip(".") or type(error).__name__
+        raise ModelError(
+            f"{type(model).__name__} does not run on example inputs of shape {shapes(example_inputs)} "
+            f"({reason}): give what its forward takes, as a tensor, a tuple, or a dict of keywords."
+        ) from error
+    return program
+
+
+def attempt(model: nn.Module, example_inputs: Inputs, *, real: bool) -> tuple[Program, Exception | None]:
+    """Trace on fake or `real` tensors; return what was recorded, and the error that ended it, if one did."""
+    inputs = arguments(example_inputs)
+    with ExitStack() as stack:
+        if not real:
+            stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+            inputs = tree_map(lambda leaf: like(leaf) if isinstance(leaf, Tensor) else leaf, inputs)
+        ghost = copy_with(model, (lambda tensor: tensor) if real else like)
+        program = Program(real=real)
+        try:
+            _record(ghost, inputs, program)
+        except Exception as error:
+            return program, error
+    return program, None
+
+
+def _record(ghost: nn.Module, inputs: Arguments, program: Program) -> None:
+    stand_in(ghost, [name for name, module in ghost.named_modules() if is_plain_attention(module)])
+    program.attributes.update(tag_attributes(ghost))
+    recorder = _Recorder(program)
+    recorder.name_tensors(ghost, inputs)
+    args, kwargs = inputs
+    modes = _Operators(recorder), _Functions(recorder)
+    with evaluating(ghost), torch.no_grad(), unfused(), recorder.modules(ghost), modes[0], modes[1]:
+        outputs = ghost(*args, **kwargs)
+    program.outputs = [recorder.read(leaf) for leaf in tensors_of(outputs)]
+
+
+def tensors_of(outputs: Any) -> list[Tensor]:
+    """Return the tensors a model returned, from any nest of tuples, lists, dicts and their like.
+
+    A cache of keys and values for later calls is no output: its size may change with the model's.
+    """
+    if isinstance(outputs, Mapping):
+        found = (tensors_of(item) for key, item in outputs.items() if key != "past_key_values")
+        return [tensor for tensors in found for tensor in tensors]
+    return [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
+
+
+class _Recorder:
+    """Writes the program while the model runs."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.alive: list[Any] = []  # keeps tensors, and so the identity of their memory, from being reused
+        self.call: int | None = None
+        self.stack: list[tuple[str, Counter[str]]] = []
+        self.root: dict[int, int] = {}  # value → first value of its memory
+        self.latest: dict[int, int] = {}  # first value of a memory → its present content
+        self.seen: dict[int, int] = {}  # value → content of the memory when it was made
+        self.view: dict[int, tuple[int, int, int]] = {}  # view → value viewed, node, which output
+
+    def name_tensors(self, ghost: nn.Module, inputs: Arguments) -> None:
+        """Make values of the model's tensors and the inputs."""
+        for kind, named in (("parameter", ghost.named_parameters()), ("buffer", ghost.named_buffers())):
+            for name, tensor in named:
+                self.program.tensors[name] = self.new(tensor, kind, name)
+        for leaf in tree_leaves(inputs):
+            if isinstance(leaf, Tensor):
+                self.new(leaf, "input")
+
+    @contextmanager
+    def modules(self, ghost: nn.Module) -> Iterator[None]:
+        """Follow which modules' forward runs."""
+        hooks = []
+        for name, module in ghost.named_modules():
+
+            def enter(_module: nn.Module, _args: Any, name: str = name) -> None:
+                self.stack.append((name, Counter()))
+
+            def leave(_module: nn.Module, _args: Any, _output: Any) -> None:
+                if self.stack:
+                    self.stack.pop()
+
+            hooks.append(module.register_forward_pre_hook(enter, prepend=True))
+            hooks.append(module.register_forward_hook(leave, always_call=True))
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def new(self, tensor: Tensor, kind: str = "result", name: str = "") -> int:
+        """Make a value of a tensor."""
+        index = self.value(tensor, kind, name)
+        self.root[index] = self.seen[index] = index
+        self.latest[index] = index
+        return index
+
+    def value(self, tensor: Tensor, kind: str = "result", name: str = "") -> int:
+        index = len(self.program.values)
+        self.program.values.append(Value(index, tuple(tensor.shape), tensor.dtype, kind, name))
+        setattr(tensor, MARK, (self, index))
+        self.alive.append(tensor)
+        return index
+
+    def read(self, tensor: Tensor) -> int:
+        """Return the value a tensor holds now, seen through any write to its memory since it was made."""
+        owner, index = getattr(tensor, MARK, (None, -1))
+        if owner is not self:
+            return self.new(tensor, "constant")
+        content = self.latest[self.root[index]]
+        if self.seen[index] == content:
+            return int(index)
+        fresh = self.replay(index, content) if index in self.view else content
+        setattr(tensor, MARK, (self, fresh))
+        return fresh
+
+    def replay(self, index: int, content: int) -> int:
+        """View `content` the way value `index` views the memory it is part of."""
+        parent, at, which = self.view[index]
+        source = self.replay(parent, content) if parent in self.view else content
+        node = self.program.nodes[at]
+        outputs = []
+        for old in node.outputs:
+            known = self.program.values[old]
+            fresh = len(self.program.values)
+            self.program.values.append(Value(fresh, known.shape, known.dtype, "result"))
+            self.root[fresh], self.seen[fresh] = self.root[index], content
+            self.view[fresh] = (source, len(self.program.nodes), len(outputs))
+            outputs.append(fresh)
+        args = replace(node.args, lambda leaf: Ref(source) if leaf == Ref(parent) else leaf)
+        self.program.nodes.append(Node(node.op, node.overload, args, node.kwargs, outputs, self.call))
+        return outputs[which]
+
+    def refer(self, tree: Any) -> Any:
+        """Put `Ref`s in place of the tensors in a nest of arguments."""
+        return replace(tree, lambda leaf: Ref(self.read(leaf)) if isinstance(leaf, Tensor) else leaf)
+
+    def node(
+        self, overload: Any, before: tuple[Any, dict[str, Any]], args: Any, kwargs: Any, out: Any
+    ) -> None:
+        """Write down one operator that has run."""
+        schema = overload._schema
+        written = [
+            (args[position] if position < len(args) else kwargs.get(argument.name))
+            for position, argument in enumerate(schema.arguments)
+            if argument.alias_info is not None and argument.alias_info.is_write
+        ]
+        views = any(r.alias_info is not None and not r.alias_info.is_write for r in schema.returns)
+        at = len(self.program.nodes)
+        node = Node(overload._schema.name.partition("::")[2], overload, *before, [], self.call)
+        self.program.nodes.append(node)
+        if written:
+            for target in written:
+                if isinstance(target, Tensor):
+                    node.outputs.append(self.write(target))
+            return
+        source = next(refs(node.args), None) if views else None
+        for which, tensor in enumerate(leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)):
+            if source is None:
+                node.outputs.append(self.new(tensor))
+                continue
+            index = self.value(tensor)
+            self.root[index] = self.root[source]
+            self.seen[index] = self.latest[self.root[source]]
+            self.view[index] = (source, at, which)
+            node.outputs.append(index)
+
+    def write(self, tensor: Tensor) -> int:
+        """Give a tensor that was written in place its new value, and its memory the new content."""
+        old = self.read(tensor)
+        index = self.value(tensor)
+        root = self.root[index] = self.root[old]
+        if old not in self.view:
+            self.latest[root] = self.seen[index] = index
+            return index
+        chain, at = [], old
+        while at in self.view:
+            parent, node, which = self.view[at]
+            chain.append((node, which))
+            at = parent
+        known = self.program.values[self.latest[root]]
+        content = len(self.program.values)
+        self.program.values.append(Value(content, known.shape, known.dtype, "result"))
+        args = (Ref(self.latest[root]), tuple(reversed(chain)), Ref(index))
+        self.later = Node("write", None, args, {}, [content], self.call)
+        self.root[content], self.seen[content] = root, content
+        self.latest[root] = self.seen[index] = content
+        self.view[index] = self.view[old]
+        self.program.nodes.append(self.later)
+        return index
+
+
+class _Operators(TorchDispatchMode):
+    def __init__(self, recorder: _Recorder) -> None:
+        super().__init__()
+        self.recorder = recorder
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func.namespace == "prim":  # asks a tensor for its device or layout
+            return func(*args, **kwargs)
+        before = self.recorder.refer(args), self.recorder.refer(kwargs)
+        out = func(*args, **kwargs)
+        self.recorder.node(func, before, args, kwargs, out)
+        return out
+
+
+class _Functions(TorchFunctionMode):
+    def __init__(self, recorder: _Recorder) -> None:
+        super().__init__()
+        self.recorder = recorder
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs, recorder = kwargs or {}, self.recorder
+        name = call_name(func)
+        if name in SIZE_READERS:
+            return _sized(recorder.read(args[0]), func(*args, **kwargs), args[0].dim(), *args[1:], **kwargs)
+        nth = {}
+        for module, counts in recorder.stack:
+            nth[module] = counts[name]
+            counts[name] += 1
+        call = Call(
+            func, name, recorder.refer(args), recorder.refer(kwargs), recorder.stack[-1][0], _source(), nth
+        )
+        recorder.call = len(recorder.program.calls)
+        recorder.program.calls.append(call)
+        try:
+            out = func(*args, **kwargs)
+        finally:
+            recorder.call = None
+        call.outputs = recorder.refer(out) if isinstance(out, Tensor | list | tuple) else None
+        return out
+
+
+def _sized(value: int, sizes: Any, dims: int, dim: int | None = None) -> Any:
+    """Return sizes read from a tensor as `Size`s that remember it."""
+    if dim is None:
+        return torch.Size(Size(int(size), Extent(value, at)) for at, size in enumerate(sizes))
+    return Size(int(sizes), Extent(value, int(dim) % dims))
+
+
+def _source() -> str:
+    """Return file and line of the innermost code that is neither torch's nor ours."""
+    frame: Any = sys._getframe(2)
+    while frame is not None:
+        home = frame.f_globals.get("__name__", "").partition(".")[0]
+        if home not in ("torch", "secateur"):
+            return f"{frame.f_code.co_filename.rpartition('/')[2]}:{frame.f_lineno}"
+        frame = frame.f_back
+    return "torch"

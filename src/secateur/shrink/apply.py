@@ -1,0 +1,97 @@
+"""Apply a plan: the same model, smaller.
+
+The result has the class, the hooks, the modes and the frozen state of what it was made from; tied tensors stay tied;
+parameters keep their class, type, device, memory layout and gradient. The copy is made small from the start: no dense
+one is made on the way.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+from secateur.modes import evaluating
+from secateur.shrink.describe import describe, set_attributes
+from secateur.shrink.overrides import function_called, resize, restore
+from secateur.shrink.plan import Plan, named_tensors
+from secateur.shrink.standins import stand_in
+
+REMADE = (WeightNorm, SpectralNorm, BasePruningMethod)
+"""Hooks that compute a weight from other tensors before each forward."""
+
+
+def apply(model: nn.Module, plan: Plan, *, inplace: bool = False) -> nn.Module:
+    """Return `model` as `plan` says: a smaller copy, or the model itself where `inplace`.
+
+    The result remembers what was done to it, earlier cuts included, in its attribute `secateur_plan`. An optimiser of
+    a model changed in place, or about to go on with the copy, is put right by `shrink_optimizer`.
+
+    Raises `ModelError` where the plan belongs to another model, `InputError` where it overrides calls of functions
+    that torch lacks or does not follow from the cuts this model has had; the model is then as it was.
+    """
+    plan.check(model)
+    earlier: Plan = getattr(model, "secateur_plan", Plan())
+    whole = earlier.then(plan)
+    for override in whole.overrides:
+        function_called(override.function)
+    if not inplace:
+        model = _smaller_copy(model, plan)
+    set_attributes(model, plan.attributes)
+    if inplace:
+        _slice_in_place(model, plan)
+    describe(model, plan.kept, plan.attributes)
+    restore(model)
+    stand_in(model, whole.standins)
+    resize(model, whole.overrides)
+    for module in model.modules():
+        _remake(module)
+    object.__setattr__(model, "secateur_plan", whole)
+    return model
+
+
+def _smaller_copy(model: nn.Module, plan: Plan) -> nn.Module:
+    """Deep-copy the model with every tensor's copy, already small, at hand in the memo."""
+    memo: dict[int, object] = {}
+    for name, tensor in named_tensors(model).items():
+        memo[id(tensor)] = _smaller(plan, name, tensor)
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, Tensor) and not value.is_leaf:  # computed by a forward, and not to be copied
+                memo.setdefault(id(value), value.detach())
+    return copy.deepcopy(model, memo)
+
+
+def _smaller(plan: Plan, name: str, tensor: Tensor) -> Tensor:
+    """Return what stays of a parameter or buffer, with its class, its own attributes and its gradient."""
+    small = plan.slice(name, tensor.detach())
+    if isinstance(tensor, nn.Parameter):
+        small = torch.Tensor._make_subclass(type(tensor), small, tensor.requires_grad)
+    small.__dict__.update(tensor.__dict__)
+    if tensor.grad is not None:
+        small.grad = plan.slice(name, tensor.grad)
+    return small
+
+
+def _slice_in_place(model: nn.Module, plan: Plan) -> None:
+    """Give the tensors less data; the objects stay, and with them optimisers, ties and whoever else holds them."""
+    tensors = named_tensors(model)
+    for name in plan.kept:
+        tensor = tensors[name]
+        gradient, tensor.grad = tensor.grad, None
+        tensor.data = plan.slice(name, tensor.detach())
+        tensor.grad = None if gradient is None else plan.slice(name, gradient)
+
+
+def _remake(module: nn.Module) -> None:
+    """Compute what is kept beside the tensors once more: the product of a reparametrisation, a cuDNN weight chunk."""
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, REMADE):
+            with evaluating(module):
+                hook(module, ())
+    if isinstance(module, nn.RNNBase):
+        module.flatten_parameters()

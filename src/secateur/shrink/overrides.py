@@ -1,0 +1,147 @@
+"""Sizes written in a module's code, replaced while the code runs.
+
+A `forward` that says `x.view(-1, 64, 7)` needs another number once channels are gone, and its source can't be
+changed. `Resized` runs that forward with the numbers of a plan put in the place of its own. It is a callable kept as
+the module's attribute `forward`, so the module keeps its class, and a deep copy has its own.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import CodeType
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode, resolve_name
+
+from secateur.errors import InputError
+from secateur.shrink.plan import Override
+
+
+@functools.cache
+def call_name(function: Callable[..., Any]) -> str:
+    """Return the name of a torch function as its documentation writes it: "torch.Tensor.view"."""
+    return resolve_name(function) or f"{function.__module__}.{function.__qualname__}"
+
+
+class Forward:
+    """A callable in the place of one module's `forward`, which it keeps in `replaced` where it was no method."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.replaced: Callable[..., Any] | None = module.__dict__.get("forward")
+        module.__dict__["forward"] = self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Do what the module's own forward does."""
+        return self.original(*args, **kwargs)
+
+    @property
+    def original(self) -> Callable[..., Any]:
+        """The forward that ran before this one took its place."""
+        if self.replaced is not None:
+            return self.replaced
+        return functools.partial(type(self.module).forward, self.module)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(self.original)
+
+    @property
+    def __code__(self) -> CodeType:  # torch.export names a program by the code it came from
+        return type(self).__call__.__code__
+
+    def remove(self) -> None:
+        """Give the module back what was there before."""
+        if self.replaced is None:
+            del self.module.__dict__["forward"]
+        else:
+            self.module.__dict__["forward"] = self.replaced
+
+
+def restore(model: nn.Module) -> None:
+    """Give every module of `model` back the forward that a `Forward` took the place of."""
+    for module in model.modules():
+        while isinstance(own := module.__dict__.get("forward"), Forward):
+            own.remove()
+
+
+Place = tuple[int | str, ...]
+Changes = Mapping[Callable[..., Any], Mapping[int, Sequence[tuple[Place, int]]]]
+
+
+def resize(model: nn.Module, overrides: Iterable[Override]) -> None:
+    """Put `Resized` in the place of the forward of each module that `overrides` name.
+
+    Raises `ModelError` where the model has no such module, `InputError` where torch has no such function.
+    """
+    of: dict[nn.Module, list[Override]] = {}
+    for override in overrides:
+        of.setdefault(model.get_submodule(override.module), []).append(override)
+    for module, own in of.items():
+        Resized(module, own)
+
+
+class Resized(Forward):
+    """A module's own forward, run with other integers in its calls of torch functions."""
+
+    def __init__(self, module: nn.Module, overrides: Iterable[Override]) -> None:
+        super().__init__(module)
+        changes: dict[Callable[..., Any], dict[int, list[tuple[Place, int]]]] = {}
+        for override in overrides:
+            calls = changes.setdefault(function_called(override.function), {})
+            calls.setdefault(override.nth, []).append((override.argument, override.value))
+        self.changes: Changes = changes
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the forward that was there, its integers replaced."""
+        with _Replacing(self.changes):
+            return self.original(*args, **kwargs)
+
+
+class _Replacing(TorchFunctionMode):
+    """Counts the calls of the functions concerned, and replaces integers in the arguments of some."""
+
+    def __init__(self, changes: Changes) -> None:
+        super().__init__()
+        self.changes = changes
+        self.calls = dict.fromkeys(changes, 0)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in self.changes:
+            nth = self.calls[func]
+            self.calls[func] += 1
+            for place, value in self.changes[func].get(nth, ()):
+                if isinstance(place[0], int):
+                    args = _put(args, place, value)
+                else:
+                    kwargs = _put(kwargs, place, value)
+        return func(*args, **kwargs)
+
+
+def _put(tree: Any, place: Place, value: int) -> Any:
+    """Return a nest of arguments with `value` at `place`."""
+    if not place:
+        return value
+    step, rest = place[0], place[1:]
+    if isinstance(tree, slice):
+        ends = {"start": tree.start, "stop": tree.stop, "step": tree.step}
+        return slice(*_put(ends, place, value).values())
+    if isinstance(tree, dict):
+        return {**tree, step: _put(tree[step], rest, value)}
+    items = [_put(item, rest, value) if at == step else item for at, item in enumerate(tree)]
+    return items if isinstance(tree, list) else tuple(items)
+
+
+def function_called(name: str) -> Callable[..., Any]:
+    """Return the torch function that `call_name` calls `name`. Raises `InputError` where there is none."""
+    function: Any = torch
+    for step in name.split(".")[1:]:
+        function = getattr(function, step, None)
+    if not callable(function) or call_name(function) != name:
+        raise InputError(f"The plan overrides a call of {name}, and torch has no such function.")
+    return function  # type: ignore[no-any-return]

@@ -1,0 +1,184 @@
+"""Prune units: find what is coupled, score it, spread the amount, make the model smaller, prove it.
+
+`analyze` finds the groups; `prune_units` is the whole pipeline for granularities that make a model smaller. Data
+flows one way: trace → couple → score → spread → settle → apply → verify. Where the model's own code turns out not
+to follow a cut, what that place touches is locked, with the reason, and the cut is made again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from secateur.allocate import check_amount
+from secateur.budget import Budget, meet
+from secateur.errors import InputError, ModelError
+from secateur.graph import cost
+from secateur.graph.couple import couple
+from secateur.graph.cut import Cut
+from secateur.graph.fit import misfit
+from secateur.graph.ghost import is_plain_attention
+from secateur.graph.groups import Group, Groups, group
+from secateur.graph.settle import settle
+from secateur.graph.trace import trace
+from secateur.importance import unit_scores
+from secateur.measure.inputs import Inputs
+from secateur.shrink.apply import apply
+from secateur.shrink.plan import Plan, named_tensors
+from secateur.shrink.verify import Verification, verify
+from secateur.spread import spread
+from secateur.targets import as_names, check_finite, matches, require_module
+
+ATTEMPTS = 32
+"""How many places in the code that don't follow may be found and locked before a model is given up."""
+
+
+@dataclass(frozen=True)
+class Shrunk:
+    """A smaller model, the plan that made it, the groups it came from, the proof, and the cost before and after."""
+
+    model: nn.Module
+    plan: Plan
+    groups: Groups
+    verification: Verification | None
+    parameters: tuple[int, int]
+    macs: tuple[int, int]
+    units: tuple[int, int]
+
+
+def analyze(model: nn.Module, example_inputs: Inputs) -> Groups:
+    """Find which indices of which tensors live and die together, and what must stay and why.
+
+    `example_inputs` is a tensor, a tuple of arguments or a dict of keyword arguments. The model is not touched and
+    may be on the meta device. Raises `ModelError` for a model that can't run on the inputs.
+
+    >>> groups = analyze(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), torch.ones(1, 4))
+    >>> [(group.name, group.units) for group in groups.free]
+    [('0.weight', 3)]
+    """
+    require_module(model)
+    return group(couple(trace(model, example_inputs)))
+
+
+def prune_units(
+    model: nn.Module,
+    example_inputs: Inputs,
+    *,
+    amount: float | None,
+    budget: Budget | None,
+    granularity: str,
+    criterion: str,
+    scope: str,
+    keep: Sequence[str],
+    layers: Sequence[str],
+    max_amount: float,
+    round_to: int | None,
+    check: bool,
+    seed: int,
+    inplace: bool,
+    options: Mapping[str, Any],
+) -> Shrunk:
+    """Remove the least important units of `model`; see `secateur.prune`."""
+    require_module(model)
+    check_finite({name: t for name, t in named_tensors(model).items() if isinstance(t, nn.Parameter)})
+    program = trace(model, example_inputs)
+    locks: list[tuple[int, str]] = []
+    for _ in range(ATTEMPTS):
+        groups = group(couple(program, locks))
+        chosen = _chosen(groups, granularity, keep, layers)
+        if not chosen:
+            raise ModelError(_nothing(groups, granularity))
+        scores = unit_scores(model, chosen, criterion, seed=seed, **options)
+
+        cutter = _Cutter(groups, chosen, scores, scope, max_amount, round_to)
+
+        cut = cutter(check_amount(amount)) if budget is None else meet(budget, cutter)
+        plan, failures = plan_for(model, cut)
+        if not failures:
+            small = apply(model, plan)
+            wrong = misfit(small, cut, example_inputs)
+            if wrong is None:
+                break
+            failures = [wrong]
+        if set(failures) <= set(locks):
+            raise ModelError(f"{type(model).__name__} can't be made smaller: {failures[0][1]}.")
+        locks += failures
+    else:
+        raise ModelError(f"{type(model).__name__} can't be made smaller: {locks[-1][1]}.")
+    proof = verify(model, small, cut, example_inputs) if check else None
+    whole = Cut.of(groups.coupling, [])
+    return Shrunk(
+        apply(model, plan, inplace=True) if inplace else small,
+        plan,
+        groups,
+        proof,
+        (cost.parameters(whole), cost.parameters(cut)),
+        (cost.macs(whole), cost.macs(cut)),
+        (sum(each.units for each in chosen), sum(each.units for each in chosen) - len(cut.removed)),
+    )
+
+
+@dataclass(frozen=True)
+class _Cutter:
+    """Makes the cut of any amount."""
+
+    groups: Groups
+    chosen: Sequence[Group]
+    scores: Mapping[str, Tensor]
+    scope: str
+    max_amount: float
+    round_to: int | None
+
+    def __call__(self, amount: float) -> Cut:
+        masks = spread(
+            self.chosen, self.scores, amount, self.scope, max_amount=self.max_amount, round_to=self.round_to
+        )
+        units = [(each, masks[each.name].numpy()) for each in self.chosen]
+        return Cut.of(self.groups.coupling, units)
+
+
+def plan_for(model: nn.Module, cut: Cut) -> tuple[Plan, list[tuple[int, str]]]:
+    """Turn a cut into a plan: what every tensor keeps and what the code must be told; and what can't be."""
+    kept = cut.kept_indices()
+    if not kept:
+        return Plan(), []
+    settlement = settle(cut)
+    tensors = named_tensors(model)
+    return Plan(
+        kept=kept,
+        shapes={name: tuple(tensors[name].shape) for name in kept},
+        attributes=settlement.attributes,
+        overrides=tuple(settlement.overrides),
+        standins=tuple(name for name, module in model.named_modules() if is_plain_attention(module)),
+    ), settlement.failures
+
+
+def _chosen(groups: Groups, granularity: str, keep: Sequence[str], layers: Sequence[str]) -> list[Group]:
+    """Return the groups that may be cut and are meant."""
+    keep, layers = as_names(keep), as_names(layers)
+    names = {member.name for each in groups for member in each.members}
+    for pattern in (*keep, *layers):
+        if not any(matches(name, pattern) for name in names) and pattern not in [g.name for g in groups]:
+            raise InputError(
+                f"No layer with parameters matches '{pattern}': list the layers with secateur inspect."
+            )
+
+    def meant(each: Group) -> bool:
+        owners = [member.name for member in each.members if not member.buffer]
+        kept = any(matches(name, pattern) for name in owners for pattern in keep)
+        chosen = not layers or any(
+            matches(name, pattern) or each.name == pattern for name in owners for pattern in layers
+        )
+        return chosen and not kept and (granularity != "head" or each.heads)
+
+    return [each for each in groups.free if meant(each)]
+
+
+def _nothing(groups: Groups, granularity: str) -> str:
+    """Say why there is nothing to cut."""
+    lock = next((each.lock for each in groups if each.lock is not None), None)
+    because = f" ({groups.groups[0].name}: {lock.reason}, at {lock.at})" if lock is not None else ""
+    return f"There is nothing to prune by {granularity}: every group is locked or left out{because}."
