@@ -90,7 +90,8 @@ def isomorphic(groups: Sequence[Group], scores: Scores, amount: float, max_amoun
     classes: dict[tuple[object, ...], list[Group]] = defaultdict(list)
     for group in groups:
         alike = sorted((m.name.rpartition(".")[2], m.dim, len(m.unit)) for m in group.members)
-        classes[(group.units, *alike)].append(group)
+        key = group.units, tuple(alike)
+        classes[key].append(group)
     masks: Masks = {}
     for alike_groups in classes.values():
         masks |= ranked(alike_groups, scores, amount, max_amount)

@@ -35,6 +35,8 @@ class Coupling:
     dims: dict[int, Dims] = field(default_factory=dict)
     crossed: list[tuple[Node, Vector]] = field(default_factory=list)
     unknown: dict[str, int] = field(default_factory=dict)
+    divided: set[tuple[int, int]] = field(default_factory=set)
+    """(value, dimension) whose entries are divided by their norm: zeros there would give 0/0."""
     heads: list[Vector] = field(default_factory=list)
     needs: dict[int, list[tuple[int, Vector, int]]] = field(default_factory=dict)
     """Call → (present value of an integer argument, labels whose kept count it must become, times ±1)."""

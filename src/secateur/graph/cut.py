@@ -39,7 +39,8 @@ class Cut:
 
     def kept(self, vector: Vector) -> NDArray[np.bool_]:
         """Whether each index of a dimension stays."""
-        return self.alive[vector] | (vector == FIXED)
+        stay: NDArray[np.bool_] = self.alive[vector] | (vector == FIXED)
+        return stay
 
     def count(self, vector: Vector) -> int:
         """How many indices of a dimension stay."""

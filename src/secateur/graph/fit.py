@@ -12,7 +12,7 @@ from itertools import zip_longest
 from torch import nn
 
 from secateur.graph.cut import Cut
-from secateur.graph.program import Program, refs
+from secateur.graph.program import Call, Program, refs
 from secateur.graph.trace import attempt
 from secateur.measure.inputs import Inputs
 
@@ -24,17 +24,30 @@ def misfit(small: nn.Module, cut: Cut, example_inputs: Inputs) -> tuple[int, str
     for number, (call, other) in enumerate(zip_longest(program.calls, after.calls)):
         if call is None:
             return None if error is None else (len(program.calls) - 1, _because(error))
+        if program.real and other is not None and call.name != other.name:
+            return None  # the path depends on the numbers, which differ
         if other is None or call.name != other.name:
             return max(0, number - 1), _because(error) or "the code takes another path for other sizes"
         if other.outputs is None and call.outputs is not None:
             return number, _because(error)
-        if _shapes(after, other.outputs) != [cut.shape(index) for index in refs(call.outputs)]:
+        if not _agree(cut, call, after, other):
             return number, f"the code at {call.source} fixes its size in a way that can't be changed"
     return (len(program.calls) - 1, _because(error)) if error else None
 
 
-def _shapes(program: Program, outputs: object) -> list[tuple[int, ...]]:
-    return [program.values[index].shape for index in refs(outputs)]
+def _agree(cut: Cut, call: Call, after: Program, other: Call) -> bool:
+    """Whether a call's results have the sizes the cut foretells; on real numbers only sizes that may be cut count."""
+    results, others = list(refs(call.outputs)), list(refs(other.outputs))
+    if len(results) != len(others):
+        return cut.coupling.program.real
+    for index, at in zip(results, others, strict=True):
+        dims, foretold, found = cut.coupling.dims[index], cut.shape(index), after.values[at].shape
+        if len(foretold) != len(found):
+            return False
+        for vector, size, there in zip(dims, foretold, found, strict=True):
+            if size != there and (vector is not None or not cut.coupling.program.real):
+                return False
+    return True
 
 
 def _because(error: Exception | None) -> str:

@@ -32,6 +32,7 @@ class Labels:
     def __init__(self) -> None:
         self._parent: Vector = np.zeros(1, dtype=np.int64)
         self._real = np.zeros(1, dtype=bool)
+        self._stuck = np.zeros(1, dtype=bool)
         self._count = 1
         self._locks: list[tuple[Vector, Lock]] = []
 
@@ -44,7 +45,8 @@ class Labels:
         if self._count > len(self._parent):
             room = max(self._count, 2 * len(self._parent))
             self._parent = np.concatenate([self._parent, np.arange(len(self._parent), room)])
-            self._real = np.concatenate([self._real, np.zeros(room - len(self._real), dtype=bool)])
+            more = np.zeros(room - len(self._real), dtype=bool)
+            self._real, self._stuck = np.concatenate([self._real, more]), np.concatenate([self._stuck, more])
         self._real[first : self._count] = real
         return np.arange(first, self._count, dtype=np.int64)
 
@@ -75,6 +77,7 @@ class Labels:
                 return
             low, high = np.minimum(left, right)[apart], np.maximum(left, right)[apart]
             np.logical_or.at(self._real, low, self._real[high])
+            np.logical_or.at(self._stuck, low, self._stuck[high])
             self._parent[high] = low  # where several want the same, one wins; the next round unites the rest
             left, right = left[apart], right[apart]
 
@@ -83,10 +86,12 @@ class Labels:
         labels = np.unique(labels[labels != FIXED])
         if labels.size:
             self._locks.append((labels, lock))
+            self._stuck[self.find(labels)] = True
 
-    def real(self, labels: Vector) -> bool:
-        """Whether any of these labels stands for an index of a parameter."""
-        return bool(self._real[self.find(labels)].any())
+    def free(self, labels: Vector) -> bool:
+        """Whether some of these labels stand for parameters and are not locked yet."""
+        roots = self.find(labels)
+        return bool((self._real[roots] & ~self._stuck[roots]).any())
 
     def locked(self) -> tuple[Vector, list[Lock]]:
         """Return for every label the number of the lock on its representative, −1 for none, and all locks."""

@@ -68,7 +68,7 @@ def settle(cut: Cut) -> Settlement:
 
 def _direct(demand: Demand) -> Iterator[tuple[str, int]]:
     if type(demand.size) is Size and isinstance(demand.size.origin, Attribute):
-        yield demand.size.origin.path, demand.need
+        yield demand.size.origin.path, int(demand.need)
 
 
 def _derived(
@@ -279,8 +279,9 @@ def normalized_shape(cut: Cut, number: int, call: Call) -> Demands:
 )  # fmt: skip
 def number(cut: Cut, number: int, call: Call) -> Demands:
     """Numbers to compute with, such as 1/√d, stay what they are: removing units must not rescale the rest."""
-    for at, argument in (*enumerate(call.args), *call.kwargs.items()):
+    places: list[tuple[int | str, Any]] = [*enumerate(call.args), *call.kwargs.items()]
+    for at, argument in places:
         if type(argument) is Size:
-            yield (at,), argument, int(argument)
+            yield (at,), argument, int.__index__(argument)
         elif type(argument) is Scale:
             yield (at,), argument, float(argument)

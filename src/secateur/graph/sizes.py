@@ -91,11 +91,11 @@ def _remember(home: type, name: str, function: Callable[..., Any]) -> Callable[.
     return method
 
 
-def _swapped(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+def _swapped(function: Callable[..., Any]) -> Callable[[Any, Any], Any]:
     return lambda a, b: function(b, a)
 
 
-for _name, _function in {
+_BINARY: dict[str, Callable[..., Any]] = {
     "add": operator.add,
     "sub": operator.sub,
     "mul": operator.mul,
@@ -103,11 +103,13 @@ for _name, _function in {
     "truediv": operator.truediv,
     "mod": operator.mod,
     "pow": operator.pow,
-}.items():
+}
+for _name, _function in _BINARY.items():
     for _class, _home in ((Size, int), (Scale, float)):
         setattr(_class, f"__{_name}__", _remember(_home, f"__{_name}__", _function))
         setattr(_class, f"__r{_name}__", _remember(_home, f"__r{_name}__", _swapped(_function)))
-for _name, _function in {"neg": operator.neg, "pos": operator.pos, "abs": abs}.items():
+_UNARY: dict[str, Callable[..., Any]] = {"neg": operator.neg, "pos": operator.pos, "abs": abs}
+for _name, _function in _UNARY.items():
     setattr(Size, f"__{_name}__", _remember(int, f"__{_name}__", _function))
     setattr(Scale, f"__{_name}__", _remember(float, f"__{_name}__", _function))
 

@@ -31,7 +31,6 @@ from secateur.shrink.overrides import call_name
 from secateur.shrink.standins import stand_in
 
 SIZE_READERS = {"torch.Tensor.shape.__get__", "torch.Tensor.size"}
-MARK = "_secateur_value"
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
@@ -96,7 +95,9 @@ class _Recorder:
 
     def __init__(self, program: Program) -> None:
         self.program = program
-        self.alive: list[Any] = []  # keeps tensors, and so the identity of their memory, from being reused
+        self.known: dict[
+            int, tuple[Tensor, int]
+        ] = {}  # id of a tensor → it, which keeps its id, and its value
         self.call: int | None = None
         self.stack: list[tuple[str, Counter[str]]] = []
         self.root: dict[int, int] = {}  # value → first value of its memory
@@ -144,20 +145,19 @@ class _Recorder:
     def value(self, tensor: Tensor, kind: str = "result", name: str = "") -> int:
         index = len(self.program.values)
         self.program.values.append(Value(index, tuple(tensor.shape), tensor.dtype, kind, name))
-        setattr(tensor, MARK, (self, index))
-        self.alive.append(tensor)
+        self.known[id(tensor)] = tensor, index
         return index
 
     def read(self, tensor: Tensor) -> int:
         """Return the value a tensor holds now, seen through any write to its memory since it was made."""
-        owner, index = getattr(tensor, MARK, (None, -1))
-        if owner is not self:
+        if id(tensor) not in self.known:
             return self.new(tensor, "constant")
+        index = self.known[id(tensor)][1]
         content = self.latest[self.root[index]]
         if self.seen[index] == content:
-            return int(index)
+            return index
         fresh = self.replay(index, content) if index in self.view else content
-        setattr(tensor, MARK, (self, fresh))
+        self.known[id(tensor)] = tensor, fresh
         return fresh
 
     def replay(self, index: int, content: int) -> int:
@@ -165,7 +165,7 @@ class _Recorder:
         parent, at, which = self.view[index]
         source = self.replay(parent, content) if parent in self.view else content
         node = self.program.nodes[at]
-        outputs = []
+        outputs: list[int] = []
         for old in node.outputs:
             known = self.program.values[old]
             fresh = len(self.program.values)
@@ -236,9 +236,9 @@ class _Recorder:
         return index
 
 
-class _Operators(TorchDispatchMode):
+class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, recorder: _Recorder) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.recorder = recorder
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -44,12 +44,15 @@ def apply(model: nn.Module, plan: Plan, *, inplace: bool = False) -> nn.Module:
     set_attributes(model, plan.attributes)
     if inplace:
         _slice_in_place(model, plan)
+    for module in model.modules():
+        _remake(module)
     describe(model, plan.kept, plan.attributes)
     restore(model)
     stand_in(model, whole.standins)
     resize(model, whole.overrides)
     for module in model.modules():
-        _remake(module)
+        if isinstance(module, nn.RNNBase):
+            module.flatten_parameters()  # cuDNN wants them side by side
     object.__setattr__(model, "secateur_plan", whole)
     return model
 
@@ -88,10 +91,8 @@ def _slice_in_place(model: nn.Module, plan: Plan) -> None:
 
 
 def _remake(module: nn.Module) -> None:
-    """Compute what is kept beside the tensors once more: the product of a reparametrisation, a cuDNN weight chunk."""
+    """Compute the weights once more that are no parameters but computed from some."""
     for hook in module._forward_pre_hooks.values():
         if isinstance(hook, REMADE):
             with evaluating(module):
                 hook(module, ())
-    if isinstance(module, nn.RNNBase):
-        module.flatten_parameters()

@@ -70,7 +70,7 @@ def restore(model: nn.Module) -> None:
 
 
 Place = tuple[int | str, ...]
-Changes = Mapping[Callable[..., Any], Mapping[int, Sequence[tuple[Place, int]]]]
+Changes = Mapping[Callable[..., Any], Mapping[int, Sequence[tuple[Place, int | float]]]]
 
 
 def resize(model: nn.Module, overrides: Iterable[Override]) -> None:
@@ -86,24 +86,24 @@ def resize(model: nn.Module, overrides: Iterable[Override]) -> None:
 
 
 class Resized(Forward):
-    """A module's own forward, run with other integers in its calls of torch functions."""
+    """A module's own forward, run with other numbers in its calls of torch functions."""
 
     def __init__(self, module: nn.Module, overrides: Iterable[Override]) -> None:
         super().__init__(module)
-        changes: dict[Callable[..., Any], dict[int, list[tuple[Place, int]]]] = {}
+        changes: dict[Callable[..., Any], dict[int, list[tuple[Place, int | float]]]] = {}
         for override in overrides:
             calls = changes.setdefault(function_called(override.function), {})
             calls.setdefault(override.nth, []).append((override.argument, override.value))
         self.changes: Changes = changes
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the forward that was there, its integers replaced."""
+        """Run the forward that was there, its numbers replaced."""
         with _Replacing(self.changes):
             return self.original(*args, **kwargs)
 
 
 class _Replacing(TorchFunctionMode):
-    """Counts the calls of the functions concerned, and replaces integers in the arguments of some."""
+    """Counts the calls of the functions concerned, and replaces numbers in the arguments of some."""
 
     def __init__(self, changes: Changes) -> None:
         super().__init__()
@@ -123,7 +123,7 @@ class _Replacing(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _put(tree: Any, place: Place, value: int) -> Any:
+def _put(tree: Any, place: Place, value: int | float) -> Any:
     """Return a nest of arguments with `value` at `place`."""
     if not place:
         return value

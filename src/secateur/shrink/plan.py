@@ -23,11 +23,11 @@ from secateur.errors import InputError, ModelError
 
 @dataclass(frozen=True)
 class Override:
-    """An integer in a module's code that is replaced each time the code runs.
+    """A number in a module's code that is replaced each time the code runs: a size, or a scale made from one.
 
     `module` is the path of the module whose forward is running ("" for the model itself); `function` the torch
     function it calls, by its `call_name`; `nth` which of its calls of that function, counted from 0, those of its
-    children included. `argument` leads to the integer: the position or keyword of an argument, then the index, key
+    children included. `argument` leads to the number: the position or keyword of an argument, then the index, key
     or slice field (`start`, `stop`, `step`) inside it; (1, 2) is `args[1][2]`. `value` is put in its place.
     """
 
@@ -46,7 +46,7 @@ class Plan:
     and ascending, at least one. `shapes` holds the shape each tensor in `kept` had before. `attributes` maps
     "module.path:attribute" to the attribute's new value; the attribute may be an item of a tuple or list
     ("norm:normalized_shape.0") or belong to an object the module holds ("layers.0.attention:config.num_heads").
-    `overrides` are the integers replaced in code, `standins` the paths of the `nn.MultiheadAttention` modules whose
+    `overrides` are the numbers replaced in code, `standins` the paths of the `nn.MultiheadAttention` modules whose
     forward is replaced by one that takes its sizes from its weights.
 
     Raises `InputError` where the indices make no sense for the shapes.

@@ -70,13 +70,13 @@ def verify(model: nn.Module, small: nn.Module, cut: Cut, example_inputs: Inputs)
             if dtype is torch.float32:
                 raise VerificationError(f"The smaller model could not be compared ({error}).") from error
             continue
-        error = distance(*outputs)
-        if not error <= TOLERANCE[dtype]:
+        apart = distance(*outputs)
+        if not apart <= TOLERANCE[dtype]:
             raise VerificationError(
-                f"The smaller model differs from the large one without those units by {error:.1e} of its largest "
+                f"The smaller model differs from the large one without those units by {apart:.1e} of its largest "
                 f"output: it was thrown away. Keep more layers with keep=, or report the model."
             )
-        return Verification(error, str(dtype).removeprefix("torch."), not crossing)
+        return Verification(apart, str(dtype).removeprefix("torch."), not crossing)
     raise AssertionError
 
 
@@ -113,6 +113,8 @@ class _Copies:
 
     def __init__(self, model: nn.Module, cut: Cut, dtype: torch.dtype) -> None:
         self.kept, self.dtype, self.model = cut.kept_indices(), dtype, model
+        program = cut.coupling.program
+        self.spared = {(program.values[value].name, dim) for value, dim in cut.coupling.divided}
         self.drawn: dict[str, Tensor] = {}
         generator = torch.Generator().manual_seed(0)
         for name, tensor in named_tensors(model).items():
@@ -131,6 +133,8 @@ class _Copies:
                 return _as(tensor, self.dtype)
             wide = self.drawn.get(name, tensor.detach()).to(self.dtype, copy=True)
             for dim, stay in dims.items():
+                if (name, dim) in self.spared:  # its scale is zeroed instead
+                    continue
                 gone = torch.ones(tensor.shape[dim], dtype=torch.bool)
                 gone[stay] = False
                 wide.index_fill_(dim, gone.nonzero().flatten().to(tensor.device), 0)
@@ -203,11 +207,11 @@ def _crossing(cut: Cut) -> dict[str, dict[int, Node]]:
     return dict(found)
 
 
-class _Widened(TorchDispatchMode):
+class _Widened(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Keeps every number in `dtype`, and the statistics of some operators to what stays."""
 
     def __init__(self, dtype: torch.dtype, crossing: dict[str, dict[int, Node]], cut: Cut) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.dtype, self.crossing, self.cut = dtype, crossing, cut
         self.count: Counter[str] = Counter()
 
@@ -236,7 +240,7 @@ def _over_kept(func: Callable[..., Any], args: Any, kwargs: Any, node: Node, cut
     part = whole
     for dim, indices in stay.items():
         part = part.index_select(dim, indices)
-    rest = ADAPT.get(node.op, lambda args, stay, part: args[1:])(args, stay, part)
+    rest = ADAPT[node.op](args, stay, part) if node.op in ADAPT else args[1:]
     out = func(part, *rest, **kwargs)
 
     def back(tensor: Any) -> Any:

@@ -5,17 +5,11 @@ contractions unite what is summed over and pass on the rest, normalisations pass
 crosses them. `unknown` locks all it touches, so an operator missing here costs savings, never correctness.
 """
 
-from secateur.graph.rules import contraction, movement, normalisation, pointwise, selection, spatial
+from importlib import import_module
+
 from secateur.graph.rules.table import CALL_RULES, RULES, unknown
 
-__all__ = [
-    "CALL_RULES",
-    "RULES",
-    "contraction",
-    "movement",
-    "normalisation",
-    "pointwise",
-    "selection",
-    "spatial",
-    "unknown",
-]
+for _kind in ("pointwise", "movement", "contraction", "normalisation", "selection", "spatial"):
+    import_module(f"{__name__}.{_kind}")
+
+__all__ = ["CALL_RULES", "RULES", "unknown"]

@@ -7,11 +7,8 @@ import numpy as np
 from secateur.graph.couple import Coupling, argument
 from secateur.graph.labels import KERNEL, Lock, Vector
 from secateur.graph.program import Call, Node, Ref
-from secateur.graph.rules.movement import collapse
+from secateur.graph.rules.movement import collapse, units_along
 from secateur.graph.rules.table import call_rule, rule
-
-FEW_GROUPS = 4
-"""Below as many groups of a convolution, units run across the groups instead of being groups."""
 
 
 def summed(c: Coupling, node: Node, left: Vector | None, right: Vector | None) -> None:
@@ -146,7 +143,7 @@ def convolution(c: Coupling, node: Node) -> None:
 def _grouped(
     c: Coupling, node: Node, source: Vector | None, weight: list[Vector | None], groups: int
 ) -> Vector | None:
-    """Grouped convolution: units are whole groups, or, where groups are few, the same place in every group."""
+    """Grouped convolution: units are whole groups, or the same place in every group, whichever are more."""
     rows, columns = weight[0], weight[1]
     if source is None or rows is None:
         for vector in (source, rows, columns):
@@ -154,7 +151,9 @@ def _grouped(
         return None
     inner = c.labels.find(source).reshape(groups, -1)
     outer = c.labels.find(rows).reshape(groups, -1)
-    if inner.shape[1] > 1 and groups < FEW_GROUPS and columns is not None:
+    places = inner.shape[1] > 1 and columns is not None
+    if places and units_along(c, inner, 1) >= units_along(c, inner, 0):
+        assert columns is not None
         c.unite(node, collapse(c, node, inner, 1), columns)
         return np.tile(collapse(c, node, outer, 1), groups) if outer.shape[1] > 1 else _whole(c, node, rows)
     c.lock(node, columns, "it belongs to a grouped convolution whose groups are the units")

@@ -10,6 +10,8 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from secateur.graph.couple import Coupling, Dims, argument, varies
 from secateur.graph.labels import FIXED, Vector
@@ -82,6 +84,16 @@ def collapse(c: Coupling, node: Node, labels: Vector, keep: int) -> Vector:
     return np.ascontiguousarray(rows[:, 0])
 
 
+def units_along(c: Coupling, labels: Vector, keep: int) -> int:
+    """Return how many units would be left if labels that share an index of dimension `keep` were united."""
+    rows = np.moveaxis(c.labels.find(labels), keep, 0).reshape(labels.shape[keep], -1)
+    names, numbers = np.unique(rows, return_inverse=True)
+    owner = np.repeat(np.arange(len(rows)), rows.shape[1])
+    count = len(rows) + len(names)
+    links = coo_array((np.ones(rows.size), (owner, len(rows) + numbers.ravel())), shape=(count, count))
+    return int(connected_components(links, directed=False, return_labels=False))
+
+
 def unit_of(c: Coupling, node: Node, parts: list[int], new: tuple[int, ...], along: list[int]) -> int:
     """Choose which part of a split dimension is the unit: the one the code can vary, else the outermost.
 
@@ -121,9 +133,8 @@ def _written_sizes(c: Coupling, node: Node, new: tuple[int, ...]) -> list[int] |
 
 
 def _one_of(c: Coupling, node: Node, dims: Dims, labelled: list[int]) -> list[int]:
-    """Keep one labelled dimension of those a reshape merges: only one can be cut; the others must stay."""
-    real = [dim for dim in labelled if c.labels.real(dims[dim])]  # type: ignore[arg-type]
-    chosen = real[:1] if len(real) == 1 else []
+    """Keep the outermost of the labelled dimensions a reshape merges: only one can be cut; the others must stay."""
+    chosen = [dim for dim in labelled if c.labels.free(dims[dim])][:1]  # type: ignore[arg-type]
     for dim in labelled:
         if dim not in chosen:
             c.lock(node, dims[dim], "a reshape merges it with another dimension that may be cut")
@@ -325,7 +336,7 @@ def repeat(c: Coupling, node: Node) -> None:
     source: Ref = node.args[0]
     times = node.args[1]
     new = len(times) - len(c.of(source))
-    dims: Dims = [None] * new + list(c.of(source))
+    dims: Dims = [*[None] * new, *c.of(source)]
     old = (1,) * new + c.value(source).shape
     after: Dims = []
     for vector, size, count in zip(dims, old, times, strict=True):

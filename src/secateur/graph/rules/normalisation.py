@@ -6,6 +6,8 @@ with respect to itself, but differs from the large model with the units zeroed.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from secateur.graph.couple import Coupling, Dims, argument
@@ -15,7 +17,7 @@ from secateur.graph.rules.movement import collapse
 from secateur.graph.rules.table import rule, tensors
 
 
-def _chosen(dim: object, count: int) -> list[int]:
+def _chosen(dim: Any, count: int) -> list[int]:
     """Return the dimensions a reduction runs over; none named means all."""
     if dim is None or (isinstance(dim, list | tuple) and not dim):
         return list(range(count))
@@ -158,6 +160,7 @@ def batch_norm(c: Coupling, node: Node) -> None:
 def weight_norm(c: Coupling, node: Node) -> None:
     """v · g / ‖v‖: one norm for each index of a dimension, over all the others; zeros do not count in it."""
     direction, scale = c.of(node.args[0]), c.of(node.args[1])
+    c.divided |= {(node.args[0].id, at) for at, vector in enumerate(scale) if vector is not None}
     dims = [
         vector if c.value(node.args[1]).shape[at] == 1 else c.unite(node, vector, scale[at])
         for at, vector in enumerate(direction)
