@@ -18,23 +18,41 @@ from secateur.errors import ModelError
 from secateur.graph.sizes import Attribute, Size
 
 
-def copy_with(model: nn.Module, substitute: Callable[[Tensor], Tensor]) -> nn.Module:
+def copy_with(
+    model: nn.Module,
+    substitute: Callable[[Tensor], Tensor],
+    held: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+) -> nn.Module:
     """Return a copy of `model` in which `substitute(tensor)` stands for each parameter and buffer.
 
-    A tensor used in several places is substituted once, so ties stay. Tensors held as plain attributes are shared.
+    A tensor used in several places is substituted once, so ties stay. `held(tensor)` stands for those a module
+    holds as plain attributes, which by default are shared.
     Raises `ModelError` for a model that can't be copied.
     """
     memo: dict[int, Any] = {}
     for module in model.modules():
-        for held in _tensors_of(vars(module)):
-            memo.setdefault(id(held), held)
+        for tensor in _tensors_of(vars(module)):
+            memo.setdefault(id(tensor), held(tensor))
     for tensor in (*model.parameters(), *model.buffers()):
         memo[id(tensor)] = substitute(tensor)
     try:
-        return copy.deepcopy(model, memo)
+        copied = copy.deepcopy(model, memo)
     except Exception as error:
         reason = re.split(r"\.\s|\n", str(error).strip())[0].rstrip(".") or type(error).__name__
         raise ModelError(f"{type(model).__name__} can't be copied ({reason}).") from error
+    forget_caches(copied)
+    return copied
+
+
+def forget_caches(model: nn.Module) -> None:
+    """Have modules that keep computed tensors for later passes drop them, as they do when training begins."""
+    for module in model.modules():
+        held = (value for value in vars(module).values() if type(value) is dict)
+        if any(isinstance(tensor, Tensor) for value in held for tensor in value.values()):
+            modes = [(each, each.training) for each in module.modules()]
+            module.train()
+            for each, mode in modes:
+                each.training = mode
 
 
 def tag_attributes(model: nn.Module) -> dict[str, int]:

@@ -7,14 +7,13 @@ one is made on the way.
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from secateur.graph.ghost import copy_with, forget_caches
 from secateur.modes import evaluating
 from secateur.shrink.describe import describe, set_attributes
 from secateur.shrink.overrides import function_called, resize, restore
@@ -44,6 +43,7 @@ def apply(model: nn.Module, plan: Plan, *, inplace: bool = False) -> nn.Module:
     set_attributes(model, plan.attributes)
     if inplace:
         _slice_in_place(model, plan)
+    forget_caches(model)
     for module in model.modules():
         _remake(module)
     describe(model, plan.kept, plan.attributes)
@@ -58,15 +58,13 @@ def apply(model: nn.Module, plan: Plan, *, inplace: bool = False) -> nn.Module:
 
 
 def _smaller_copy(model: nn.Module, plan: Plan) -> nn.Module:
-    """Deep-copy the model with every tensor's copy, already small, at hand in the memo."""
-    memo: dict[int, object] = {}
-    for name, tensor in named_tensors(model).items():
-        memo[id(tensor)] = _smaller(plan, name, tensor)
-    for module in model.modules():
-        for value in vars(module).values():
-            if isinstance(value, Tensor) and not value.is_leaf:  # computed by a forward, and not to be copied
-                memo.setdefault(id(value), value.detach())
-    return copy.deepcopy(model, memo)
+    """Copy the model with every tensor small from the start."""
+    names = {id(tensor): name for name, tensor in named_tensors(model).items()}
+    return copy_with(
+        model,
+        lambda tensor: _smaller(plan, names[id(tensor)], tensor),
+        lambda tensor: tensor.detach().clone(),
+    )
 
 
 def _smaller(plan: Plan, name: str, tensor: Tensor) -> Tensor:

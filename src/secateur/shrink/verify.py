@@ -277,9 +277,19 @@ def _group_norm(args: Any, stay: dict[int, Tensor], part: Tensor) -> list[Any]:
     return [*affine, batch, part.shape[1], size, groups, eps]
 
 
+def _batch_norm(args: Any, stay: dict[int, Tensor], part: Tensor) -> list[Any]:
+    """Everything there is one of for each channel."""
+    if 1 not in stay:
+        return list(args[1:])
+    return [each.index_select(0, stay[1]) if isinstance(each, Tensor) else each for each in args[1:]]
+
+
 ADAPT: dict[str, Callable[..., list[Any]]] = {
     "native_layer_norm": _layer_norm,
     "_fused_rms_norm": _layer_norm,
     "rms_norm": _layer_norm,
     "native_group_norm": _group_norm,
+    "native_batch_norm": _batch_norm,
+    "_native_batch_norm_legit": _batch_norm,
+    "_batch_norm_with_update": _batch_norm,
 }

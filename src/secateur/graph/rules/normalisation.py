@@ -148,8 +148,11 @@ def group_norm(c: Coupling, node: Node) -> None:
 @rule("cudnn_batch_norm", "miopen_batch_norm", "_batch_norm_no_update", "_batch_norm_with_update")
 @rule("_batch_norm_impl_index", "instance_norm", "native_batch_norm_backward")
 def batch_norm(c: Coupling, node: Node) -> None:
-    """Normalise each channel by itself."""
+    """Normalise each channel by itself, over all other dimensions."""
     dims = list(c.of(node.args[0]))
+    for at, vector in enumerate(dims):
+        if at != 1:
+            c.crosses(node, vector)
     for ref in tensors(node.args[1:5]):
         dims[1] = c.unite(node, dims[1], c.of(ref)[0])
     c.give(node, dims)
