@@ -20,6 +20,7 @@ from secateur.allocate import SCOPES, allocate, check_amount
 from secateur.budget import Budget
 from secateur.criteria import CRITERIA, score
 from secateur.errors import InputError, ModelError
+from secateur.graph.groups import Groups
 from secateur.masks import Masks
 from secateur.measure.inputs import Inputs
 from secateur.shrink.plan import Plan
@@ -36,7 +37,8 @@ class Pruned:
     units to remove and removed, `choices` the arguments that made it, `skipped` what was left alone and why.
 
     A cut of weights has `masks` of what was kept. A cut of units has a `plan`, the `verification` that the smaller
-    model computes what the large one computes without them, and `parameters` and `macs` before and after.
+    model computes what the large one computes without them, `parameters` and `macs` before and after, the `groups`
+    the units belong to, and in `kept` how many of each group are left. Its `masks` are those given, made smaller too.
     """
 
     model: nn.Module
@@ -49,6 +51,8 @@ class Pruned:
     verification: Verification | None = None
     parameters: tuple[int, int] | None = None
     macs: tuple[int, int] | None = None
+    groups: Groups | None = None
+    kept: Mapping[str, int] = field(default_factory=dict)
 
     def summary(self) -> str:
         """Say in a few lines what was removed from where."""
@@ -166,6 +170,10 @@ def prune(
                 f"The granularity {granularity} needs example inputs to find what belongs together: "
                 "pass prune(model, example_inputs, …)."
             )
+        if as_names(include) != ("weights",):
+            raise InputError(
+                f"The granularity {granularity} removes units from all that belongs to them: leave include out."
+            )
         limits = {"budget": budget, "max_amount": max_amount, "round_to": round_to}
         shrunk = prune_units(
             model,
@@ -187,7 +195,7 @@ def prune(
         before, after = shrunk.units
         return Pruned(
             shrunk.model,
-            Masks({}),
+            Masks({name: shrunk.plan.slice(name, mask) for name, mask in (masks or {}).items()}),
             requested=amount if amount is not None else (before - after) / max(1, before),
             achieved=(before - after) / max(1, before),
             choices={**choices, **limits},
@@ -200,15 +208,22 @@ def prune(
             verification=shrunk.verification,
             parameters=shrunk.parameters,
             macs=shrunk.macs,
+            groups=shrunk.groups,
+            kept=shrunk.kept,
         )
-    if budget is not None:
-        raise InputError("A budget needs a granularity that makes the model smaller: channel or head.")
+    for name, given in {"budget": budget, "max_amount": max_amount != 1.0, "round_to": round_to}.items():
+        if given:
+            raise InputError(
+                f"The setting {name} is for granularities that make the model smaller: channel or head."
+            )
     return _mask(model, pattern, choices, as_names(include), masks, inplace, options)
 
 
 def _one_of(amount: float | None, budget: Mapping[str, float] | None) -> float | None:
     if (amount is None) == (budget is None):
-        raise InputError('Say how much to remove: either amount=0.5 or budget={"macs": 0.5}.')
+        raise InputError(
+            "Say how much to remove: either an amount such as 0.5, or a budget such as macs 0.5, not both."
+        )
     return amount
 
 

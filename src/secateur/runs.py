@@ -1,7 +1,7 @@
 """A run folder: one model, where it came from, and what was measured of it.
 
     run.json             what built the model, its data, and its history: every step with settings and result
-    model.safetensors    the weights, and the masks at one bit a weight
+    model.safetensors    the weights, the masks at one bit a weight, and the plan that made the model smaller
     recipe.yaml          the recipe that makes this folder again
     metrics.jsonl        the training log
     checkpoint.safetensors   only while a training is unfinished
@@ -28,6 +28,7 @@ from secateur.data import Dataset
 from secateur.environment import command_line, environment
 from secateur.errors import DataError, StoreError
 from secateur.files import make_folder, os_errors, read_json, write_json, write_text
+from secateur.filling import fill
 from secateur.history import recipe_of
 from secateur.masks import Masks
 from secateur.targets import check_finite
@@ -106,7 +107,7 @@ class Run:
             path,
             trust=trust,
         )
-        store.put(stored.state, model, str(path))
+        fill(model, stored.state, stored.plan, str(path))
         check_finite(dict(model.named_parameters()))
         return model, stored.masks
 

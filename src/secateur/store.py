@@ -1,9 +1,9 @@
 """Models and training states on disk: safetensors for tensors, JSON for everything else, never pickle.
 
-One file holds a model: its state dict, its masks at one bit a weight, and in the header a JSON description (what
-built the model, mask shapes, which tensors are tied). Training checkpoints use the same container through
-`write_tree` / `read_tree`, which split any nest of dicts, lists, numbers and tensors into the two halves. Files are
-written whole or not at all, and a corrupt, truncated or foreign one is refused with a sentence.
+One file holds a model: its state dict, its masks at one bit a weight, the plan that made it smaller, and in the
+header a JSON description (what built the model, mask shapes, which tensors are tied). Training checkpoints use the
+same container through `write_tree` / `read_tree`, which split any nest of dicts, lists, numbers and tensors into the
+two halves. Files are written whole or not at all, and a corrupt, truncated or foreign one is refused with a sentence.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from secateur.container import NONSENSE, dense, read_container, write_container
 from secateur.errors import InputError, ModelError, StoreError
+from secateur.filling import check_cut, check_dense, fill
 from secateur.masks import Masks
 from secateur.prune import Pruned
-from secateur.targets import require_module
+from secateur.shrink.plan import Plan
 
-MASK = "mask:"
+MASK, PLAN = "mask:", "plan:"
 PLAIN = (bool, int, float, str, type(None))
 
 
@@ -30,13 +31,15 @@ class Stored:
     """What a model file holds.
 
     `about` is the JSON its writer put beside the tensors, `model` what builds the model: name, args, num_classes
-    and input_shape; None where that isn't known.
+    and input_shape; None where that isn't known. `plan` leads from that model to the smaller one `state` is of; None
+    where it has its full size.
     """
 
     state: dict[str, Tensor]
     masks: Masks
     about: Mapping[str, Any] = field(default_factory=dict)
     model: Mapping[str, Any] | None = None
+    plan: Plan | None = None
 
 
 def save(
@@ -48,10 +51,12 @@ def save(
 ) -> None:
     """Write a model, or the result of `prune`, to one safetensors file, atomically.
 
-    Masks of a `Pruned` result are stored with it, one bit a weight; `about` is any JSON to keep beside them.
-    A model built by `secateur.build` also stores its name and arguments, so that `load` can build it again.
+    Masks of a `Pruned` result are stored with it, one bit a weight; `about` is any JSON to keep beside them. With a
+    model that was made smaller goes the plan of all its cuts, its attribute `secateur_plan`. A model built by
+    `secateur.build` also stores its name and arguments, so that `load` can build it again.
+
     Raises `StoreError` where the file can't be written, `InputError` for masks of another model or what is no
-    JSON, `ModelError` for state that is no dense tensor with values.
+    JSON, `ModelError` for state that is no dense tensor with values, or a layer replaced since the cut.
     """
     if isinstance(model, Pruned):
         masks = model.masks if masks is None else masks
@@ -59,7 +64,7 @@ def save(
     packed = Masks(masks or {})
     packed.of(model)
     state = model.state_dict()
-    _check_dense(state, model)
+    check_dense(state, model)
     tensors, tied = _untie(state)
     header = {
         "about": dict(about or {}),
@@ -68,6 +73,14 @@ def save(
         "tied": tied,
     }
     tensors.update({MASK + name: bits for name, bits in packed.pack().items()})
+    plan: Plan | None = getattr(model, "secateur_plan", None)
+    if plan is not None:
+        try:
+            check_cut(plan, state)
+        except InputError as error:
+            raise ModelError(f"{type(model).__name__} can't be stored: {error}") from None
+        indices, header["plan"] = plan.pack()
+        tensors.update({PLAN + name: rows for name, rows in indices.items()})
     write_container(path, "model", tensors, header)
 
 
@@ -77,11 +90,14 @@ def read(path: str | os.PathLike[str]) -> Stored:
     try:
         packed = {name: tensors.pop(MASK + name) for name in header["masks"]}
         masks = Masks.unpack(packed, header["masks"])
+        plan = _unpack(header["plan"], tensors) if "plan" in header else None
         tensors.update({alias: tensors[name] for alias, name in header["tied"].items()})
         for name, mask in masks.items():
             if tensors[name].shape != mask.shape:
                 raise InputError(f"The mask of {name} has another shape than its weights.")
-        return Stored(tensors, masks, dict(header["about"]), header["model"])
+        if plan is not None:
+            check_cut(plan, tensors)
+        return Stored(tensors, masks, dict(header["about"]), header["model"], plan)
     except NONSENSE as error:
         raise _no_fit(path, error) from None
 
@@ -89,18 +105,19 @@ def read(path: str | os.PathLike[str]) -> Stored:
 def load(path: str | os.PathLike[str], into: nn.Module | None = None, *, trust: bool = False) -> nn.Module:
     """Return the stored model: put `into` a fresh one of the same class, or built by the name it was saved with.
 
-    A model built by name has the stored dtypes and is in training mode; `into` keeps its own dtypes, and is left
-    as it was where anything goes wrong. `trust` allows a stored name of the form package.module:factory to be
+    A model that was made smaller is made smaller again: `into` is a fresh one of full size, which is cut in place as
+    the file says, or one that was cut alike. A model built by name has the stored dtypes and is in training mode;
+    `into` keeps its own dtypes, and is left as it was where anything goes wrong. `trust` allows a stored name of the form package.module:factory to be
     imported, which runs that package's code; without it such a file is refused unless `into` is given. Masked
     weights come back as the zeros they are; `load_masks` gives the masks themselves.
     Raises `StoreError` for a file that can't be read, `ModelError` for one that holds another model.
     """
     stored = read(path)
     if into is not None:
-        put(stored.state, into, str(path))
+        fill(into, stored.state, stored.plan, str(path))
         return into
     model = build_stored(stored.model, path, trust=trust)
-    put(stored.state, model, str(path), dtypes=True)
+    fill(model, stored.state, stored.plan, str(path), dtypes=True)
     return model
 
 
@@ -135,33 +152,6 @@ def build_stored(
     return models.build(name, **args)
 
 
-def put(state: Mapping[str, Tensor], model: nn.Module, source: str, *, dtypes: bool = False) -> None:
-    """Copy `state` into `model`, which must have exactly these tensors. Raises `ModelError` before touching it.
-
-    The model keeps its own dtypes unless `dtypes` gives it those of `state`.
-    """
-    require_module(model)
-    own = model.state_dict(keep_vars=True)
-    _check_dense(own, model)
-    missing, foreign = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    wrong = sorted(name for name in own.keys() & state.keys() if _kind(own[name]) != _kind(state[name]))
-    for kind, names in (("lacks", missing), ("has the foreign", foreign), ("has another kind of", wrong)):
-        if names:
-            shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-            raise ModelError(
-                f"{source} {kind} {shown}: it is a checkpoint of another model than {type(model).__name__}."
-            )
-    if dtypes:
-        for name, tensor in own.items():
-            tensor.data = tensor.data.to(state[name].dtype)
-    try:
-        model.load_state_dict(dict(state))
-    except RuntimeError as error:
-        raise ModelError(
-            f"{type(model).__name__} does not take {source} ({str(error).splitlines()[-1].strip()})."
-        ) from error
-
-
 def write_tree(path: str | os.PathLike[str], tree: Mapping[str, Any]) -> None:
     """Write a nest of dicts, lists, dense tensors, text and numbers (∞ and NaN too) to one safetensors file.
 
@@ -188,17 +178,10 @@ def _no_fit(path: str | os.PathLike[str], error: Exception) -> StoreError:
     return StoreError(f"Cannot read {path}: its description does not fit its tensors ({error}).")
 
 
-def _kind(tensor: Tensor) -> tuple[Any, ...]:
-    """What must agree for values to be copied: the shape, and whether numbers are whole, real or complex."""
-    return tuple(tensor.shape), tensor.is_floating_point(), tensor.is_complex()
-
-
-def _check_dense(state: Mapping[str, Any], model: nn.Module) -> None:
-    for name, value in state.items():
-        if not dense(value):
-            raise ModelError(
-                f"{name} of {type(model).__name__} is no dense tensor with values: it can't be stored or loaded."
-            )
+def _unpack(about: Any, tensors: dict[str, Tensor]) -> Plan:
+    """Take the plan's tensors out of all that were stored."""
+    names = [name for name in tensors if name.startswith(PLAN)]
+    return Plan.unpack({name.removeprefix(PLAN): tensors.pop(name) for name in names}, about)
 
 
 def _untie(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -19,7 +19,7 @@ from secateur.errors import InputError, ModelError
 from secateur.graph import cost
 from secateur.graph.couple import couple
 from secateur.graph.cut import Cut
-from secateur.graph.fit import misfit
+from secateur.graph.fit import misfits
 from secateur.graph.ghost import is_plain_attention
 from secateur.graph.groups import Group, Groups, group
 from secateur.graph.settle import settle
@@ -38,7 +38,10 @@ ATTEMPTS = 32
 
 @dataclass(frozen=True)
 class Shrunk:
-    """A smaller model, the plan that made it, the groups it came from, the proof, and the cost before and after."""
+    """A smaller model, the plan that made it, the groups it came from, the proof, and the cost before and after.
+
+    `kept` says how many units of each group are left.
+    """
 
     model: nn.Module
     plan: Plan
@@ -47,6 +50,7 @@ class Shrunk:
     parameters: tuple[int, int]
     macs: tuple[int, int]
     units: tuple[int, int]
+    kept: Mapping[str, int]
 
 
 def analyze(model: nn.Module, example_inputs: Inputs) -> Groups:
@@ -99,10 +103,9 @@ def prune_units(
         plan, failures = plan_for(model, cut)
         if not failures:
             small = apply(model, plan)
-            wrong = misfit(small, cut, example_inputs)
-            if wrong is None:
+            failures = misfits(small, cut, example_inputs)
+            if not failures:
                 break
-            failures = [wrong]
         if set(failures) <= set(locks):
             raise ModelError(f"{type(model).__name__} can't be made smaller: {failures[0][1]}.")
         locks += failures
@@ -118,6 +121,7 @@ def prune_units(
         (cost.parameters(whole), cost.parameters(cut)),
         (cost.macs(whole), cost.macs(cut)),
         (sum(each.units for each in chosen), sum(each.units for each in chosen) - len(cut.removed)),
+        {each.name: int(cut.alive[each.roots].sum()) for each in groups},
     )
 
 

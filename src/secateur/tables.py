@@ -83,6 +83,18 @@ def number(value: float) -> str:
     return f"{value:.4g}"
 
 
+def change(format: Format) -> Format:
+    """The format of a value after a change, its column's `spread` naming the one before: "400 → 100 (25.0 %)"."""
+
+    def write(after: float, before: float | None = None) -> str:
+        if before is None:
+            return format.write(after)
+        part = f" ({100 * after / before:.1f} %)" if before and format is not PERCENT else ""
+        return f"{format.write(before)} → {format.write(after)}{part}"
+
+    return Format(write)
+
+
 TEXT = Format(str, "left")
 PERCENT = Format(percent)
 POINTS = Format(points)
@@ -98,7 +110,7 @@ class Column:
     """One column: the rows' key, the title shown, and the format.
 
     `align` overrides the side of the format. `help` says in a few words what the column holds (a tooltip in
-    HTML). `spread` names the key that holds the spread of a measured quantity.
+    HTML). `spread` names the key that holds the spread of a measured quantity, or its value before a change.
     """
 
     key: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.measure import Measurement
 
 from secateur.errors import InputError
@@ -26,7 +26,9 @@ def show(outcome: Outcome, format: str = "text") -> None:
     elif format == "markdown" and outcome.table is not None:
         print(outcome.table.markdown())
     else:
-        if outcome.table is not None:
+        if outcome.tree is not None:
+            _print(outcome.tree)
+        elif outcome.table is not None:
             _print_table(outcome.table)
         for line in outcome.lines:
             print(line)
@@ -35,8 +37,18 @@ def show(outcome: Outcome, format: str = "text") -> None:
 def _print_table(table: Table) -> None:
     """Print a table in full: turned on its side where the terminal is too narrow for its columns."""
     console = Console(highlight=False)
-    needed = Measurement.get(console, console.options.update(max_width=WIDE), table.rich()).maximum
-    if console.is_terminal and needed > console.width and 1 < len(table.rows) <= 4:
+    if console.is_terminal and _width(console, table.rich()) > console.width and 1 < len(table.rows) <= 4:
         table = table.transposed()
-    console.width = max(console.width, needed) if not console.is_terminal else console.width
-    console.print(table.rich())
+    _print(table.rich())
+
+
+def _print(drawing: RenderableType) -> None:
+    """Print a table or a tree; no line is broken where nobody's terminal asks for it."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, _width(console, drawing))
+    console.print(drawing)
+
+
+def _width(console: Console, drawing: RenderableType) -> int:
+    return Measurement.get(console, console.options.update(max_width=WIDE), drawing).maximum

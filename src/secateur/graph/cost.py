@@ -58,6 +58,7 @@ MACS: dict[str, Callable[[Node, Shape], int]] = {
     "addmm": _matrix(1),
     "bmm": _matrix(0),
     "baddbmm": _matrix(1),
+    "_grouped_mm": _matrix(0),
     "convolution": _convolution,
     "_convolution": _convolution,
 }

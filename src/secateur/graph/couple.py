@@ -8,9 +8,10 @@ a rule locks what it touches.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,6 +20,18 @@ from secateur.graph.program import Node, Program, Ref, Value, refs
 
 Dims = list[Vector | None]
 Rule = Callable[["Coupling", Node], None]
+
+
+class Need(NamedTuple):
+    """The integer `value` must become the kept count of `labels`, times `sign`.
+
+    Needs with the same `number` are ways to write the same thing, such as −1 and the last index.
+    """
+
+    value: int
+    labels: Vector
+    sign: int = 1
+    number: int = 0
 
 
 @dataclass
@@ -38,8 +51,10 @@ class Coupling:
     divided: set[tuple[int, int]] = field(default_factory=set)
     """(value, dimension) whose entries are divided by their norm: zeros there would give 0/0."""
     heads: list[Vector] = field(default_factory=list)
-    needs: dict[int, list[tuple[int, Vector, int]]] = field(default_factory=dict)
-    """Call → (present value of an integer argument, labels whose kept count it must become, times ±1)."""
+    needs: dict[int, list[Need]] = field(default_factory=dict)
+    """Call → integers among its arguments that must become the kept count of some labels."""
+
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def of(self, ref: Ref) -> Dims:
         """Return the vectors of a tensor argument."""
@@ -85,10 +100,11 @@ class Coupling:
         if vector is not None:
             self.crossed.append((node, vector))
 
-    def need(self, node: Node, value: int, labels: Vector, sign: int = 1) -> None:
-        """Record that the integer `value` in the code of this node must become the kept count of `labels`."""
+    def need(self, node: Node, *needs: Need) -> None:
+        """Record that the code of this node holds one of these integers, or none where it has a default."""
         if node.call is not None:
-            self.needs.setdefault(node.call, []).append((value, labels, sign))
+            number = next(self._numbers)
+            self.needs.setdefault(node.call, []).extend(need._replace(number=number) for need in needs)
 
 
 def couple(program: Program, locks: Sequence[tuple[int, str]] = ()) -> Coupling:

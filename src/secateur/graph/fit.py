@@ -12,27 +12,49 @@ from itertools import zip_longest
 from torch import nn
 
 from secateur.graph.cut import Cut
-from secateur.graph.program import Call, Program, refs
+from secateur.graph.program import Call, Node, Program, refs
 from secateur.graph.trace import attempt
 from secateur.measure.inputs import Inputs
 
 
-def misfit(small: nn.Module, cut: Cut, example_inputs: Inputs) -> tuple[int, str] | None:
-    """Return the first call (number, reason) at which the smaller model goes another way, None if it fits."""
+def misfits(small: nn.Module, cut: Cut, example_inputs: Inputs) -> list[tuple[int, str]]:
+    """Return the calls (number, reason) at which the smaller model first goes another way; none if it fits."""
     program = cut.coupling.program
     after, error = attempt(small, example_inputs, real=program.real)
     for number, (call, other) in enumerate(zip_longest(program.calls, after.calls)):
         if call is None:
-            return None if error is None else (len(program.calls) - 1, _because(error))
+            break
         if program.real and other is not None and call.name != other.name:
-            return None  # the path depends on the numbers, which differ
+            return []  # the path depends on the numbers, which differ
         if other is None or call.name != other.name:
-            return max(0, number - 1), _because(error) or "the code takes another path for other sizes"
+            reason = _because(error) or "the code takes another path for other sizes"
+            return [(max(0, number - 1), reason)]
         if other.outputs is None and call.outputs is not None:
-            return number, _because(error)
+            return [(number, _because(error))]
         if not _agree(cut, call, after, other):
-            return number, f"the code at {call.source} fixes its size in a way that can't be changed"
-    return (len(program.calls) - 1, _because(error)) if error else None
+            return [(number, f"the code at {call.source} fixes its size in a way that can't be changed")]
+    if error is not None:
+        return [(len(program.calls) - 1, _because(error))]
+    return _rescaled(program, after)
+
+
+def _rescaled(program: Program, after: Program) -> list[tuple[int, str]]:
+    """Return the calls of the first module that computes with another number than before, made from a size."""
+    for node, other in zip(program.nodes, after.nodes, strict=False):
+        if node.op != other.op:
+            break
+        pairs = zip(_numbers(node), _numbers(other), strict=False)
+        if node.call is not None and any(one != two for one, two in pairs):
+            here = program.calls[node.call]
+            reason = f"the code at {here.source} computes with a number made from its size"
+            return [
+                (number, reason) for number, call in enumerate(program.calls) if call.module == here.module
+            ]
+    return []
+
+
+def _numbers(node: Node) -> list[float]:
+    return [argument for argument in node.args if isinstance(argument, float)]
 
 
 def _agree(cut: Cut, call: Call, after: Program, other: Call) -> bool:

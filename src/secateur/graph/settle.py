@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from secateur.graph.couple import Need
 from secateur.graph.cut import Cut
 from secateur.graph.program import Call, Ref
 from secateur.graph.sizes import Attribute, Extent, Leaf, Scale, Size, evaluate, leaves
@@ -46,8 +47,9 @@ def settle(cut: Cut) -> Settlement:
         if call.name in SIZED
         for place, size, need in SIZED[call.name](cut, number, call)
     ]
-    settlement = Settlement()
-    attributes = _unanimous(demands, lambda demand: _direct(demand))
+    settlement = Settlement(failures=_unmet(cut, demands))
+    fixed = _used_elsewhere(cut, demands)
+    attributes = _unanimous(demands, _direct, fixed)
     extents: dict[Extent, int] = {}
 
     def leaf(origin: Leaf, old: int) -> int:
@@ -58,7 +60,7 @@ def settle(cut: Cut) -> Settlement:
         return extents[origin]
 
     for _ in range(2):  # a size may need two attributes, solved one after the other
-        proposals = _unanimous(demands, lambda demand: _derived(demand, leaf, attributes))
+        proposals = _unanimous(demands, lambda demand: _derived(demand, leaf, attributes), fixed)
         attributes.update({path: value for path, value in proposals.items() if path not in attributes})
     current = cut.coupling.program.attributes
     settlement.attributes = {path: value for path, value in attributes.items() if value != current[path]}
@@ -93,15 +95,60 @@ def _derived(
                 return
 
 
+def _unmet(cut: Cut, demands: list[Demand]) -> list[tuple[int, str]]:
+    """Return the calls that need another integer which is not found among their arguments."""
+    written: dict[int, set[int]] = defaultdict(set)
+    for demand in demands:
+        written[demand.call].add(int(demand.size))
+    failures = []
+    for number, needs in cut.coupling.needs.items():
+        ways: dict[int, list[Need]] = defaultdict(list)
+        for need in needs:
+            ways[need.number].append(need)
+        for alternatives in ways.values():
+            changes = any(need.value != need.sign * cut.count(need.labels) for need in alternatives)
+            if changes and not any(need.value in written[number] for need in alternatives):
+                failures.append((number, "the code computes a range of it in a way that can't be followed"))
+    return failures
+
+
+def _used_elsewhere(cut: Cut, demands: list[Demand]) -> set[str]:
+    """Return the attributes that calls use as something else than a size: they must not change."""
+    known = {(demand.call, demand.place) for demand in demands}
+    return {
+        origin.path
+        for number, call in enumerate(cut.coupling.program.calls)
+        for place, size in (*_sizes(call.args), *_sizes(call.kwargs))
+        if (number, place) not in known
+        for origin, _ in leaves(size)
+        if isinstance(origin, Attribute)
+    }
+
+
+def _sizes(tree: Any, place: Place = ()) -> Iterator[tuple[Place, Any]]:
+    """Yield every number with a memory in a nest of arguments, and where it is."""
+    if type(tree) in (Size, Scale):
+        yield place, tree
+    elif isinstance(tree, list | tuple):
+        for at, item in enumerate(tree):
+            yield from _sizes(item, (*place, at))
+    elif isinstance(tree, dict):
+        for key, item in tree.items():
+            yield from _sizes(item, (*place, key))
+    elif isinstance(tree, slice):
+        for end in ("start", "stop", "step"):
+            yield from _sizes(getattr(tree, end), (*place, end))
+
+
 def _unanimous(
-    demands: list[Demand], proposals: Callable[[Demand], Iterator[tuple[str, int]]]
+    demands: list[Demand], proposals: Callable[[Demand], Iterator[tuple[str, int]]], fixed: set[str]
 ) -> dict[str, int]:
-    """Return the attributes on whose value all demands that propose one agree."""
+    """Return the attributes, none of them `fixed`, on whose value all demands that propose one agree."""
     wanted: dict[str, set[int]] = defaultdict(set)
     for demand in demands:
         for path, value in proposals(demand):
             wanted[path].add(value)
-    return {path: values.pop() for path, values in wanted.items() if len(values) == 1}
+    return {path: values.pop() for path, values in wanted.items() if len(values) == 1 and path not in fixed}
 
 
 def _override(cut: Cut, wrong: list[Demand], settlement: Settlement) -> None:
@@ -210,7 +257,7 @@ def parts(cut: Cut, number: int, call: Call) -> Demands:
 @sized("torch.Tensor.__getitem__", "torch.Tensor.narrow", "torch.narrow", "torch.Tensor.__setitem__")
 def ranges(cut: Cut, number: int, call: Call) -> Demands:
     """Starts and ends of slices, each the number of indices before it."""
-    needs = {value: sign * cut.count(labels) for value, labels, sign in cut.coupling.needs.get(number, ())}
+    needs = {need.value: need.sign * cut.count(need.labels) for need in cut.coupling.needs.get(number, ())}
     if call.name.endswith("narrow"):
         output = _output(call)
         dim, start, length = (*call.args, *call.kwargs.values())[1:4]
@@ -234,29 +281,28 @@ def padding(cut: Cut, number: int, call: Call) -> Demands:
     needs = list(cut.coupling.needs.get(number, ()))
     place: Place = (1,) if len(call.args) > 1 else ("pad",)
     for at, amount in enumerate(call.args[1] if len(call.args) > 1 else call.kwargs["pad"]):
-        if needs and int(amount) == needs[0][0]:
-            _, labels, sign = needs.pop(0)
-            yield (*place, at), amount, sign * cut.count(labels)
+        if needs and int(amount) == needs[0].value:
+            yield (*place, at), amount, cut.count(needs.pop(0).labels)
 
 
 @sized("torch.nn.functional.group_norm", "torch.group_norm")
 def norm_groups(cut: Cut, number: int, call: Call) -> Demands:
     """The number of groups."""
-    for value, labels, _ in cut.coupling.needs.get(number, ()):
+    for need in cut.coupling.needs.get(number, ()):
         place: Place = (1,) if len(call.args) > 1 else ("num_groups",)
         groups = call.args[1] if len(call.args) > 1 else call.kwargs["num_groups"]
-        if int(groups) == value:
-            yield place, groups, cut.count(labels)
+        if int(groups) == need.value:
+            yield place, groups, cut.count(need.labels)
 
 
 @sized(*(f"torch.{home}conv{kind}{rank}d" for home in ("", "nn.functional.") for kind in ("", "_transpose")
          for rank in (1, 2, 3)))  # fmt: skip
 def convolution_groups(cut: Cut, number: int, call: Call) -> Demands:
     """The number of groups."""
-    for value, labels, _ in cut.coupling.needs.get(number, ()):
+    for need in cut.coupling.needs.get(number, ()):
         groups = call.args[6] if len(call.args) > 6 else call.kwargs.get("groups", 1)
-        if int(groups) == value:
-            yield (6,) if len(call.args) > 6 else ("groups",), groups, cut.count(labels)
+        if int(groups) == need.value:
+            yield (6,) if len(call.args) > 6 else ("groups",), groups, cut.count(need.labels)
 
 
 @sized("torch.nn.functional.layer_norm", "torch.nn.functional.rms_norm", "torch.layer_norm", "torch.rms_norm")
@@ -275,7 +321,8 @@ def normalized_shape(cut: Cut, number: int, call: Call) -> Demands:
         "mul", "div", "add", "sub", "true_divide", "pow", "rsub", "mul_", "div_", "add_", "sub_", "divide",
         "multiply", "subtract", "clamp", "where", "__rsub__", "__rdiv__", "__rpow__", "__rtruediv__",
     )),
-    "torch.nn.functional.scaled_dot_product_attention", "torch.baddbmm",
+    "torch.nn.functional.scaled_dot_product_attention", "torch.baddbmm", "torch.tensor", "torch.as_tensor",
+    "torch.asarray", "torch.scalar_tensor",
 )  # fmt: skip
 def number(cut: Cut, number: int, call: Call) -> Demands:
     """Numbers to compute with, such as 1/√d, stay what they are: removing units must not rescale the rest."""

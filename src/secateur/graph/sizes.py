@@ -8,8 +8,10 @@ smaller model can be asked what each size in its code would become, and which at
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +38,7 @@ Leaf = Attribute | Extent
 class Derived:
     """An arithmetic result: `function(*operands)`."""
 
-    function: Callable[..., int]
+    function: Callable[..., Any]
     operands: tuple[Any, ...]
 
 
@@ -112,6 +114,23 @@ _UNARY: dict[str, Callable[..., Any]] = {"neg": operator.neg, "pos": operator.po
 for _name, _function in _UNARY.items():
     setattr(Size, f"__{_name}__", _remember(int, f"__{_name}__", _function))
     setattr(Scale, f"__{_name}__", _remember(float, f"__{_name}__", _function))
+
+
+@contextmanager
+def remembered_roots() -> Iterator[None]:
+    """Have `math.sqrt` of a `Size` remember it too while the block runs: attention divides by √d."""
+    root = math.sqrt
+
+    def sqrt(number: Any, /) -> float:
+        if type(number) in (Size, Scale):
+            return Scale(root(number), Derived(root, (number,)))
+        return root(number)
+
+    math.sqrt = sqrt
+    try:
+        yield
+    finally:
+        math.sqrt = root
 
 
 def evaluate(size: Any, leaf: Callable[[Leaf, int], int]) -> Any:

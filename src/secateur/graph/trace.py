@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from secateur.errors import ModelError
 from secateur.graph.ghost import copy_with, is_plain_attention, like, tag_attributes
 from secateur.graph.program import Call, Node, Program, Ref, Value, refs, replace
-from secateur.graph.sizes import Extent, Size
+from secateur.graph.sizes import Extent, Size, remembered_roots
 from secateur.measure.inputs import Inputs, arguments, shapes
 from secateur.modes import evaluating, unfused
 from secateur.shrink.overrides import call_name
@@ -73,8 +73,10 @@ def _record(ghost: nn.Module, inputs: Arguments, program: Program) -> None:
     recorder = _Recorder(program)
     recorder.name_tensors(ghost, inputs)
     args, kwargs = inputs
-    modes = _Operators(recorder), _Functions(recorder)
-    with evaluating(ghost), torch.no_grad(), unfused(), recorder.modules(ghost), modes[0], modes[1]:
+    around = evaluating(ghost), torch.no_grad(), unfused(), remembered_roots(), recorder.modules(ghost)
+    with ExitStack() as stack:
+        for context in (*around, _Operators(recorder), _Functions(recorder)):
+            stack.enter_context(context)
         outputs = ghost(*args, **kwargs)
     program.outputs = [recorder.read(leaf) for leaf in tensors_of(outputs)]
 

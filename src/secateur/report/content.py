@@ -56,8 +56,19 @@ class RunView:
 
     @property
     def sparsity(self) -> float:
-        """The fraction of the prunable weights that the last cut left at zero; 0 for a dense run."""
-        return float(result(self.history[self.cuts[-1]]).get("achieved", 0.0)) if self.cuts else 0.0
+        """The fraction removed so far; see `removed`."""
+        return removed(self.history)
+
+    @property
+    def removed_from(self) -> str:
+        """What `sparsity` is a fraction of."""
+        units = self.cuts and "groups" in result(self.history[self.cuts[-1]])
+        return "parameters" if units else "prunable weights"
+
+    @property
+    def shrinks(self) -> list[Row]:
+        """The entries of the history that cut units out."""
+        return [entry for entry in self.history if "groups" in result(entry)]
 
     @property
     def before(self) -> Row:
@@ -93,11 +104,27 @@ class ReportContent:
 
 
 def method(cut: Row) -> str:
-    """Name what a prune entry did: the criterion, and the scope for weights or else the granularity."""
+    """Name what a prune entry did: criterion, granularity and scope, less what goes without saying."""
     config = cut.get("config", {})
     granularity = config.get("granularity", "weight")
-    parts = [config.get("criterion"), config.get("scope") if granularity == "weight" else granularity]
+    parts = [
+        config.get("criterion"),
+        None if granularity == "weight" else granularity,
+        None if ":" in granularity else config.get("scope"),
+    ]
     return ", ".join(str(part) for part in parts if part) or "pruned"
+
+
+def removed(history: Sequence[Row]) -> float:
+    """The fraction that a history's cuts have removed: of the prunable weights by masks, or of all parameters.
+
+    What the last cut did decides which; cuts of units count together, those of weights count from the whole anyway.
+    """
+    cuts = [result(entry) for entry in history if entry["do"] == "prune"]
+    if not cuts or "groups" not in cuts[-1]:
+        return float(cuts[-1].get("achieved", 0.0)) if cuts else 0.0
+    first = next(cut for cut in cuts if "groups" in cut)
+    return 1 - float(cuts[-1]["parameters"][1]) / float(first["parameters"][0])
 
 
 def result(entry: Row) -> Row:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from secateur.report import sections, theme, words
+from secateur.report import comparison, sections, theme, words
 from secateur.report.content import ReportContent
 
 if TYPE_CHECKING:
@@ -33,8 +33,9 @@ def render(content: ReportContent) -> str:
         content=content,
         summary=words.summary(content.runs),
         masks=words.masks_bring_no_speed(content.runs),
-        results=sections.results(content.runs),
-        costs=sections.costs(content.runs),
+        results=comparison.results(content.runs),
+        costs=comparison.costs(content.runs),
+        smaller=comparison.smaller(content.runs),
         environment=sections.environment(content) if content.environment else None,
         figures=figures,
         safe_rates=safe_rates,

@@ -1,4 +1,4 @@
-"""The parts of a report as data: the comparison of all runs, and each figure with its numbers."""
+"""The figures of a report as data, each with its caption and its numbers."""
 
 from __future__ import annotations
 
@@ -7,30 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from secateur.report import charts
-from secateur.report.content import ReportContent, Row, RunView, method, result
-from secateur.tables import BYTES, COUNT, MILLISECONDS, NUMBER, PERCENT, POINTS, SI, Column, Table
+from secateur.report.content import ReportContent, Row, RunView, method, removed, result
+from secateur.tables import COUNT, NUMBER, PERCENT, Column, Table
 
 if TYPE_CHECKING:
     import altair as alt
 
-RESULTS = (
-    Column("label", "Run"),
-    Column("sparsity", "Sparsity", PERCENT, help="Fraction of all parameters that is zero"),
-    Column("top1_as_cut", "Top-1 as cut", PERCENT, help="Before any retraining"),
-    Column("top1", "Top-1", PERCENT, help="At the end"),
-    Column("against_dense", "Against dense", POINTS, help="Difference of top-1 in percentage points"),
-    Column("top5", "Top-5", PERCENT, help="At the end"),
-    Column("loss", "Loss", NUMBER, help="At the end"),
-)
-COSTS = (
-    Column("label", "Run"),
-    Column("parameters", "Parameters", COUNT),
-    Column("nonzero", "Nonzero", COUNT),
-    Column("macs", "MACs", SI, help="Multiply-accumulates executed for one sample"),
-    Column("macs_nonzero", "MACs at nonzero", SI, help="Those that touch a weight other than zero"),
-    Column("bytes_dense", "Size", BYTES, help="Of the weights as they are"),
-    Column("bytes_compressed", "Compressed", BYTES, help="Of the weights after DEFLATE"),
-)
 SAFE_RATE = (
     Column("safe", "Safe rate", PERCENT),
     Column("safe_cosine", "Cosine at safe rate", NUMBER),
@@ -69,54 +51,6 @@ class SafeRate:
     figures: Sequence[Figure]
 
 
-def comparison(runs: Iterable[RunView]) -> list[dict[str, Any]]:
-    """One row of raw numbers per run: what it reaches, what it weighs and what it takes."""
-    return [_compared(run) for run in runs]
-
-
-def results(runs: Iterable[RunView]) -> Table:
-    """What every run reaches on the test split, as cut and at the end."""
-    return Table(RESULTS, comparison(runs)).without_empty_columns()
-
-
-def costs(runs: Iterable[RunView]) -> Table:
-    """What every measured run weighs and takes."""
-    rows = [{**row, "label": row["name"]} for row in comparison(run for run in runs if run.measurement)]
-    batches = sorted({int(key.split("_")[1]) for row in rows for key in row if key.startswith("latency_")})
-    latencies = [
-        Column(
-            f"latency_{batch}",
-            f"Latency, batch {batch}",
-            MILLISECONDS,
-            help="Median time of one forward pass, and the interquartile range",
-            spread=f"latency_{batch}_iqr",
-        )
-        for batch in batches
-    ]
-    return Table([*COSTS, *latencies], rows).without_empty_columns()
-
-
-def _compared(run: RunView) -> dict[str, Any]:
-    top1, dense, measured = run.final.get("top1"), run.before.get("top1"), run.measurement
-    row = {
-        "name": run.name,
-        "label": run.label,
-        "top1_as_cut": run.as_cut.get("top1"),
-        "top1": top1,
-        "against_dense": None if run.is_dense or top1 is None or dense is None else top1 - dense,
-        "top5": run.final.get("top5"),
-        "loss": run.final.get("loss"),
-        "sparsity": run.sparsity,
-    }
-    if measured is None:
-        return row
-    counts = ("sparsity", "parameters", "nonzero", "macs", "macs_nonzero", "bytes_dense", "bytes_compressed")
-    row |= {name: getattr(measured, name) for name in counts}
-    for timed in measured.latencies:
-        row |= {f"latency_{timed.batch}": timed.median, f"latency_{timed.batch}_iqr": timed.iqr}
-    return row
-
-
 def accuracy_rows(runs: Iterable[RunView]) -> list[dict[str, Any]]:
     """Every accuracy in the runs' histories with its method, sparsity and stage.
 
@@ -128,7 +62,7 @@ def accuracy_rows(runs: Iterable[RunView]) -> list[dict[str, Any]]:
         for index, entry in enumerate(run.history):
             measured = result(entry)
             if entry["do"] == "prune":
-                name, sparsity, stage = method(entry), measured.get("achieved", sparsity), "as cut"
+                name, sparsity, stage = method(entry), removed(run.history[: index + 1]), "as cut"
             elif stage == "as cut":
                 stage = "retrained"
             if measured.get("top1") is not None:
@@ -150,19 +84,54 @@ def accuracy(content: ReportContent) -> Iterator[Figure]:
     ]
     subjects = list(dict.fromkeys(run.subject for run in content.runs))
     for index, subject in enumerate(subjects):
-        rows = accuracy_rows(run for run in content.runs if run.subject == subject)
+        runs = [run for run in content.runs if run.subject == subject]
+        rows = accuracy_rows(runs)
         if all(row["stage"] == "dense" for row in rows):
             continue
         points = charts.averaged(rows)
+        of = " or ".join({run.removed_from: None for run in runs if not run.is_dense})
         caption = (
-            "Top-1 on the test split against the fraction of prunable weights removed. Solid lines and filled"
-            " marks: after retraining. Dashed lines and open marks: as cut."
+            f"Top-1 on the test split against the fraction of {of} removed. Solid lines and"
+            " filled marks: after retraining. Dashed lines and open marks: as cut."
         )
         if any(point["runs"] > 1 and point["stage"] != "dense" for point in points):
             caption += " Marks are means over runs of one method, and the band spans these runs."
         title = f"Accuracy of {subject}" if len(subjects) > 1 else "Accuracy against sparsity"
         chart, table = charts.accuracy_against_sparsity(rows), Table(columns, points)
         yield Figure(f"accuracy-{index}", title, chart, caption, table)
+
+
+def groups(content: ReportContent) -> Iterator[Figure]:
+    """The units of every group that could be cut, before the first cut of units and after the last."""
+    runs = [run for run in content.runs if run.shrinks]
+    if not runs:
+        return
+    rows = [{**row, "run": run.name} for run in runs for row in _groups(run)]
+    lines: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        line = lines.setdefault(row["group"], {"group": row["group"], "units": row["units"]})
+        line[row["run"]] = row["kept"]
+    columns = [
+        Column("group", "Group"),
+        Column("units", "Units", COUNT),
+        *(Column(run.name, run.name, COUNT) for run in runs),
+    ]
+    caption = (
+        "A group is all channels, or heads, that run through the same tensors; it is called by the first of them."
+        " Groups in network order; point at a bar to see what its units run through."
+    )
+    chart, table = charts.group_units(rows), Table(columns, list(lines.values()))
+    yield Figure("groups", "Units of the groups", chart, caption, table, panels=len(runs))
+
+
+def _groups(run: RunView) -> list[dict[str, Any]]:
+    """One row for each group of the model before the first cut, with what the cuts left of it."""
+    found: dict[str, dict[str, Any]] = {}
+    for entry in run.shrinks:
+        for row in result(entry)["groups"]:
+            known = found.setdefault(row["name"], {"group": row["name"], **row})
+            known["kept"] = row["kept"]
+    return list(found.values())
 
 
 def layers(content: ReportContent) -> Iterator[Figure]:
@@ -264,6 +233,7 @@ def environment(content: ReportContent) -> Table:
 
 FIGURES: dict[str, Callable[[ReportContent], Iterator[Figure]]] = {
     "accuracy": accuracy,
+    "groups": groups,
     "layers": layers,
     "training": training,
 }

@@ -15,9 +15,13 @@ WITHIN = f"{100 * TOLERANCE:g} points"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What runs that were cut alike came to: their top-1, and that of the dense models they were cut from."""
+    """What runs that were cut alike came to: their top-1, and that of the dense models they were cut from.
+
+    `of` is what `sparsity` is the removed fraction of.
+    """
 
     method: str
+    of: str
     sparsity: float
     top1s: Sequence[float]
     dense: float | None
@@ -39,7 +43,7 @@ class Outcome:
         low, high = percent(min(self.top1s)), percent(max(self.top1s))
         spread = f" (mean of {len(self.top1s)} runs, {low} to {high})" if len(self.top1s) > 1 else ""
         return (
-            f"{self.method[:1].upper()}{self.method[1:]}: {briefly(self.sparsity)} of the prunable weights"
+            f"{self.method[:1].upper()}{self.method[1:]}: {briefly(self.sparsity)} of the {self.of}"
             f" removed, {percent(self.top1)} top-1 {self.stage}{instead}{spread}."
         )
 
@@ -85,6 +89,7 @@ def outcomes(runs: Iterable[RunView]) -> list[Outcome]:
     return [
         Outcome(
             method,
+            group[0].removed_from,
             sparsity,
             top1s=[float(run.final["top1"]) for run in group],
             dense=_mean([run.before["top1"] for run in group if run.before]),

@@ -14,12 +14,16 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
+from rich.tree import Tree
 
 from secateur import models
 from secateur.errors import InputError, StoreError
 from secateur.registry import Registry
 from secateur.runs import ABOUT, Run
 from secateur.tables import Table
+
+SAMPLES = 2
+"""How many samples a model is traced on to find its groups."""
 
 MACHINE = {"machine": True}
 ARGUMENT = {"machine": True, "argument": True}
@@ -82,11 +86,15 @@ class Context:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a step has to say: sentences, a table, and the same as plain JSON."""
+    """What a step has to say: sentences, a table, and the same as plain JSON.
+
+    A tree, where there is one, is what a person sees instead of the table.
+    """
 
     lines: tuple[str, ...] = ()
     table: Table | None = None
     record: Any = None
+    tree: Tree | None = None
 
 
 class Step(BaseModel):

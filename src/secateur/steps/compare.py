@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from secateur.report import sections
+from secateur.report import comparison
 from secateur.steps.base import ARGUMENT, MACHINE, Context, DataRoot, Outcome, Step, Trust, step
 from secateur.steps.choices import OutputFormat
 from secateur.steps.measuring import notes, open_runs, views
@@ -48,12 +48,10 @@ class Compare(Step):
             data_root=context.data_root or self.data_root,
             trust=self.trust or context.trust,
         )
-        results, costs = sections.results(seen), sections.costs(seen)
+        results, costs = comparison.results(seen), comparison.costs(seen)
         known = {column.key for column in results.columns}
         columns = [*results.columns, *(column for column in costs.columns if column.key not in known)]
-        rows = [
-            {**row, "label": view.name} for row, view in zip(sections.comparison(seen), seen, strict=True)
-        ]
+        rows = [{**comparison.compared(view), "label": view.name} for view in seen]
         table = Table(columns, rows).without_empty_columns()
         timed = [time for view in seen if view.measurement for time in view.measurement.latencies]
         lines = [*notes([view.measurement for view in seen if view.measurement])]

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from secateur.analysis import kurtosis
 from secateur.measure import cost, statistics
+from secateur.measure.inputs import with_batch
 from secateur.runs import Run
-from secateur.steps.base import Context, DataRoot, In, Outcome, Step, Trust, step
+from secateur.steps import grouping
+from secateur.steps.base import MACHINE, SAMPLES, Context, DataRoot, In, Outcome, Step, Trust, step
 from secateur.steps.choices import OutputFormat
+from secateur.structured import analyze
 from secateur.tables import COUNT, NUMBER, PERCENT, SI, Column, Table
 
 
@@ -17,10 +22,15 @@ from secateur.tables import COUNT, NUMBER, PERCENT, SI, Column, Table
 class Inspect(Step):
     """Show a run's layers one by one.
 
-    Shapes, parameters, MACs, sparsity, kurtosis and dead units of each, and the totals.
+    Shapes, parameters, MACs, sparsity, kurtosis and dead units of each, and the totals. With --groups, what must
+    live and die together instead, and what can't be cut and why.
     """
 
     run: In
+    groups: Annotated[
+        bool,
+        Field(description="show the groups of coupled channels and heads instead", json_schema_extra=MACHINE),
+    ] = False
     data_root: DataRoot = None
     trust: Trust = False
     format: OutputFormat = "text"
@@ -29,7 +39,10 @@ class Inspect(Step):
         """Count and print."""
         run = Run.open(context.at(self.run))
         model, masks = run.load_model(trust=self.trust or context.trust)
-        work = cost(model, run.example(root=context.data_root or self.data_root))
+        example = run.example(root=context.data_root or self.data_root)
+        if self.groups:
+            return grouping.outcome(run, analyze(model, with_batch(example, SAMPLES)))
+        work = cost(model, example)
         counts = statistics(model, masks)
         weights = dict(model.named_parameters())
         tensors = defaultdict(list)

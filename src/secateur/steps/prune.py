@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from secateur.analysis import SafeRate, safe_rate
 from secateur.criteria import CRITERIA
-from secateur.prune import prune
+from secateur.granularity import parse
+from secateur.graph.outline import through
+from secateur.prune import Pruned, prune
 from secateur.runs import Run
 from secateur.steps.base import (
+    SAMPLES,
     Context,
     DataRoot,
     Evaluate,
@@ -33,7 +38,8 @@ from secateur.training import evaluate
 class Prune(Step):
     """Cut a run's model into a new run.
 
-    Removes the least important weights by the criterion, as many as the amount and the scope say.
+    Removes the least important weights, channels or heads by the criterion, as many as the amount, or the budget, and
+    the scope say. Weights are set to zero. Channels and heads are cut out, which makes the model smaller.
     """
 
     run: In
@@ -42,15 +48,37 @@ class Prune(Step):
         float | Literal["safe", "optimum"] | None,
         Field(description="fraction to remove, or safe or optimum: the rates secateur safe-rate finds"),
     ] = None
-    granularity: Annotated[str, Field(description="weight, or a pattern N:M such as 2:4")] = "weight"
+    budget: Annotated[
+        dict[str, float] | None,
+        Field(
+            description="instead of an amount, the fraction to leave, as macs=0.5 or params=0.5; channels, heads"
+        ),
+    ] = None
+    granularity: Annotated[str, Field(description="weight, channel, head, or a pattern N:M such as 2:4")] = (
+        "weight"
+    )
     criterion: Annotated[str, Field(description="criterion; secateur criteria lists them")] = "magnitude"
-    scope: Annotated[str, Field(description="global, local, erk or lamp")] = "global"
+    scope: Annotated[
+        str,
+        Field(
+            description="for weights global, local, erk or lamp; for channels and heads global, local or isomorphic"
+        ),
+    ] = "global"
+    max_amount: Annotated[
+        float, Field(ge=0, le=1, description="largest fraction of one group that may go; channels, heads")
+    ] = 1.0
+    round_to: Annotated[
+        int | None,
+        Field(ge=1, description="leave a multiple of so many units in each group; channels, heads"),
+    ] = None
     include: Annotated[
         tuple[str, ...],
         Field(description="roles that may be cut: weights, biases, norms, embeddings, others, all"),
     ] = ("weights",)
     keep: Annotated[tuple[str, ...], Field(description="layer to leave alone, by name or glob")] = ()
-    layers: Annotated[tuple[str, ...], Field(description="cut only this layer, by name or glob")] = ()
+    layers: Annotated[
+        tuple[str, ...], Field(description="cut only this layer, by name or glob, or this group, by name")
+    ] = ()
     seed: Annotated[int, Field(ge=0, description="seed of criteria that draw at random")] = 0
     options: Annotated[dict[str, Any], Field(description="option of the criterion, as name=value")] = {}
     data_root: DataRoot = None
@@ -91,32 +119,39 @@ class Prune(Step):
         context.check_present(run)
         watch = Stopwatch()
         model, masks = run.load_model(trust=self.trust or context.trust)
+        shrinks = parse(self.granularity).shrinks
+        needed = shrinks or self.evaluate
+        data = run.load_data(root=context.data_root or self.data_root) if needed else None
         amount = self.amount
         if isinstance(amount, str):
+            require(
+                not shrinks,
+                f"The {amount} rate is one of weights: give the {self.granularity} cut a number or a budget.",
+            )
             analysis: SafeRate = safe_rate(model)
             amount = analysis.safe if amount == "safe" else analysis.optimum
         pruned = prune(
             model,
+            data.example(SAMPLES) if data is not None and shrinks else None,
             amount=amount,
+            budget=self.budget,
             granularity=self.granularity,
             criterion=self.criterion,
             scope=self.scope,
             include=self.include,
             keep=self.keep,
             layers=self.layers,
+            max_amount=self.max_amount,
+            round_to=self.round_to,
             masks=masks,
             seed=self.seed,
             inplace=True,
             **self.options,
         )
-        result: dict[str, Any] = {
-            "requested": pruned.requested,
-            "achieved": pruned.achieved,
-            "pruned": pruned.masks.pruned,
-            "prunable": pruned.masks.total,
-        }
-        if self.evaluate:
-            data = run.load_data(root=context.data_root or self.data_root)
+        result: dict[str, Any] = {"requested": pruned.requested, "achieved": pruned.achieved}
+        result |= smaller(pruned) if shrinks else sparser(pruned)
+        told = tell_smaller(result) if shrinks else tell_sparser(result)
+        if data is not None and self.evaluate:
             result |= evaluate(pruned.model, data)
         run.record(
             pruned.model,
@@ -127,14 +162,65 @@ class Prune(Step):
             folder,
         )
         accuracy = f", top-1 {percent(result['top1'])} as cut" if self.evaluate else ""
-        lines = [
-            f"{folder}: removed {pruned.masks.pruned:,} of {pruned.masks.total:,} prunable weights "
-            f"({percent(pruned.achieved)}, requested {percent(pruned.requested)}){accuracy}"
-        ]
+        lines = [f"{folder}: {told}{accuracy}"]
         if isinstance(self.amount, str) and "all" not in self.include:
             lines.append(
                 f"The {self.amount} rate counts all parameters; here it was applied to the role "
                 f"{', '.join(self.include)} only: --include all cuts as it is defined."
             )
-        lines += [f"{name} was left alone: {reason}." for name, reason in pruned.skipped.items()]
+        if not shrinks:
+            lines += [f"{name} was left alone: {reason}." for name, reason in pruned.skipped.items()]
         return Outcome(tuple(lines), record={"run": str(folder), **result})
+
+
+def sparser(pruned: Pruned) -> dict[str, Any]:
+    """Return what a cut of weights came to."""
+    return {"pruned": pruned.masks.pruned, "prunable": pruned.masks.total}
+
+
+def tell_sparser(result: Mapping[str, Any]) -> str:
+    """Say it."""
+    return (
+        f"removed {result['pruned']:,} of {result['prunable']:,} prunable weights "
+        f"({percent(result['achieved'])}, requested {percent(result['requested'])})"
+    )
+
+
+def smaller(pruned: Pruned) -> dict[str, Any]:
+    """Return what a cut of units came to: [before, after] of parameters and MACs a sample, proof, and groups."""
+    assert pruned.groups is not None
+    assert pruned.parameters is not None
+    assert pruned.macs is not None
+    assert pruned.verification is not None
+    return {
+        "parameters": list(pruned.parameters),
+        "macs": [macs // SAMPLES for macs in pruned.macs],
+        "verification": asdict(pruned.verification),
+        "groups": [
+            {
+                "name": group.name,
+                "units": group.units,
+                "kept": pruned.kept[group.name],
+                "through": _few(through(pruned.groups, group)),
+            }
+            for group in pruned.groups.free
+        ],
+    }
+
+
+def tell_smaller(result: Mapping[str, Any]) -> str:
+    """Say it."""
+    costs = [
+        f"{before:,} → {after:,} {what} ({percent(after / max(1, before))} left)"
+        for what, (before, after) in (("parameters", result["parameters"]), ("MACs", result["macs"]))
+    ]
+    return (
+        f"{costs[0]}, {costs[1]}, removed {percent(result['achieved'])} of the units, "
+        f"verified to {result['verification']['error']:.0e}"
+    )
+
+
+def _few(lines: Sequence[str], most: int = 6) -> str:
+    """Write the first few of many lines as one."""
+    more = f"; and {len(lines) - most} more" if len(lines) > most else ""
+    return "; ".join(" ".join(line.split()) for line in lines[:most]) + more

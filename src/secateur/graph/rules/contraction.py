@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from secateur.graph.couple import Coupling, argument
+from secateur.graph.couple import Coupling, Need, argument
 from secateur.graph.labels import KERNEL, Lock, Vector
 from secateur.graph.program import Call, Node, Ref
 from secateur.graph.rules.movement import collapse, units_along
-from secateur.graph.rules.table import call_rule, rule
+from secateur.graph.rules.table import call_rule, lock_all, rule
 
 
 def summed(c: Coupling, node: Node, left: Vector | None, right: Vector | None) -> None:
@@ -50,6 +50,18 @@ def bmm(c: Coupling, node: Node) -> None:
     batch = _parallel(c, node, left[0], right[0])
     summed(c, node, left[2], right[1])
     c.give(node, [batch, left[1], right[2]])
+
+
+@rule("_grouped_mm", "_scaled_grouped_mm")
+def grouped_mm(c: Coupling, node: Node) -> None:
+    """Rows of [t, k], each times the matrix of its expert in [e, k, j] → [t, j]."""
+    left, right = c.of(node.args[0]), c.of(node.args[1])
+    if len(left) != 2 or len(right) != 3:
+        lock_all(c, node, "its form of a grouped product is not known")
+        return
+    c.lock(node, right[0], "tokens are sent to experts by their number")
+    summed(c, node, left[1], right[1])
+    c.give(node, [left[0], right[2]])
 
 
 @rule("baddbmm")
@@ -159,7 +171,7 @@ def _grouped(
     c.lock(node, columns, "it belongs to a grouped convolution whose groups are the units")
     group = collapse(c, node, inner, 0)
     c.unite(node, group, collapse(c, node, outer, 0))
-    c.need(node, groups, group)
+    c.need(node, Need(groups, group))
     return rows
 
 
@@ -174,7 +186,7 @@ def _grouped_transposed(
         return None
     c.unite(node, source, rows)
     group = collapse(c, node, c.labels.find(source).reshape(groups, -1), 0)
-    c.need(node, groups, group)
+    c.need(node, Need(groups, group))
     return np.repeat(group, c.shape(node)[1] // groups)
 
 

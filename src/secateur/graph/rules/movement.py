@@ -13,7 +13,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from secateur.graph.couple import Coupling, Dims, argument, varies
+from secateur.graph.couple import Coupling, Dims, Need, argument, varies
 from secateur.graph.labels import FIXED, Vector
 from secateur.graph.program import Node, Ref
 from secateur.graph.rules.pointwise import meet
@@ -230,11 +230,9 @@ def slice_(c: Coupling, node: Node) -> None:
         if part.size == 1:
             c.lock(node, part, "the code takes one index of it by number")
         if start > 0:
-            c.need(node, start, vector[:start])
-            c.need(node, start - size, vector[start:], -1)
+            c.need(node, Need(start, vector[:start]), Need(start - size, vector[start:], -1))
         if stop < size:
-            c.need(node, stop, vector[:stop])
-            c.need(node, stop - size, vector[stop:], -1)
+            c.need(node, Need(stop, vector[:stop]), Need(stop - size, vector[stop:], -1))
         dims[dim] = part
     c.give(node, dims)
 
@@ -365,7 +363,7 @@ def pad(c: Coupling, node: Node) -> None:
         head, tail = c.labels.fresh(before), c.labels.fresh(after)
         for amount, labels in ((before, head), (after, tail)):
             if amount:
-                c.need(node, amount, labels)
+                c.need(node, Need(amount, labels))
         dims[at] = np.concatenate([head, vector, tail])
     c.give(node, dims)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from secateur.graph.couple import Coupling, Dims, argument
+from secateur.graph.couple import Coupling, Dims, Need, argument
 from secateur.graph.labels import Vector
 from secateur.graph.program import Node, Ref
 from secateur.graph.rules.movement import collapse
@@ -139,7 +139,7 @@ def group_norm(c: Coupling, node: Node) -> None:
             c.crosses(node, vector)
         else:
             group = collapse(c, node, c.labels.find(vector).reshape(groups, -1), 0)
-            c.need(node, groups, group)
+            c.need(node, Need(groups, group))
     c.give(node, dims)
     _statistics(c, node, [dims[0]])
 

@@ -8,6 +8,7 @@ or a network.
 
 from secateur.report.charts.accuracy import accuracy_against_sparsity, averaged
 from secateur.report.charts.drawing import save
+from secateur.report.charts.groups import group_units
 from secateur.report.charts.layers import layer_sparsity
 from secateur.report.charts.safe_rate import front, kurtosis
 from secateur.report.charts.training import training_curves
@@ -16,6 +17,7 @@ __all__ = [
     "accuracy_against_sparsity",
     "averaged",
     "front",
+    "group_units",
     "kurtosis",
     "layer_sparsity",
     "save",

@@ -1,0 +1,89 @@
+"""What must live and die together in a model, for people (a tree) and for programs (JSON, CSV)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.text import Text
+from rich.tree import Tree
+
+from secateur.graph.groups import Group, Groups
+from secateur.graph.outline import locked, through, unit_parameters
+from secateur.runs import Run
+from secateur.steps.base import Outcome
+from secateur.tables import COUNT, Column, Table
+
+COLUMNS = (
+    Column("group", "Group"),
+    Column("kind", "Kind"),
+    Column("units", "Units", COUNT),
+    Column("unit_parameters", "Parameters per unit", COUNT),
+    Column("tensors", "Tensors", COUNT),
+    Column("lock", "Stays because"),
+    Column("at", "At"),
+)
+
+
+def outcome(run: Run, groups: Groups) -> Outcome:
+    """Return a run's groups as a tree, a table and JSON."""
+    rows = [_row(groups, group) for group in groups]
+    lines = [
+        f"{run.folder} ({run.title}): {len(groups)} groups, {len(groups.free)} of which may be cut, with "
+        f"{sum(group.units for group in groups.free):,} units"
+    ]
+    if groups.unknown:
+        met = ", ".join(f"{name} ({count})" for name, count in groups.unknown.items())
+        lines.append(f"What these operators touch stays, as they have no rule: {met}")
+    record = {
+        "run": run.name,
+        "groups": [{**row, "members": _members(group)} for row, group in zip(rows, groups, strict=True)],
+        "unknown": groups.unknown,
+    }
+    return Outcome(tuple(lines), Table(COLUMNS, rows), record, tree(groups, run.name))
+
+
+def tree(groups: Groups, title: str) -> Tree:
+    """Draw the groups that may be cut with the tensors they run through, then what must stay, by reason."""
+    root = Tree(Text(title))
+    for group in groups.free:
+        branch = root.add(
+            Text(
+                f"{group.name}: {group.units:,} {kind(group)}, {unit_parameters(groups, group):,} parameters each"
+            )
+        )
+        for line in through(groups, group):
+            branch.add(Text(line))
+    for reason, lines in locked(groups).items():
+        branch = root.add(Text(f"stays, because {reason}"))
+        for line in lines:
+            branch.add(Text(line))
+    return root
+
+
+def kind(group: Group) -> str:
+    """Name a group's units."""
+    return "heads" if group.heads else "channels"
+
+
+def _row(groups: Groups, group: Group) -> dict[str, Any]:
+    return {
+        "group": group.name,
+        "kind": kind(group),
+        "units": group.units,
+        "unit_parameters": unit_parameters(groups, group),
+        "tensors": len({member.name for member in group.members}),
+        "lock": group.lock and group.lock.reason,
+        "at": group.lock and group.lock.at,
+    }
+
+
+def _members(group: Group) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": member.name,
+            "dim": member.dim,
+            "indices": int((member.unit >= 0).sum()),
+            "buffer": member.buffer,
+        }
+        for member in group.members
+    ]
