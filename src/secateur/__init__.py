@@ -28,6 +28,7 @@ from secateur.errors import (
     StoreError,
     VerificationError,
 )
+from secateur.export import Exported, export, save_pretrained
 from secateur.masks import Masks
 from secateur.measure import Measurement, measure
 from secateur.models import build
@@ -44,6 +45,7 @@ __all__ = [
     "CRITERIA",
     "SCOPES",
     "DataError",
+    "Exported",
     "Fit",
     "InputError",
     "Masks",
@@ -62,6 +64,7 @@ __all__ = [
     "build",
     "criterion",
     "evaluate",
+    "export",
     "load",
     "load_data",
     "load_masks",
@@ -70,6 +73,7 @@ __all__ = [
     "run",
     "safe_rate",
     "save",
+    "save_pretrained",
     "score",
     "train",
 ]

@@ -1,12 +1,15 @@
 """Budgets: how much must go for a model to cost a given fraction of what it does.
 
-The symbolic cost says what any cut costs, so the amount that meets a budget is found by bisection.
+The symbolic cost says what any cut costs, so the amount that meets a budget is found by bisection, and what whole units leave of it is filled up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
 
 from secateur.errors import InputError
 from secateur.graph import cost
@@ -19,6 +22,24 @@ COSTS.add("macs", cost.macs)
 
 STEPS = 24
 """Bisection steps: amounts are told apart to 2⁻²⁴."""
+
+CLOSE = 0.005
+"""How far below a budget a cut may stay, as a fraction of it, before units are put back."""
+
+Masks = Mapping[str, Tensor]
+
+
+class Cutter(Protocol):
+    """Makes cuts: which units go at an amount, and what masks of units mean."""
+
+    def masks(self, amount: float) -> Masks:
+        """Return group name → boolean [units], True for what stays."""
+
+    def cut(self, masks: Masks) -> Cut:
+        """Return the cut these masks make."""
+
+    def restored(self, masks: Masks) -> Iterator[Masks]:
+        """Yield the masks with one more unit, the most important that went, for each group that lost any."""
 
 
 @dataclass(frozen=True)
@@ -42,28 +63,35 @@ class Budget:
         return cls(kind, float(fraction))
 
 
-def meet(budget: Budget, cut_at: Callable[[float], Cut]) -> Cut:
-    """Return the cut, of those `cut_at` makes of amounts, whose cost is nearest to the budget.
+def meet(budget: Budget, cutter: Cutter) -> Cut:
+    """Return a cut that costs no more than the budget, and as near to it as whole units allow.
 
-    Raises `InputError` where even the largest cut costs more.
+    The amount is found by bisection; then units are put back, one at a time, as long as they fit. Raises
+    `InputError` where even the largest cut costs more.
     """
     count = COSTS[budget.kind]
-    target = budget.fraction * count(cut_at(0.0))
-    low, high = 0.0, 1.0
-    least = cut_at(1.0)
-    if count(least) > target * 1.01:
-        share = count(least) / count(cut_at(0.0))
+    whole = count(cutter.cut(cutter.masks(0.0)))
+    target = budget.fraction * whole
+    masks = cutter.masks(1.0)
+    least = count(cutter.cut(masks))
+    if least > target:
         raise InputError(
             f"The budget {budget.kind}={budget.fraction:g} can't be met: with everything cut that may be, "
-            f"{share:.3f} is left; keep fewer layers, or raise the budget or max_amount."
+            f"{least / whole:.3f} is left; keep fewer layers, or raise the budget or max_amount."
         )
-    best = least
+    low, high = 0.0, 1.0
     for _ in range(STEPS):
         middle = (low + high) / 2
-        trial = cut_at(middle)
-        best = min(best, trial, key=lambda cut: abs(count(cut) - target))
-        if count(trial) > target:
+        trial = cutter.masks(middle)
+        if count(cutter.cut(trial)) > target:
             low = middle
         else:
-            high = middle
-    return best
+            high, masks = middle, trial
+    cost_now = count(cutter.cut(masks))
+    while cost_now < (1 - CLOSE) * target:
+        fitting = [(count(cutter.cut(more)), more) for more in cutter.restored(masks)]
+        fitting = [(cost, more) for cost, more in fitting if cost_now < cost <= target]
+        if not fitting:
+            break
+        cost_now, masks = max(fitting, key=lambda pair: pair[0])
+    return cutter.cut(masks)

@@ -12,18 +12,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.criteria import score
+from secateur.criteria import Batches, measured, score
 from secateur.graph.groups import Group
 from secateur.shrink.plan import named_tensors
 from secateur.targets import DTYPES
 
 
 def unit_scores(
-    model: nn.Module, groups: Iterable[Group], criterion: str, *, seed: int = 0, **options: Any
+    model: nn.Module,
+    groups: Iterable[Group],
+    criterion: str,
+    *,
+    data: Batches | None = None,
+    seed: int = 0,
+    **options: Any,
 ) -> dict[str, Tensor]:
     """Score every unit: group name → float64 [units], lowest goes first.
 
-    `options` are the criterion's. Raises `InputError` for a criterion that does not score units, or an option it
+    `data` are batches for a criterion that needs them, `options` the criterion's own. Raises `InputError` for a criterion that does not score units, or an option it
     does not have.
     """
     groups = list(groups)
@@ -33,11 +39,13 @@ def unit_scores(
         if isinstance(tensor, nn.Parameter) and tensor.dtype in DTYPES
     }
     needed = {member.name for group in groups for member in group.members if member.name in parameters}
+    parameters = {name: tensor for name, tensor in parameters.items() if name in needed}
     weights = score(
         criterion,
-        {name: parameters[name] for name in parameters if name in needed},
+        parameters,
         seed=seed,
         granularity="channel",
+        measured=measured(criterion, model, parameters, data),
         **options,
     )
     profiles: dict[tuple[str, int], Tensor] = {}

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from secateur import granularity as granularities
 from secateur.allocate import SCOPES, allocate, check_amount
 from secateur.budget import Budget
-from secateur.criteria import CRITERIA, score
+from secateur.criteria import CRITERIA, Batches, measured, score
 from secateur.errors import InputError, ModelError
 from secateur.graph.groups import Groups
 from secateur.masks import Masks
@@ -111,6 +111,7 @@ def prune(
     masks: Mapping[str, Tensor] | None = None,
     max_amount: float = 1.0,
     round_to: int | None = None,
+    data: Batches | None = None,
     verify: bool = True,
     seed: int = 0,
     inplace: bool = False,
@@ -138,6 +139,7 @@ def prune(
             so that a group keeps fewer than N only where fewer were left.
         max_amount: the largest fraction of one group of units that may go; one unit always stays.
         round_to: keep a multiple of so many units in every group that has more.
+        data: batches of (inputs, labels), for a criterion that needs more than weights, such as taylor.
         verify: prove that the smaller model computes what the large one does without the removed units.
         seed: for criteria that draw at random.
         inplace: prune `model` itself instead of a copy.
@@ -188,6 +190,7 @@ def prune(
             max_amount=check_amount(max_amount),
             round_to=round_to,
             check=verify,
+            data=data,
             seed=seed,
             inplace=inplace,
             options=options,
@@ -216,7 +219,7 @@ def prune(
             raise InputError(
                 f"The setting {name} is for granularities that make the model smaller: channel or head."
             )
-    return _mask(model, pattern, choices, as_names(include), masks, inplace, options)
+    return _mask(model, pattern, choices, as_names(include), masks, data, inplace, options)
 
 
 def _one_of(amount: float | None, budget: Mapping[str, float] | None) -> float | None:
@@ -233,6 +236,7 @@ def _mask(
     choices: dict[str, Any],
     include: tuple[str, ...],
     masks: Mapping[str, Tensor] | None,
+    data: Batches | None,
     inplace: bool,
     options: Mapping[str, Any],
 ) -> Pruned:
@@ -249,7 +253,10 @@ def _mask(
     earlier.of(model)
     skipped: dict[str, str] = {}
     if pattern.kind == "weight":
-        scores = score(criterion, targets, seed=seed, granularity=pattern.kind, **options)
+        quantities = measured(criterion, model, targets, data)
+        scores = score(
+            criterion, targets, seed=seed, granularity=pattern.kind, measured=quantities, **options
+        )
         cut = allocate(scores, requested, rule.name, already=earlier)
     else:
         reasons = {
@@ -260,7 +267,10 @@ def _mask(
         if not fitting:
             name, reason = next(iter(skipped.items()))
             raise InputError(f"No layer fits the pattern {granularity}: {name} does not, {reason}.")
-        scores = score(criterion, fitting, seed=seed, granularity=pattern.kind, **options)
+        quantities = measured(criterion, model, fitting, data)
+        scores = score(
+            criterion, fitting, seed=seed, granularity=pattern.kind, measured=quantities, **options
+        )
         cut = granularities.keep_patterns(scores, pattern, already=earlier)
     del scores  # as large as the model that is copied next
     merged = cut & earlier

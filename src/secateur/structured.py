@@ -7,14 +7,16 @@ to follow a cut, what that place touches is locked, with the reason, and the cut
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from secateur.allocate import check_amount
 from secateur.budget import Budget, meet
+from secateur.criteria import Batches
 from secateur.errors import InputError, ModelError
 from secateur.graph import cost
 from secateur.graph.couple import couple
@@ -81,6 +83,7 @@ def prune_units(
     max_amount: float,
     round_to: int | None,
     check: bool,
+    data: Batches | None,
     seed: int,
     inplace: bool,
     options: Mapping[str, Any],
@@ -95,11 +98,11 @@ def prune_units(
         chosen = _chosen(groups, granularity, keep, layers)
         if not chosen:
             raise ModelError(_nothing(groups, granularity))
-        scores = unit_scores(model, chosen, criterion, seed=seed, **options)
+        scores = unit_scores(model, chosen, criterion, data=data, seed=seed, **options)
 
         cutter = _Cutter(groups, chosen, scores, scope, max_amount, round_to)
 
-        cut = cutter(check_amount(amount)) if budget is None else meet(budget, cutter)
+        cut = meet(budget, cutter) if budget else cutter.cut(cutter.masks(check_amount(amount)))
         plan, failures = plan_for(model, cut)
         if not failures:
             small = apply(model, plan)
@@ -136,12 +139,23 @@ class _Cutter:
     max_amount: float
     round_to: int | None
 
-    def __call__(self, amount: float) -> Cut:
-        masks = spread(
+    def masks(self, amount: float) -> Mapping[str, Tensor]:
+        return spread(
             self.chosen, self.scores, amount, self.scope, max_amount=self.max_amount, round_to=self.round_to
         )
+
+    def cut(self, masks: Mapping[str, Tensor]) -> Cut:
         units = [(each, masks[each.name].numpy()) for each in self.chosen]
         return Cut.of(self.groups.coupling, units)
+
+    def restored(self, masks: Mapping[str, Tensor]) -> Iterator[Mapping[str, Tensor]]:
+        step = self.round_to or 1
+        for name, mask in masks.items():
+            gone = self.scores[name].masked_fill(mask, -torch.inf)
+            if int((~mask).sum()) >= step:
+                more = mask.clone()
+                more[gone.topk(step).indices] = True
+                yield {**masks, name: more}
 
 
 def plan_for(model: nn.Module, cut: Cut) -> tuple[Plan, list[tuple[int, str]]]:

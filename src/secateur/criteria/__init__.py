@@ -1,7 +1,18 @@
 """What matters least: criteria and the registry they stand in."""
 
-from secateur.criteria import weights  # registers
+from secateur.criteria import gradients, weights  # registers
+from secateur.criteria.quantities import QUANTITIES, Batches, measured
 from secateur.criteria.registry import CRITERIA, Criterion, criterion
 from secateur.criteria.scoring import score
 
-__all__ = ["CRITERIA", "Criterion", "criterion", "score", "weights"]
+__all__ = [
+    "CRITERIA",
+    "QUANTITIES",
+    "Batches",
+    "Criterion",
+    "criterion",
+    "gradients",
+    "measured",
+    "score",
+    "weights",
+]

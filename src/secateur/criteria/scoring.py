@@ -27,10 +27,12 @@ def score(
     *,
     seed: int = 0,
     granularity: str = "weight",
+    measured: Mapping[str, Mapping[str, Tensor]] | None = None,
     **options: Any,
 ) -> dict[str, Tensor]:
     """Score every tensor by the registered `criterion`: name → scores of the tensor's shape, lowest goes first.
 
+    `measured` holds what formulas need that was measured on data (see `quantities`): quantity → name → tensor.
     A random criterion draws from (seed, name), so a layer's scores don't depend on the other layers.
     Raises `InputError` for an unknown criterion, option or combination with `granularity`, and for a formula
     that needs what is not provided or does not score every weight.
@@ -43,7 +45,10 @@ def score(
     formula = entry.contribution if granularity in UNITS else entry.score
     scores = {}
     for name, tensor in tensors.items():
-        needs = (PROVIDERS[need](name, tensor, seed) for need in entry.needs)
+        needs = (
+            measured[need][name] if measured and need in measured else PROVIDERS[need](name, tensor, seed)
+            for need in entry.needs
+        )
         scores[name] = formula(*needs, **options)
         if scores[name].shape != tensor.shape:
             raise InputError(

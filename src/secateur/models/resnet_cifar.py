@@ -34,17 +34,17 @@ class Block(nn.Module):
 
 
 class ZeroPad(nn.Module):
-    """Option A: every `stride`-th pixel, with `pad` channels of zeros before and after the present ones."""
+    """Option A: every `stride`-th pixel, with channels of zeros before and after the present ones, as many as `pad`."""
 
     def __init__(self, stride: int, pad: int) -> None:
-        """Keep the two sizes."""
+        """Keep the sizes; the two pads may differ once channels are removed."""
         super().__init__()
         self.stride = stride
-        self.pad = pad
+        self.pad = (pad, pad)
 
     def forward(self, features: Tensor) -> Tensor:
         """Subsample and widen `features` [N, C, H, W]."""
-        return F.pad(features[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.pad, self.pad))
+        return F.pad(features[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, *self.pad))
 
 
 class CifarResNet(nn.Module):

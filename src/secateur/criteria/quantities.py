@@ -1,0 +1,78 @@
+"""Quantities that criteria need and only data can tell, such as gradients.
+
+A quantity is a function of the model, the tensors to score and calibration batches; registering it lets formulas
+name it among their parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from secateur.criteria.registry import CRITERIA
+from secateur.errors import InputError
+from secateur.modes import evaluating
+from secateur.progress import track
+from secateur.registry import Registry
+
+Batches: TypeAlias = Iterable[tuple[Any, Tensor]]
+"""Calibration data: pairs of what the model takes (a tensor, or a dict of keywords) and its labels, int64 [N]."""
+
+Measure: TypeAlias = Callable[[nn.Module, Mapping[str, Tensor], Batches], dict[str, Tensor]]
+QUANTITIES: Registry[Measure] = Registry("quantity measured on data")
+
+
+def measured(
+    criterion: str, model: nn.Module, tensors: Mapping[str, Tensor], data: Batches | None
+) -> dict[str, dict[str, Tensor]]:
+    """Measure what the formula of `criterion` needs: quantity → name → tensor; nothing where weights suffice.
+
+    Raises `InputError` where data is needed and there is none.
+    """
+    needs = [need for need in CRITERIA[criterion].needs if need in QUANTITIES]
+    if needs and data is None:
+        raise InputError(
+            f"The criterion {criterion} needs the {needs[0]} on some data: pass batches of inputs and labels as data=."
+        )
+    return {need: QUANTITIES[need](model, tensors, data or ()) for need in needs}
+
+
+def gradient(model: nn.Module, tensors: Mapping[str, Tensor], data: Batches) -> dict[str, Tensor]:
+    """Gradient of the mean cross-entropy over all samples, in eval mode; name → tensor of the weight's shape.
+
+    The model's own gradients and frozen state are left as they were.
+    """
+    total = {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}
+    frozen = [tensor for tensor in tensors.values() if not tensor.requires_grad]
+    samples = 0
+    with evaluating(model), torch.enable_grad():
+        for tensor in frozen:
+            tensor.requires_grad_(True)
+        try:
+            for inputs, labels in _tracked(data):
+                outputs = model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
+                logits = outputs if isinstance(outputs, Tensor) else outputs.logits
+                loss = F.cross_entropy(logits, labels, reduction="sum")
+                grads = torch.autograd.grad(loss, list(tensors.values()), allow_unused=True)
+                for name, grad in zip(tensors, grads, strict=True):
+                    if grad is not None:
+                        total[name] += grad
+                samples += len(labels)
+        finally:
+            for tensor in frozen:
+                tensor.requires_grad_(False)
+    if not samples:
+        raise InputError("The data holds no batch: pass batches of inputs and labels as data=.")
+    return {name: grad / samples for name, grad in total.items()}
+
+
+def _tracked(data: Batches) -> Iterable[tuple[Any, Tensor]]:
+    batches = list(data)
+    return track(batches, "gradients", len(batches))
+
+
+QUANTITIES.add("gradient", gradient)
