@@ -14,6 +14,7 @@ from torch import Tensor
 from secateur.errors import InputError
 from secateur.graph import cost
 from secateur.graph.cut import Cut
+from secateur.progress import track
 from secateur.registry import Registry
 
 COSTS: Registry[Callable[[Cut], int]] = Registry("budget")
@@ -22,6 +23,9 @@ COSTS.add("macs", cost.macs)
 
 STEPS = 24
 """Bisection steps: amounts are told apart to 2⁻²⁴."""
+
+TRIALS = 8
+"""Smaller models made and timed to meet a latency."""
 
 CLOSE = 0.005
 """How far below a budget a cut may stay, as a fraction of it, before units are put back."""
@@ -49,18 +53,60 @@ class Budget:
     kind: str
     fraction: float
 
-    @classmethod
-    def of(cls, budget: Mapping[str, float]) -> Budget:
-        """Read {"macs": 0.5}. Raises `InputError` for an unknown kind or a fraction outside (0, 1]."""
-        if len(budget) != 1:
-            raise InputError('A budget names one cost, such as {"macs": 0.5}.')
-        kind, fraction = next(iter(budget.items()))
-        COSTS[kind]
-        if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 < fraction <= 1:
+
+@dataclass(frozen=True)
+class LatencyBudget:
+    """One forward pass of `batch` samples may take `milliseconds` on this machine, with torch's present threads."""
+
+    milliseconds: float
+    batch: int = 1
+
+
+def read(budget: Mapping[str, float]) -> Budget | LatencyBudget:
+    """Read {"macs": 0.5}, {"params": 0.5} or {"latency_ms": 3.5, "batch": 1}.
+
+    Raises `InputError` for an unknown kind, a fraction outside (0, 1] or a latency that is not positive.
+    """
+    if "latency_ms" in budget:
+        milliseconds, batch = budget["latency_ms"], budget.get("batch", 1)
+        if set(budget) - {"latency_ms", "batch"} or not milliseconds > 0 or int(batch) != batch or batch < 1:
             raise InputError(
-                f"The budget {kind}={fraction!r} is no fraction of the present cost: give 0.5 to halve it."
+                'A latency budget is {"latency_ms": 3.5, "batch": 1}: positive milliseconds, a whole batch.'
             )
-        return cls(kind, float(fraction))
+        return LatencyBudget(float(milliseconds), int(batch))
+    if len(budget) != 1:
+        raise InputError('A budget names one cost, such as {"macs": 0.5}.')
+    kind, fraction = next(iter(budget.items()))
+    COSTS[kind]
+    if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 < fraction <= 1:
+        raise InputError(
+            f"The budget {kind}={fraction!r} is no fraction of the present cost: give 0.5 to halve it."
+        )
+    return Budget(kind, float(fraction))
+
+
+def meet_latency(budget: LatencyBudget, cutter: Cutter, time: Callable[[Cut], float]) -> Cut:
+    """Return the smallest cut found whose measured time keeps the budget.
+
+    `time` makes the smaller model of a cut and measures it, in milliseconds. The amount is found by bisection over
+    real models. Raises `InputError` where even the largest cut takes longer.
+    """
+    low, high = 0.0, 1.0
+    best = cutter.cut(cutter.masks(high))
+    fastest = time(best)
+    if fastest > budget.milliseconds:
+        raise InputError(
+            f"The budget of {budget.milliseconds:g} ms can't be met: with everything cut that may be, a pass "
+            f"takes {fastest:.3g} ms; keep fewer layers, or raise the budget."
+        )
+    for _ in track(range(TRIALS), "latency", TRIALS):
+        middle = (low + high) / 2
+        trial = cutter.cut(cutter.masks(middle))
+        if time(trial) > budget.milliseconds:
+            low = middle
+        else:
+            high, best = middle, trial
+    return best
 
 
 def meet(budget: Budget, cutter: Cutter) -> Cut:

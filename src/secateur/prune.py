@@ -15,9 +15,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from secateur import budget as budgets
 from secateur import granularity as granularities
 from secateur.allocate import SCOPES, allocate, check_amount
-from secateur.budget import Budget
 from secateur.criteria import CRITERIA, Batches, measured, score
 from secateur.errors import InputError, ModelError
 from secateur.graph.groups import Groups
@@ -125,7 +125,8 @@ def prune(
             channels and heads, which are found by running the model.
         amount: fraction to remove of the prunable weights or units, in [0, 1]; exactly round(amount · n) go. A
             pattern N:M fixes it, so it must be left out there.
-        budget: instead of amount, the fraction of the present cost to leave: {"macs": 0.5} or {"params": 0.5}.
+        budget: instead of amount, the fraction of the present cost to leave, {"macs": 0.5} or {"params": 0.5}, or
+            the time one pass may take on this machine, {"latency_ms": 3.5, "batch": 1}.
         granularity: "weight" or a pattern such as "2:4" (keep 2 of every 4 along the input dimension), which set
             weights to zero; "channel" or "head", which make the model smaller.
         criterion: a name from `secateur.CRITERIA`; `options` are the criterion's own (such as `norm="l2"`).
@@ -181,7 +182,7 @@ def prune(
             model,
             example_inputs,
             amount=_one_of(amount, budget),
-            budget=None if budget is None else Budget.of(budget),
+            budget=None if budget is None else budgets.read(budget),
             granularity=granularity,
             criterion=criterion,
             scope=scope,

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from secateur.allocate import check_amount
-from secateur.budget import Budget, meet
+from secateur.budget import Budget, LatencyBudget, meet, meet_latency
 from secateur.criteria import Batches
 from secateur.errors import InputError, ModelError
 from secateur.graph import cost
@@ -28,6 +29,7 @@ from secateur.graph.settle import settle
 from secateur.graph.trace import trace
 from secateur.importance import unit_scores
 from secateur.measure.inputs import Inputs
+from secateur.measure.latency import latency
 from secateur.shrink.apply import apply
 from secateur.shrink.plan import Plan, named_tensors
 from secateur.shrink.verify import Verification, verify
@@ -74,7 +76,7 @@ def prune_units(
     example_inputs: Inputs,
     *,
     amount: float | None,
-    budget: Budget | None,
+    budget: Budget | LatencyBudget | None,
     granularity: str,
     criterion: str,
     scope: str,
@@ -92,6 +94,7 @@ def prune_units(
     require_module(model)
     check_finite({name: t for name, t in named_tensors(model).items() if isinstance(t, nn.Parameter)})
     program = trace(model, example_inputs)
+    data = None if data is None else list(data)  # scored again where a place in the code has to be locked
     locks: list[tuple[int, str]] = []
     for _ in range(ATTEMPTS):
         groups = group(couple(program, locks))
@@ -99,16 +102,18 @@ def prune_units(
         if not chosen:
             raise ModelError(_nothing(groups, granularity))
         scores = unit_scores(model, chosen, criterion, data=data, seed=seed, **options)
-
         cutter = _Cutter(groups, chosen, scores, scope, max_amount, round_to)
-
-        cut = meet(budget, cutter) if budget else cutter.cut(cutter.masks(check_amount(amount)))
-        plan, failures = plan_for(model, cut)
-        if not failures:
-            small = apply(model, plan)
-            failures = misfits(small, cut, example_inputs)
-            if not failures:
-                break
+        try:
+            if isinstance(budget, LatencyBudget):
+                cut = meet_latency(
+                    budget, cutter, partial(_milliseconds, model, example_inputs, budget.batch)
+                )
+            else:
+                cut = meet(budget, cutter) if budget else cutter.cut(cutter.masks(check_amount(amount)))
+            small, plan = _made(model, cut, example_inputs)
+            break
+        except _Misfit as misfit:
+            failures = misfit.failures
         if set(failures) <= set(locks):
             raise ModelError(f"{type(model).__name__} can't be made smaller: {failures[0][1]}.")
         locks += failures
@@ -158,6 +163,31 @@ class _Cutter:
                 yield {**masks, name: more}
 
 
+class _Misfit(Exception):
+    """The code does not follow a cut at these calls (number, reason)."""
+
+    def __init__(self, failures: list[tuple[int, str]]) -> None:
+        self.failures = failures
+
+
+def _made(model: nn.Module, cut: Cut, example_inputs: Inputs) -> tuple[nn.Module, Plan]:
+    """Make the smaller model of a cut. Raises `_Misfit` where the model's code does not follow."""
+    plan, failures = plan_for(model, cut)
+    if failures:
+        raise _Misfit(failures)
+    small = apply(model, plan)
+    failures = misfits(small, cut, example_inputs)
+    if failures:
+        raise _Misfit(failures)
+    return small, plan
+
+
+def _milliseconds(model: nn.Module, example_inputs: Inputs, batch: int, cut: Cut) -> float:
+    """Measure one pass of the smaller model of a cut."""
+    small, _ = _made(model, cut, example_inputs)
+    return latency(small, example_inputs, (batch,), seconds=1.0)[0].median * 1e3
+
+
 def plan_for(model: nn.Module, cut: Cut) -> tuple[Plan, list[tuple[int, str]]]:
     """Turn a cut into a plan: what every tensor keeps and what the code must be told; and what can't be."""
     kept = cut.kept_indices()
@@ -197,6 +227,9 @@ def _chosen(groups: Groups, granularity: str, keep: Sequence[str], layers: Seque
 
 def _nothing(groups: Groups, granularity: str) -> str:
     """Say why there is nothing to cut."""
-    lock = next((each.lock for each in groups if each.lock is not None), None)
-    because = f" ({groups.groups[0].name}: {lock.reason}, at {lock.at})" if lock is not None else ""
+    if granularity == "head" and not any(each.heads for each in groups):
+        return "There is nothing to prune by head: the model has no attention heads that were found."
+    because = next(
+        (f" ({each.name}: {each.lock.reason}, at {each.lock.at})" for each in groups if each.lock is not None), ""
+    )
     return f"There is nothing to prune by {granularity}: every group is locked or left out{because}."

@@ -19,8 +19,11 @@ from secateur.modes import evaluating
 from secateur.progress import track
 from secateur.registry import Registry
 
-Batches: TypeAlias = Iterable[tuple[Any, Tensor]]
-"""Calibration data: pairs of what the model takes (a tensor, or a dict of keywords) and its labels, int64 [N]."""
+Batches: TypeAlias = Iterable[tuple[Any, Tensor | None]]
+"""Calibration data: pairs of what the model takes (a tensor, or a dict of keywords) and its labels, int64 [N].
+
+Labels are None where the model computes its own loss, as those of transformers do from `labels` among the keywords.
+"""
 
 Measure: TypeAlias = Callable[[nn.Module, Mapping[str, Tensor], Batches], dict[str, Tensor]]
 QUANTITIES: Registry[Measure] = Registry("quantity measured on data")
@@ -42,7 +45,7 @@ def measured(
 
 
 def gradient(model: nn.Module, tensors: Mapping[str, Tensor], data: Batches) -> dict[str, Tensor]:
-    """Gradient of the mean cross-entropy over all samples, in eval mode; name → tensor of the weight's shape.
+    """Gradient of the mean loss over all samples, in eval mode; name → tensor of the weight's shape.
 
     The model's own gradients and frozen state are left as they were.
     """
@@ -55,13 +58,13 @@ def gradient(model: nn.Module, tensors: Mapping[str, Tensor], data: Batches) -> 
         try:
             for inputs, labels in _tracked(data):
                 outputs = model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
-                logits = outputs if isinstance(outputs, Tensor) else outputs.logits
-                loss = F.cross_entropy(logits, labels, reduction="sum")
+                size = len(next(iter(inputs.values()))) if isinstance(inputs, Mapping) else len(inputs)
+                loss = size * _loss(outputs, labels)
                 grads = torch.autograd.grad(loss, list(tensors.values()), allow_unused=True)
                 for name, grad in zip(tensors, grads, strict=True):
                     if grad is not None:
                         total[name] += grad
-                samples += len(labels)
+                samples += size
         finally:
             for tensor in frozen:
                 tensor.requires_grad_(False)
@@ -70,7 +73,15 @@ def gradient(model: nn.Module, tensors: Mapping[str, Tensor], data: Batches) -> 
     return {name: grad / samples for name, grad in total.items()}
 
 
-def _tracked(data: Batches) -> Iterable[tuple[Any, Tensor]]:
+def _loss(outputs: Any, labels: Tensor | None) -> Tensor:
+    """Mean loss of a batch: cross-entropy with its labels, or what the model computed itself."""
+    if labels is None:
+        loss: Tensor = outputs.loss
+        return loss
+    return F.cross_entropy(outputs if isinstance(outputs, Tensor) else outputs.logits, labels)
+
+
+def _tracked(data: Batches) -> Iterable[tuple[Any, Tensor | None]]:
     batches = list(data)
     return track(batches, "gradients", len(batches))
 

@@ -113,6 +113,7 @@ def group(coupling: Coupling) -> Groups:
         for key in np.unique(signature[slot[2][slot[2] != FIXED]]):
             by_signature.setdefault(int(key), []).append(slot)
     names: Counter[str] = Counter()
+    number = np.full(len(labels), -1, dtype=np.int64)
     parallel = np.zeros(len(labels), dtype=bool)
     for heads in coupling.heads:
         parallel[labels.find(heads)] = True
@@ -120,13 +121,13 @@ def group(coupling: Coupling) -> Groups:
         if lock >= 0 and locks[lock].reason == KERNEL:
             continue
         roots = members[0]
-        number = np.full(len(labels), -1, dtype=np.int64)
         number[roots] = np.arange(len(roots))
         inside = []
         for name, dim, vector, buffer in by_signature[key]:
             unit = np.where(vector == FIXED, -1, number[vector])
             if (unit >= 0).any():
                 inside.append(Member(name, dim, unit, buffer))
+        number[roots] = -1
         inside.sort(key=lambda member: member.buffer)
         first = inside[0].name
         names[first] += 1
