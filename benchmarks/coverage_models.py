@@ -2,9 +2,12 @@
 
 Three suites of entries. `torchvision` holds every model of `list_models()` but the quantized ones, `timm` one small
 variant of every family (module), `transformers` architectures built from small configurations. An entry builds its
-model with random weights and gives it the smallest input it accepts. Weights that a model starts as a constant
-(biases, norms, layer scales, residual branches at zero) are made random too, as they are in a trained model: a
-branch that is multiplied by zero would hide every mistake made in it.
+model with random weights and gives it the smallest input it accepts.
+
+The weights are random, yet such that a mistake in any layer shows in the output, as in a trained model. What a model
+starts as a constant (biases, norms, layer scales, residual branches at zero) becomes random too: a branch multiplied
+by zero would hide all that is wrong in it. And batch norms take over the statistics of random inputs: with those
+they start with the signal of many a deep network fades away, until nothing but biases is left of it.
 """
 
 from __future__ import annotations
@@ -37,7 +40,8 @@ class Entry:
         torch.manual_seed(0)
         model, inputs = self.build()
         scatter(model)
-        return model.eval(), inputs
+        calibrate(model.eval(), several(inputs))
+        return model, inputs
 
 
 @torch.no_grad()
@@ -48,6 +52,36 @@ def scatter(model: nn.Module) -> None:
         if trained and tensor.is_floating_point() and tensor.numel() > 1 and constant(tensor):
             noise = 0.1 * torch.randn_like(tensor)
             tensor.add_(noise.abs() if name.endswith("running_var") else noise)
+
+
+@torch.no_grad()
+def calibrate(model: nn.Module, inputs: Any) -> None:
+    """Give every batch norm of `model` the mean and variance of what reaches it when `inputs` go in."""
+
+    def take_over(norm: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        values = arguments[0].transpose(0, 1).flatten(1)
+        variance = values.var(1, correction=0)
+        norm.running_mean.copy_(values.mean(1))
+        norm.running_var.copy_(variance.clamp_min(0.01 * float(variance.mean()) + 1e-6))
+
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    hooks = [norm.register_forward_pre_hook(take_over) for norm in norms if norm.running_mean is not None]
+    if hooks:
+        forward(model, inputs)
+    for hook in hooks:
+        hook.remove()
+
+
+def several(inputs: Any) -> Any:
+    """Return inputs like these, of four images (clips, texts, sounds) of noise."""
+    if isinstance(inputs, list):
+        return [torch.rand_like(inputs[0]) for _ in range(4)]
+    if isinstance(inputs, tuple):
+        return tuple(several(item) for item in inputs)
+    if isinstance(inputs, dict):
+        return {name: several(item) for name, item in inputs.items()}
+    more = torch.cat([inputs] * 4)
+    return torch.randn_like(more) if more.is_floating_point() else more
 
 
 def constant(tensor: Tensor) -> bool:
@@ -239,7 +273,9 @@ def timm_entry(family: str, variant: str, side: int) -> Entry:
     def build() -> Built:
         import timm
 
-        arguments = {"depth": 4} if variant == "deepseek_vit_412m" else {}  # its smallest has 24 layers
+        arguments: dict[str, Any] = (
+            {"depth": 4} if variant == "deepseek_vit_412m" else {}
+        )  # its smallest has 24 layers
         return timm.create_model(variant, pretrained=False, **arguments), image(side)
 
     return Entry("timm", f"{family}/{variant}", build)
@@ -538,7 +574,8 @@ def transformers_entry(kind: str, task: str, inputs: Callable[[], Any], sizes: d
 
         transformers.logging.set_verbosity_error()
         auto = getattr(transformers, f"AutoModelFor{task}" if task else "AutoModel")
-        return auto.from_config(transformers.AutoConfig.for_model(kind, **sizes)), inputs()
+        config = transformers.AutoConfig.for_model(kind, initializer_range=0.1, **sizes)
+        return auto.from_config(config), inputs()
 
     return Entry("transformers", kind, build)
 
