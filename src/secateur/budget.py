@@ -1,6 +1,7 @@
 """Budgets: how much must go for a model to cost a given fraction of what it does.
 
-The symbolic cost says what any cut costs, so the amount that meets a budget is found by bisection, and what whole units leave of it is filled up.
+The symbolic cost says what any cut costs, so the amount that meets a budget is found by bisection, and what whole
+units leave of it is filled up. A latency is measured, on real smaller models.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 `weight` removes single weights and spreads the amount by a scope; `N:M` keeps N of every M consecutive input weights,
 the pattern sparse tensor cores run, and fixes the amount by itself: both set weights to zero. `channel` removes one
-unit of a coupled group from every tensor it runs through, `head` does so for heads of attention only: both make the
-model smaller.
+unit of a coupled group from every tensor it runs through, `head` does so for heads of attention only, `layer` removes
+whole residual blocks: these make the model smaller.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 from secateur.errors import InputError
 from secateur.masks import Masks
 
-UNITS = ("channel", "head")
+UNITS = ("channel", "head", "layer")
 """Granularities that make the model smaller."""
 
 PATTERN = re.compile(r"([0-9]{1,9}):([0-9]{1,9})")
@@ -48,7 +48,7 @@ class Granularity:
 
 
 def parse(text: str) -> Granularity:
-    """Read "weight", "channel", "head" or a pattern such as "2:4".
+    """Read "weight", "channel", "head", "layer" or a pattern such as "2:4".
 
     Raises `InputError` for anything else, and for N > M.
 
@@ -60,7 +60,7 @@ def parse(text: str) -> Granularity:
     match = PATTERN.fullmatch(str(text))
     if match is None:
         raise InputError(
-            f"There is no granularity '{text}': choose weight, channel, head, or a pattern N:M such as 2:4."
+            f"There is no granularity '{text}': choose weight, channel, head, layer, or a pattern N:M such as 2:4."
         )
     kept, of = int(match[1]), int(match[2])
     if not 0 < kept <= of:

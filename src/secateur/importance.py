@@ -29,8 +29,8 @@ def unit_scores(
 ) -> dict[str, Tensor]:
     """Score every unit: group name → float64 [units], lowest goes first.
 
-    `data` are batches for a criterion that needs them, `options` the criterion's own. Raises `InputError` for a criterion that does not score units, or an option it
-    does not have.
+    `data` are batches for a criterion that needs them, `options` the criterion's own. Raises `InputError` for a
+    criterion that does not score units, or an option it does not have.
     """
     groups = list(groups)
     parameters = {

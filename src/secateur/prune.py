@@ -21,6 +21,7 @@ from secateur.allocate import SCOPES, allocate, check_amount
 from secateur.criteria import CRITERIA, Batches, measured, score
 from secateur.errors import InputError, ModelError
 from secateur.graph.groups import Groups
+from secateur.layers import skip_layers
 from secateur.masks import Masks
 from secateur.measure.inputs import Inputs
 from secateur.shrink.plan import Plan
@@ -128,7 +129,7 @@ def prune(
         budget: instead of amount, the fraction of the present cost to leave, {"macs": 0.5} or {"params": 0.5}, or
             the time one pass may take on this machine, {"latency_ms": 3.5, "batch": 1}.
         granularity: "weight" or a pattern such as "2:4" (keep 2 of every 4 along the input dimension), which set
-            weights to zero; "channel" or "head", which make the model smaller.
+            weights to zero; "channel", "head" or "layer" (residual blocks), which make the model smaller.
         criterion: a name from `secateur.CRITERIA`; `options` are the criterion's own (such as `norm="l2"`).
         scope: "global", "local", "erk" or "lamp" for weights; "global", "local" or "isomorphic" for units. A
             pattern is always local.
@@ -178,6 +179,35 @@ def prune(
                 f"The granularity {granularity} removes units from all that belongs to them: leave include out."
             )
         limits = {"budget": budget, "max_amount": max_amount, "round_to": round_to}
+        if granularity == "layer":
+            for name, given in {"budget": budget, "round_to": round_to, "masks": masks}.items():
+                if given:
+                    raise InputError(f"The setting {name} has no meaning for whole layers: leave it out.")
+            skipped = skip_layers(
+                model,
+                example_inputs,
+                amount=check_amount(amount),
+                criterion=criterion,
+                keep=as_names(keep),
+                layers=as_names(layers),
+                check=verify,
+                data=data,
+                seed=seed,
+                inplace=inplace,
+                options=options,
+            )
+            gone, of = len(skipped.plan.skipped), len(skipped.blocks)
+            return Pruned(
+                skipped.model,
+                Masks({}),
+                requested=check_amount(amount),
+                achieved=gone / of,
+                choices=choices,
+                plan=skipped.plan,
+                verification=skipped.verification,
+                parameters=skipped.parameters,
+                macs=skipped.macs,
+            )
         shrunk = prune_units(
             model,
             example_inputs,

@@ -230,6 +230,11 @@ def _nothing(groups: Groups, granularity: str) -> str:
     if granularity == "head" and not any(each.heads for each in groups):
         return "There is nothing to prune by head: the model has no attention heads that were found."
     because = next(
-        (f" ({each.name}: {each.lock.reason}, at {each.lock.at})" for each in groups if each.lock is not None), ""
+        (
+            f" ({each.name}: {each.lock.reason}, at {each.lock.at})"
+            for each in groups
+            if each.lock is not None
+        ),
+        "",
     )
     return f"There is nothing to prune by {granularity}: every group is locked or left out{because}."

@@ -9,7 +9,7 @@ from secateur.criteria.registry import criterion
 
 @criterion(
     "taylor",
-    granularities={"weight", "n:m", "channel", "head"},
+    granularities={"weight", "n:m", "channel", "head", "layer"},
     paper="Molchanov et al. 2019, Importance Estimation for Neural Network Pruning, eq. 8",
 )
 def taylor(weight: Tensor, gradient: Tensor) -> Tensor:

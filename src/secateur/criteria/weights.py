@@ -18,7 +18,7 @@ def _powers(weight: Tensor, *, norm: str = "l1") -> Tensor:
 
 @criterion(
     "magnitude",
-    granularities={"weight", "n:m", "channel", "head"},
+    granularities={"weight", "n:m", "channel", "head", "layer"},
     paper="Han et al. 2015, Learning both Weights and Connections",
     contribution=_powers,
 )
@@ -40,7 +40,7 @@ def _known(norm: str) -> str:
 
 @criterion(
     "random",
-    granularities={"weight", "n:m", "channel", "head"},
+    granularities={"weight", "n:m", "channel", "head", "layer"},
     paper="baseline; Blalock et al. 2020, ShrinkBench",
 )
 def random(weight: Tensor, generator: torch.Generator) -> Tensor:

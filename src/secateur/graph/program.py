@@ -69,6 +69,16 @@ class Call:
 
 
 @dataclass
+class Run:
+    """One pass through a module's forward: its first tensor, what it returned, and the nodes it took."""
+
+    path: str
+    first: int
+    outputs: Any
+    nodes: range
+
+
+@dataclass
 class Program:
     """A traced forward pass. `outputs` are the value ids of the tensors the model returned."""
 
@@ -76,6 +86,7 @@ class Program:
     nodes: list[Node] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     outputs: list[int] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)
     tensors: dict[str, int] = field(default_factory=dict)
     attributes: dict[str, int] = field(default_factory=dict)
     real: bool = False

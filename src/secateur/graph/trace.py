@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from secateur.errors import ModelError
 from secateur.graph.ghost import copy_with, is_plain_attention, like, tag_attributes
-from secateur.graph.program import Call, Node, Program, Ref, Value, refs, replace
+from secateur.graph.program import Call, Node, Program, Ref, Run, Value, refs, replace
 from secateur.graph.sizes import Extent, Size, remembered_roots
 from secateur.measure.inputs import Inputs, arguments, shapes
 from secateur.modes import evaluating, unfused
@@ -102,6 +102,7 @@ class _Recorder:
         ] = {}  # id of a tensor → it, which keeps its id, and its value
         self.call: int | None = None
         self.stack: list[tuple[str, Counter[str]]] = []
+        self.entered: list[tuple[int, int]] = []
         self.root: dict[int, int] = {}  # value → first value of its memory
         self.latest: dict[int, int] = {}  # first value of a memory → its present content
         self.seen: dict[int, int] = {}  # value → content of the memory when it was made
@@ -122,14 +123,19 @@ class _Recorder:
         hooks = []
         for name, module in ghost.named_modules():
 
-            def enter(_module: nn.Module, _args: Any, name: str = name) -> None:
+            def enter(_module: nn.Module, args: Any, kwargs: Any, name: str = name) -> None:
+                first = next((v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)), None)
                 self.stack.append((name, Counter()))
+                self.entered.append((-1 if first is None else self.read(first), len(self.program.nodes)))
 
-            def leave(_module: nn.Module, _args: Any, _output: Any) -> None:
+            def leave(_module: nn.Module, _args: Any, outputs: Any) -> None:
                 if self.stack:
-                    self.stack.pop()
+                    name, _ = self.stack.pop()
+                    first, start = self.entered.pop()
+                    nodes = range(start, len(self.program.nodes))
+                    self.program.runs.append(Run(name, first, self.refer(outputs), nodes))
 
-            hooks.append(module.register_forward_pre_hook(enter, prepend=True))
+            hooks.append(module.register_forward_pre_hook(enter, prepend=True, with_kwargs=True))
             hooks.append(module.register_forward_hook(leave, always_call=True))
         try:
             yield

@@ -18,6 +18,7 @@ from secateur.modes import evaluating
 from secateur.shrink.describe import describe, set_attributes
 from secateur.shrink.overrides import function_called, resize, restore
 from secateur.shrink.plan import Plan, named_tensors
+from secateur.shrink.skip import skip
 from secateur.shrink.standins import stand_in
 
 REMADE = (WeightNorm, SpectralNorm, BasePruningMethod)
@@ -48,8 +49,9 @@ def apply(model: nn.Module, plan: Plan, *, inplace: bool = False) -> nn.Module:
         _remake(module)
     describe(model, plan.kept, plan.attributes)
     restore(model)
-    stand_in(model, whole.standins)
-    resize(model, whole.overrides)
+    stand_in(model, (path for path in whole.standins if whole.holds(path)))
+    resize(model, (override for override in whole.overrides if whole.holds(override.module)))
+    skip(model, whole.skipped)
     for module in model.modules():
         if isinstance(module, nn.RNNBase):
             module.flatten_parameters()  # cuDNN wants them side by side

@@ -49,6 +49,9 @@ class Plan:
     `overrides` are the numbers replaced in code, `standins` the paths of the `nn.MultiheadAttention` modules whose
     forward is replaced by one that takes its sizes from its weights.
 
+    `skipped` are the modules, by path, that hand on their first tensor and hold nothing any more; the number is how
+    many items they return, 0 for a tensor alone.
+
     Raises `InputError` where the indices make no sense for the shapes.
     """
 
@@ -57,6 +60,7 @@ class Plan:
     attributes: Mapping[str, int] = field(default_factory=dict)
     overrides: tuple[Override, ...] = ()
     standins: tuple[str, ...] = ()
+    skipped: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.kept.keys() != self.shapes.keys():
@@ -75,7 +79,7 @@ class Plan:
     @property
     def empty(self) -> bool:
         """Whether there is nothing to do."""
-        return not (self.kept or self.attributes or self.overrides or self.standins)
+        return not (self.kept or self.attributes or self.overrides or self.standins or self.skipped)
 
     def slice(self, name: str, tensor: Tensor) -> Tensor:
         """Return what stays of the tensor called `name`, a copy in the same memory layout.
@@ -111,7 +115,7 @@ class Plan:
                     "the plan belongs to another model, or to this one as it was before another cut."
                 )
         modules = dict(model.named_modules(remove_duplicate=False))
-        paths = [*(path.partition(":")[0] for path in self.attributes), *self.standins]
+        paths = [*(path.partition(":")[0] for path in self.attributes), *self.standins, *self.skipped]
         for path in (*paths, *(override.module for override in self.overrides)):
             if path not in modules:
                 raise ModelError(f"The plan changes the module {path}, which this model does not have.")
@@ -143,7 +147,12 @@ class Plan:
             attributes={**self.attributes, **later.attributes},
             overrides=tuple(places.values()),
             standins=tuple(dict.fromkeys((*self.standins, *later.standins))),
+            skipped={**self.skipped, **later.skipped},
         )
+
+    def holds(self, path: str) -> bool:
+        """Whether the module at `path` is still there once the skipped ones are emptied."""
+        return not any(path.startswith(f"{gone}.") or path == gone for gone in self.skipped)
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -158,7 +167,9 @@ class Plan:
             for name, dims in self.kept.items()
             for dim, indices in dims.items()
         }
-        about = _About(dict(self.shapes), dict(self.attributes), self.overrides, self.standins)
+        about = _About(
+            dict(self.shapes), dict(self.attributes), self.overrides, self.standins, dict(self.skipped)
+        )
         return tensors, TypeAdapter(_About).dump_python(about, mode="json")
 
     @classmethod
@@ -186,6 +197,7 @@ class _About:
     attributes: dict[str, int]
     overrides: tuple[Override, ...]
     standins: tuple[str, ...]
+    skipped: dict[str, int] = field(default_factory=dict)
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:

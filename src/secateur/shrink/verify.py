@@ -51,9 +51,16 @@ class Verification:
         return f"largest difference {self.error:.1e} of the largest output, in {self.dtype} ({reference})"
 
 
-def verify(model: nn.Module, small: nn.Module, cut: Cut, example_inputs: Inputs) -> Verification:
+def verify(
+    model: nn.Module,
+    small: nn.Module,
+    cut: Cut,
+    example_inputs: Inputs,
+    prepare: Callable[[nn.Module], None] = lambda large: None,
+) -> Verification:
     """Compare the outputs of `model` with the cut's units zeroed to those of `small`.
 
+    `prepare` may change the copy of the large model that runs, such as bypass the layers that went.
     Raises `VerificationError` where they differ by more than rounding.
     """
     crossing = _crossing(cut)
@@ -61,6 +68,7 @@ def verify(model: nn.Module, small: nn.Module, cut: Cut, example_inputs: Inputs)
         try:
             copies = _Copies(model, cut, dtype)
             large = copies.large()
+            prepare(large)
             if crossing:  # the same operators as in the trace, in the same order
                 stand_in(large, [name for name, each in large.named_modules() if is_plain_attention(each)])
             expected = _run(large, example_inputs, dtype, crossing, cut)

@@ -1,0 +1,44 @@
+"""Whole layers removed: a residual block that hands on what it was given.
+
+The module stays where it is, so that loops over layers and what they read of them still work, but it holds nothing
+any more, and its forward returns its first tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from secateur.shrink.overrides import Forward
+
+
+class SkipForward(Forward):
+    """Returns the first tensor it is given: alone, or, where `items` is not 0, as the first of a tuple of so many."""
+
+    def __init__(self, module: nn.Module, items: int) -> None:
+        super().__init__(module)
+        self.items = items
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Hand on the first tensor."""
+        first = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+        return (first, *[None] * (self.items - 1)) if self.items else first
+
+
+def bypass(model: nn.Module, skipped: Mapping[str, int]) -> None:
+    """Have the modules at these paths hand on their input; path → how many items they return, 0 for a tensor alone."""
+    for path, items in skipped.items():
+        module = model.get_submodule(path)
+        if not isinstance(module.__dict__.get("forward"), SkipForward):
+            SkipForward(module, items)
+
+
+def skip(model: nn.Module, skipped: Mapping[str, int]) -> None:
+    """Bypass modules and empty them of parameters, buffers, submodules and hooks."""
+    bypass(model, skipped)
+    for path in skipped:
+        module = model.get_submodule(path)
+        for held in ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks"):
+            getattr(module, held).clear()
