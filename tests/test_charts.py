@@ -25,11 +25,17 @@ ACCURACY = [{"method": "dense", "sparsity": 0.0, "top1": 0.981, "stage": "dense"
 LAYERS = [
     {**layer, "run": method} for method in study.METHODS for layer in study.layers(method, study.AMOUNTS[0])
 ]
+GROUPS = [
+    {"run": run, "group": f"layers.{index}.weight", "units": 16 * 2**index, "kept": 12 * 2**index, "through": "…"}
+    for run in "ab"
+    for index in range(3)
+]
 CURVES = [{**row, "run": run} for run in "ab" for row in study.epochs("train", 0, 10, 0.5, 0.98)]
 CHARTS = {
     "front": lambda: charts.front(SAFE_RATE),
     "kurtosis": lambda: charts.kurtosis(SAFE_RATE),
     "accuracy": lambda: charts.accuracy_against_sparsity(ACCURACY),
+    "groups": lambda: charts.group_units(GROUPS),
     "layers": lambda: charts.layer_sparsity(LAYERS),
     "training": lambda: charts.training_curves(CURVES),
 }
@@ -37,6 +43,7 @@ EXPECTED = {  # how many of each mark: stands for as many things in the data
     "front": {"line mark": 2, "point": 3, "text mark": 3},
     "kurtosis": {"point": 10},
     "accuracy": {"line mark": 6, "point": 12, "rule mark": 1},
+    "groups": {"bar": 12},
     "layers": {"bar": 15},
     "training": {"line mark": 4, "point": 40},
 }

@@ -16,33 +16,9 @@ from PIL import Image
 from torch import nn
 
 import secateur
-from secateur.cli import main
 from secateur.files import locked
 
 QUICK = ["--model", "convnet", "--data", "digits", "--epochs", "1", "--batch-size", "256"]
-
-
-class Ran:
-    """What one call of the command line left behind."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-
-@pytest.fixture
-def secateur_command(monkeypatch, capsys, tmp_path):
-    """Run the command line in-process in a folder of its own."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: str) -> Ran:
-        monkeypatch.setattr(sys, "argv", ["secateur", *map(str, words)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            main()
-        captured = capsys.readouterr()
-        return Ran(stop.value.code, captured.out, captured.err)
-
-    return run
 
 
 @pytest.fixture(scope="module")

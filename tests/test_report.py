@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import pytest
 
 import report_fixtures as study
-from secateur.report import sections, words
+from secateur.report import comparison, sections, words
 from secateur.report.content import ReportContent, RunView
 from secateur.report.html import render
 
@@ -245,7 +245,7 @@ def test_two_models_get_a_figure_each():
 
 
 def test_the_comparison_keeps_raw_numbers_in_the_order_of_the_runs():
-    rows = sections.comparison(STUDY.runs)
+    rows = [comparison.compared(run) for run in STUDY.runs]
     assert [row["label"] for row in rows] == [run.label for run in STUDY.runs]
     last = STUDY.runs[-1]
     assert rows[-1]["against_dense"] == pytest.approx(last.final["top1"] - 0.9812)

@@ -122,6 +122,8 @@ def _fill(value: Any, values: Mapping[str, Any], source: str) -> Any:
     """Replace {name} in a value; a value that is nothing but {name} keeps the type of what it stands for."""
     if isinstance(value, list):
         return [_fill(item, values, source) for item in value]
+    if isinstance(value, Mapping):
+        return {key: _fill(item, values, source) for key, item in value.items()}
     if not isinstance(value, str):
         return value
     for name in HOLE.findall(value):

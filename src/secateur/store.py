@@ -107,9 +107,9 @@ def load(path: str | os.PathLike[str], into: nn.Module | None = None, *, trust: 
 
     A model that was made smaller is made smaller again: `into` is a fresh one of full size, which is cut in place as
     the file says, or one that was cut alike. A model built by name has the stored dtypes and is in training mode;
-    `into` keeps its own dtypes, and is left as it was where anything goes wrong. `trust` allows a stored name of the form package.module:factory to be
-    imported, which runs that package's code; without it such a file is refused unless `into` is given. Masked
-    weights come back as the zeros they are; `load_masks` gives the masks themselves.
+    `into` keeps its own dtypes, and is left as it was where anything goes wrong. `trust` allows a stored name of the
+    form package.module:factory to be imported, which runs that package's code; without it such a file is refused
+    unless `into` is given. Masked weights come back as the zeros they are; `load_masks` gives the masks themselves.
     Raises `StoreError` for a file that can't be read, `ModelError` for one that holds another model.
     """
     stored = read(path)

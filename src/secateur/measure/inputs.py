@@ -41,6 +41,12 @@ def forward(model: nn.Module, example_inputs: Inputs) -> Any:
         ) from error
 
 
+def batch_size(example_inputs: Inputs) -> int:
+    """Return the number of samples: the first dimension of the first tensor that has one, 0 where none has."""
+    args, kwargs = arguments(example_inputs)
+    return next((v.shape[0] for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and v.ndim), 0)
+
+
 def with_batch(example_inputs: Inputs, batch: int) -> Inputs:
     """Return the example inputs with `batch` samples, by repeating the ones given as often as it takes.
 
@@ -48,7 +54,7 @@ def with_batch(example_inputs: Inputs, batch: int) -> Inputs:
     left alone, and so is whatever is no tensor. Raises `InputError` where no tensor has a batch dimension.
     """
     args, kwargs = arguments(example_inputs)
-    given = next((v.shape[0] for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and v.ndim), 0)
+    given = batch_size(example_inputs)
     if not given:
         raise InputError(
             "The example inputs hold no tensor with a batch dimension: give at least one sample."

@@ -13,12 +13,14 @@ from secateur.steps.prune import Prune  # isort: skip
 from secateur.steps.evaluation import Eval  # isort: skip
 from secateur.steps.compare import Compare  # isort: skip
 from secateur.steps.report import Report  # isort: skip
+from secateur.steps.export import Export  # isort: skip
 
 __all__ = [
     "STEPS",
     "Compare",
     "Context",
     "Eval",
+    "Export",
     "Import",
     "Inspect",
     "Outcome",

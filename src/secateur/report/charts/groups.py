@@ -31,7 +31,6 @@ def group_units(rows: Iterable[Row]) -> alt.FacetChart:
             x=alt.X("count:Q", title="Units").axis(tickCount=3, format="~s"),
             y=alt.Y("group:N", title=None, sort=None),
             color=alt.Color("what:N", title=None).scale(domain=["kept", "removed"]),
-            opacity=alt.Opacity("what:N", legend=None).scale(domain=["kept", "removed"], range=[1, 0.45]),
             order="what:N",
             tooltip=[
                 alt.Tooltip("run:N", title="Run"),
