@@ -39,7 +39,8 @@ class Pruned:
 
     A cut of weights has `masks` of what was kept. A cut of units has a `plan`, the `verification` that the smaller
     model computes what the large one computes without them, `parameters` and `macs` before and after, the `groups`
-    the units belong to, and in `kept` how many of each group are left. Its `masks` are those given, made smaller too.
+    the units belong to (None for whole layers), and in `kept` how many of each group are left. Its `masks` are those
+    given, made smaller too.
     """
 
     model: nn.Module
@@ -207,6 +208,7 @@ def prune(
                 verification=skipped.verification,
                 parameters=skipped.parameters,
                 macs=skipped.macs,
+                kept={block.path: int(block.path not in skipped.plan.skipped) for block in skipped.blocks},
             )
         shrunk = prune_units(
             model,

@@ -20,7 +20,7 @@ from secateur.measure.inputs import Inputs
 def misfits(small: nn.Module, cut: Cut, example_inputs: Inputs) -> list[tuple[int, str]]:
     """Return the calls (number, reason) at which the smaller model first goes another way; none if it fits."""
     program = cut.coupling.program
-    after, error = attempt(small, example_inputs, real=program.real)
+    after, error = attempt(small, example_inputs, program.tensors_were)
     for number, (call, other) in enumerate(zip_longest(program.calls, after.calls)):
         if call is None:
             break

@@ -119,7 +119,7 @@ def is_plain_attention(module: nn.Module) -> bool:
     )
 
 
-def like(tensor: Tensor) -> Tensor:
-    """Return an uninitialised tensor of the same kind on the CPU: a parameter stays one."""
-    empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype)
+def like(tensor: Tensor, device: str) -> Tensor:
+    """Return an uninitialised tensor of the same kind on a device: a parameter stays one."""
+    empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
     return nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty

@@ -70,16 +70,16 @@ class Labels:
         if fixed.any():
             self.lock(np.concatenate([left[fixed], right[fixed]]), lock)
             left, right = left[~fixed], right[~fixed]
+        before = self.find(np.concatenate([left, right]))
         while left.size:
             left, right = self.find(left), self.find(right)
             apart = left != right
-            if not apart.any():
-                return
-            low, high = np.minimum(left, right)[apart], np.maximum(left, right)[apart]
-            np.logical_or.at(self._real, low, self._real[high])
-            np.logical_or.at(self._stuck, low, self._stuck[high])
-            self._parent[high] = low  # where several want the same, one wins; the next round unites the rest
             left, right = left[apart], right[apart]
+            # where several want the same, one wins; the next round unites the rest
+            self._parent[np.maximum(left, right)] = np.minimum(left, right)
+        after = self.find(before)
+        np.logical_or.at(self._real, after, self._real[before])
+        np.logical_or.at(self._stuck, after, self._stuck[before])
 
     def lock(self, labels: Vector, lock: Lock) -> None:
         """Keep every one of these labels."""

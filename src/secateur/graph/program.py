@@ -89,8 +89,13 @@ class Program:
     runs: list[Run] = field(default_factory=list)
     tensors: dict[str, int] = field(default_factory=dict)
     attributes: dict[str, int] = field(default_factory=dict)
-    real: bool = False
-    """Whether the pass ran on real numbers, because the code looks at values."""
+    tensors_were: str = "meta"
+    """What the pass ran on: "meta" or "fake" tensors, which have no numbers, or "real" ones."""
+
+    @property
+    def real(self) -> bool:
+        """Whether the pass ran on real numbers, because the code looks at values."""
+        return self.tensors_were == "real"
 
     def where(self, node: Node) -> str:
         """Say in which module and line a node ran."""

@@ -1,8 +1,8 @@
 """Trace a model: run it once and write down what it computed.
 
-The pass runs on a ghost of the model with fake tensors, which have shapes but no numbers, so a model of any size is
-traced in its number of operators. A model whose code looks at numbers (`.item()`, detection) runs on its real ones
-instead. Kernels that hide several operators in one (fused attention, recurrent cells, the encoder's fast path) are
+The pass runs on a ghost of the model with tensors that have shapes but no numbers, so a model of any size is traced in
+its number of operators: meta tensors, or, where the code mixes devices, fake ones. A model whose code looks at numbers
+(`.item()`, detection) runs on its real ones instead. Kernels that hide several operators in one (fused attention, recurrent cells, the encoder's fast path) are
 switched off for the pass, so that what they do is seen. The user's model is never touched.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -39,32 +39,47 @@ def trace(model: nn.Module, example_inputs: Inputs) -> Program:
 
     Raises `ModelError` for a model that can't run on them.
     """
-    program, error = attempt(model, example_inputs, real=False)
-    if error is not None:  # perhaps its code looks at numbers
-        program, error = attempt(model, example_inputs, real=True)
-    if error is not None:
-        reason = (str(error).strip().splitlines() or [""])[0].rstrip(".") or type(error).__name__
-        raise ModelError(
-            f"{type(model).__name__} does not run on example inputs of shape {shapes(example_inputs)} "
-            f"({reason}): give what its forward takes, as a tensor, a tuple, or a dict of keywords."
-        ) from error
-    return program
+    for kind in KINDS:
+        program, error = attempt(model, example_inputs, kind)
+        if error is None:
+            return program
+    reason = (str(error).strip().splitlines() or [""])[0].rstrip(".") or type(error).__name__
+    raise ModelError(
+        f"{type(model).__name__} does not run on example inputs of shape {shapes(example_inputs)} "
+        f"({reason}): give what its forward takes, as a tensor, a tuple, or a dict of keywords."
+    ) from error
 
 
-def attempt(model: nn.Module, example_inputs: Inputs, *, real: bool) -> tuple[Program, Exception | None]:
-    """Trace on fake or `real` tensors; return what was recorded, and the error that ended it, if one did."""
+def attempt(model: nn.Module, example_inputs: Inputs, kind: str) -> tuple[Program, Exception | None]:
+    """Trace on tensors of one of `KINDS`; return what was recorded, and the error that ended it, if one did."""
     inputs = arguments(example_inputs)
+    substitute: Callable[[Tensor], Tensor] = KINDS[kind]
     with ExitStack() as stack:
-        if not real:
+        if kind == "meta":
+            stack.enter_context(torch.device("meta"))
+        elif kind == "fake":
             stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
-            inputs = tree_map(lambda leaf: like(leaf) if isinstance(leaf, Tensor) else leaf, inputs)
-        ghost = copy_with(model, (lambda tensor: tensor) if real else like)
-        program = Program(real=real)
+        inputs = tree_map(lambda leaf: substitute(leaf) if isinstance(leaf, Tensor) else leaf, inputs)
+        held = substitute if kind == "meta" else _itself
+        ghost = copy_with(model, substitute, held)
+        program = Program(tensors_were=kind)
         try:
             _record(ghost, inputs, program)
         except Exception as error:
             return program, error
     return program, None
+
+
+def _itself(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+KINDS = {
+    "meta": lambda tensor: like(tensor, "meta"),
+    "fake": lambda tensor: like(tensor, "cpu"),
+    "real": _itself,
+}
+"""What a pass can run on, fastest first: each kind knows more of a tensor than the one before."""
 
 
 def _record(ghost: nn.Module, inputs: Arguments, program: Program) -> None:
@@ -294,11 +309,11 @@ def _sized(value: int, sizes: Any, dims: int, dim: int | None = None) -> Any:
 
 
 def _source() -> str:
-    """Return file and line of the innermost code that is neither torch's nor ours."""
+    """Return file and line of the innermost code that is the model's own; "torch" where there is none."""
     frame: Any = sys._getframe(2)
-    while frame is not None:
-        home = frame.f_globals.get("__name__", "").partition(".")[0]
-        if home not in ("torch", "secateur"):
+    while frame is not None and frame.f_code is not _record.__code__:
+        home = frame.f_globals.get("__name__", "")
+        if home.partition(".")[0] not in ("torch", "secateur") or home.startswith("secateur.models."):
             return f"{frame.f_code.co_filename.rpartition('/')[2]}:{frame.f_lineno}"
         frame = frame.f_back
     return "torch"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
+from torch import Tensor
 
 from secateur.analysis import SafeRate, safe_rate
-from secateur.criteria import CRITERIA
+from secateur.criteria import CRITERIA, QUANTITIES
+from secateur.data import Dataset
 from secateur.granularity import parse
 from secateur.graph.outline import through
 from secateur.prune import Pruned, prune
@@ -33,13 +35,16 @@ from secateur.steps.base import (
 )
 from secateur.training import evaluate
 
+BATCH = 64
+"""Samples in one batch of calibration data."""
+
 
 @step("prune")
 class Prune(Step):
     """Cut a run's model into a new run.
 
-    Removes the least important weights, channels or heads by the criterion, as many as the amount, or the budget, and
-    the scope say. Weights are set to zero. Channels and heads are cut out, which makes the model smaller.
+    Removes the least important weights, channels, heads or layers by the criterion, as many as the amount, or the
+    budget, and the scope say. Weights are set to zero; all others are cut out, which makes the model smaller.
     """
 
     run: In
@@ -51,12 +56,13 @@ class Prune(Step):
     budget: Annotated[
         dict[str, float] | None,
         Field(
-            description="instead of an amount, the fraction to leave, as macs=0.5 or params=0.5; channels, heads"
+            description="instead of an amount, what may be left: macs=0.5, params=0.5, or latency_ms=3.5 and batch=1; "
+            "channels, heads"
         ),
     ] = None
-    granularity: Annotated[str, Field(description="weight, channel, head, or a pattern N:M such as 2:4")] = (
-        "weight"
-    )
+    granularity: Annotated[
+        str, Field(description="weight, channel, head, layer, or a pattern N:M such as 2:4")
+    ] = "weight"
     criterion: Annotated[str, Field(description="criterion; secateur criteria lists them")] = "magnitude"
     scope: Annotated[
         str,
@@ -79,7 +85,12 @@ class Prune(Step):
     layers: Annotated[
         tuple[str, ...], Field(description="cut only this layer, by name or glob, or this group, by name")
     ] = ()
-    seed: Annotated[int, Field(ge=0, description="seed of criteria that draw at random")] = 0
+    calibration: Annotated[
+        int, Field(ge=1, description="training samples that criteria such as taylor look at, class-balanced")
+    ] = 512
+    seed: Annotated[
+        int, Field(ge=0, description="seed of criteria that draw at random, and of the training samples")
+    ] = 0
     options: Annotated[dict[str, Any], Field(description="option of the criterion, as name=value")] = {}
     data_root: DataRoot = None
     evaluate: Evaluate = True
@@ -120,7 +131,8 @@ class Prune(Step):
         watch = Stopwatch()
         model, masks = run.load_model(trust=self.trust or context.trust)
         shrinks = parse(self.granularity).shrinks
-        needed = shrinks or self.evaluate
+        calibrates = any(need in QUANTITIES for need in CRITERIA[self.criterion].needs)
+        needed = shrinks or calibrates or self.evaluate
         data = run.load_data(root=context.data_root or self.data_root) if needed else None
         amount = self.amount
         if isinstance(amount, str):
@@ -144,13 +156,14 @@ class Prune(Step):
             max_amount=self.max_amount,
             round_to=self.round_to,
             masks=masks,
+            data=samples(data, self.calibration, self.seed) if data is not None and calibrates else None,
             seed=self.seed,
             inplace=True,
             **self.options,
         )
         result: dict[str, Any] = {"requested": pruned.requested, "achieved": pruned.achieved}
         result |= smaller(pruned) if shrinks else sparser(pruned)
-        told = tell_smaller(result) if shrinks else tell_sparser(result)
+        told = tell_smaller(result, self.granularity) if shrinks else tell_sparser(result)
         if data is not None and self.evaluate:
             result |= evaluate(pruned.model, data)
         run.record(
@@ -173,6 +186,14 @@ class Prune(Step):
         return Outcome(tuple(lines), record={"run": str(folder), **result})
 
 
+def samples(data: Dataset, count: int, seed: int) -> Iterator[tuple[Any, Tensor]]:
+    """Yield `count` training samples, class-balanced, as batches of inputs and labels."""
+    chosen = data.subset(train=count, seed=seed).train
+    for start in range(0, len(chosen), BATCH):
+        part = chosen.select(slice(start, start + BATCH))
+        yield data.normalised(part.inputs), part.labels
+
+
 def sparser(pruned: Pruned) -> dict[str, Any]:
     """Return what a cut of weights came to."""
     return {"pruned": pruned.masks.pruned, "prunable": pruned.masks.total}
@@ -188,7 +209,6 @@ def tell_sparser(result: Mapping[str, Any]) -> str:
 
 def smaller(pruned: Pruned) -> dict[str, Any]:
     """Return what a cut of units came to: [before, after] of parameters and MACs a sample, proof, and groups."""
-    assert pruned.groups is not None
     assert pruned.parameters is not None
     assert pruned.macs is not None
     assert pruned.verification is not None
@@ -204,18 +224,20 @@ def smaller(pruned: Pruned) -> dict[str, Any]:
                 "through": _few(through(pruned.groups, group)),
             }
             for group in pruned.groups.free
-        ],
+        ]
+        if pruned.groups is not None
+        else [{"name": block, "units": 1, "kept": kept} for block, kept in pruned.kept.items()],
     }
 
 
-def tell_smaller(result: Mapping[str, Any]) -> str:
+def tell_smaller(result: Mapping[str, Any], what: str) -> str:
     """Say it."""
     costs = [
-        f"{before:,} → {after:,} {what} ({percent(after / max(1, before))} left)"
-        for what, (before, after) in (("parameters", result["parameters"]), ("MACs", result["macs"]))
+        f"{before:,} → {after:,} {name} ({percent(after / max(1, before))} left)"
+        for name, (before, after) in (("parameters", result["parameters"]), ("MACs", result["macs"]))
     ]
     return (
-        f"{costs[0]}, {costs[1]}, removed {percent(result['achieved'])} of the units, "
+        f"{costs[0]}, {costs[1]}, removed {percent(result['achieved'])} of the {what}s, "
         f"verified to {result['verification']['error']:.0e}"
     )
 
