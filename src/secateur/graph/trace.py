@@ -2,7 +2,8 @@
 
 The pass runs on a ghost of the model with tensors that have shapes but no numbers, so a model of any size is traced in
 its number of operators: meta tensors, or, where the code mixes devices, fake ones. A model whose code looks at numbers
-(`.item()`, detection) runs on its real ones instead. Kernels that hide several operators in one (fused attention, recurrent cells, the encoder's fast path) are
+(`.item()`, detection) runs on its real ones instead.
+Kernels that hide several operators in one (fused attention, recurrent cells, the encoder's fast path) are
 switched off for the pass, so that what they do is seen. The user's model is never touched.
 """
 
@@ -269,9 +270,23 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func.namespace == "prim":  # asks a tensor for its device or layout
             return func(*args, **kwargs)
         before = self.recorder.refer(args), self.recorder.refer(kwargs)
-        out = func(*args, **kwargs)
+        shortcut = SHORTCUTS.get(func._schema.name) if self.recorder.program.tensors_were == "meta" else None
+        out = shortcut(*args) if shortcut else func(*args, **kwargs)
         self.recorder.node(func, before, args, kwargs, out)
         return out
+
+
+def _normalised(source: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """The results of a batch normalisation."""
+    nothing = source.new_empty(0)
+    return torch.empty_like(source), nothing, source.new_empty(0)
+
+
+SHORTCUTS: dict[str, Callable[..., Any]] = {
+    "aten::native_batch_norm": _normalised,
+    "aten::_native_batch_norm_legit_no_training": _normalised,
+}
+"""Operators whose meta kernels are slow, being written in Python; what they return has only a shape."""
 
 
 class _Functions(TorchFunctionMode):
