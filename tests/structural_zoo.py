@@ -288,7 +288,12 @@ class BranchOnValue(nn.Module):
 # --- splitting and joining channels -----------------------------------------------------------------------------
 
 
-@case(images, channel_shuffle_literal={"literal": True}, channel_shuffle_attributes={"literal": False})
+@case(
+    images,
+    min_removed=0.2,
+    channel_shuffle_literal={"literal": True},
+    channel_shuffle_attributes={"literal": False},
+)
 class ChannelShuffle(nn.Module):
     """A ShuffleNet unit: half the channels pass by, the halves are joined and shuffled."""
 

@@ -50,6 +50,10 @@ class Coupling:
     unknown: dict[str, int] = field(default_factory=dict)
     divided: set[tuple[int, int]] = field(default_factory=set)
     """(value, dimension) whose entries are divided by their norm: zeros there would give 0/0."""
+    merges: dict[str, Vector] = field(default_factory=dict)
+    """Where a reshape merges several dimensions that may be cut (place in the code) → the one that was chosen."""
+    inner: frozenset[str] = frozenset()
+    """Places in the code where the innermost such dimension is chosen, instead of the outermost."""
     heads: list[Vector] = field(default_factory=list)
     needs: dict[int, list[Need]] = field(default_factory=dict)
     """Call → integers among its arguments that must become the kept count of some labels."""
@@ -110,11 +114,43 @@ class Coupling:
 def couple(program: Program, locks: Sequence[tuple[int, str]] = ()) -> Coupling:
     """Run the rules over a program.
 
-    `locks` are calls, by index, all of whose tensors must stay as they are, with the reason.
+    `locks` are calls, by index, all of whose tensors must stay as they are, with the reason. Where a reshape merges
+    dimensions that may both be cut, only one of them can, and which is not known before the end: where the choice
+    leads to a lock, or to a single unit, the other one is tried.
     """
+    coupling = _couple(program, locks, frozenset())
+    locked = coupling.labels.locked()[0]
+    stuck = [place for place, vector in coupling.merges.items() if not _choice(coupling, vector, locked)]
+    if not stuck:
+        return coupling
+    trials = [_couple(program, locks, frozenset({place})) for place in stuck]
+    return max((coupling, *trials), key=_free)
+
+
+def _free(coupling: Coupling) -> int:
+    """How many indices of parameters may be cut."""
+    locked = coupling.labels.locked()[0]
+    values = coupling.program.values
+    vectors = (
+        vector
+        for index in coupling.program.tensors.values()
+        if values[index].kind == "parameter"
+        for vector in coupling.dims[index]
+        if vector is not None
+    )
+    return sum(_choice(coupling, vector, locked) for vector in vectors)
+
+
+def _choice(coupling: Coupling, vector: Vector, locked: Vector) -> int:
+    """How many indices of a dimension may be cut; none where all of them are one unit."""
+    free = vector[locked[vector] < 0]
+    return free.size if np.unique(coupling.labels.find(free)).size > 1 else 0
+
+
+def _couple(program: Program, locks: Sequence[tuple[int, str]], inner: frozenset[str]) -> Coupling:
     from secateur.graph.rules import CALL_RULES, RULES, unknown
 
-    coupling = Coupling(program)
+    coupling = Coupling(program, inner=inner)
     for value in program.values:
         if value.kind == "result":
             continue

@@ -78,7 +78,9 @@ def _itself(tensor: Tensor) -> Tensor:
 KINDS = {
     "meta": lambda tensor: like(tensor, "meta"),
     "fake": lambda tensor: like(tensor, "cpu"),
-    "real": _itself,
+    "real": lambda tensor: (
+        tensor if isinstance(tensor, nn.Parameter) else tensor.clone()
+    ),  # may be written to
 }
 """What a pass can run on, fastest first: each kind knows more of a tensor than the one before."""
 

@@ -110,8 +110,8 @@ def distance(left: list[Tensor], right: list[Tensor]) -> float:
 
 
 def _as(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    if tensor.dtype not in NARROW:
-        return tensor
+    if tensor.dtype not in NARROW:  # buffers and inputs may be written to
+        return tensor if isinstance(tensor, nn.Parameter) else tensor.clone()
     wide = tensor.detach().to(dtype)
     return nn.Parameter(wide, requires_grad=False) if isinstance(tensor, nn.Parameter) else wide
 

@@ -133,8 +133,12 @@ def _written_sizes(c: Coupling, node: Node, new: tuple[int, ...]) -> list[int] |
 
 
 def _one_of(c: Coupling, node: Node, dims: Dims, labelled: list[int]) -> list[int]:
-    """Keep the outermost of the labelled dimensions a reshape merges: only one can be cut; the others must stay."""
-    chosen = [dim for dim in labelled if c.labels.free(dims[dim])][:1]  # type: ignore[arg-type]
+    """Keep one of the labelled dimensions a reshape merges, the outermost first; the others must stay."""
+    free = [dim for dim in labelled if c.labels.free(dims[dim])]  # type: ignore[arg-type]
+    place = f"{node.op} {c.program.where(node)} {[dims[dim].size for dim in labelled]}"  # type: ignore[union-attr]
+    chosen = free[-1:] if place in c.inner else free[:1]
+    if len(free) > 1:
+        c.merges[place] = dims[chosen[0]]  # type: ignore[assignment]
     for dim in labelled:
         if dim not in chosen:
             c.lock(node, dims[dim], "a reshape merges it with another dimension that may be cut")
