@@ -525,14 +525,18 @@ def main() -> None:
     console.print(summary(rows).rich())
     if given.record:
         others = {} if engine == "torch-pruning" else read("torch-pruning")
+        about = {
+            "command": "python benchmarks/coverage.py",
+            "amount": AMOUNT,
+            "timeout": given.timeout,
+            "seed": 0,
+        }
+        record("coverage_summary", {"engine": engine}, table=summary(rows), **about)
         record(
             "coverage",
             {"engine": engine, "rows": rows, "torch_pruning": list(others.values())},
             table=tables(rows, others),  # type: ignore[arg-type]
-            command="python benchmarks/coverage.py",
-            amount=AMOUNT,
-            timeout=given.timeout,
-            seed=0,
+            **about,
         )
     sys.exit(0 if all(row["passed"] for row in rows) else 1)
 

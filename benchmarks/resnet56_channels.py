@@ -69,7 +69,9 @@ def main() -> None:
                 data=calibration,
                 seed=0,
             )
-            assert cut.macs is not None and cut.parameters is not None and cut.verification is not None
+            assert cut.macs is not None
+            assert cut.parameters is not None
+            assert cut.verification is not None
             as_cut = evaluate(cut.model, data)
             fitted = train(cut.model, data, **RETRAIN)
             rows.append(

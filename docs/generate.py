@@ -22,6 +22,7 @@ import typer
 from secateur import CRITERIA, SCOPES, data, models
 from secateur.cli.app import app
 from secateur.data import AUGMENTATIONS
+from secateur.spread import SPREADS
 from secateur.steps import STEPS
 from secateur.tables import COUNT, Column, Table
 from secateur.training.optimizers import OPTIMIZERS
@@ -127,6 +128,7 @@ LISTS: Mapping[str, Callable[[], Table]] = {
             for scope in SCOPES.values()
         ],
     ),
+    "unit-scopes": lambda: _documented("Scope", SPREADS),
     "augmentations": lambda: _pairs("Augmentation", ((name, a.summary) for name, a in AUGMENTATIONS.items())),
     "optimizers": lambda: _documented("Optimiser", OPTIMIZERS),
     "schedules": lambda: _documented("Schedule", SCHEDULES),

@@ -26,7 +26,13 @@ LAYERS = [
     {**layer, "run": method} for method in study.METHODS for layer in study.layers(method, study.AMOUNTS[0])
 ]
 GROUPS = [
-    {"run": run, "group": f"layers.{index}.weight", "units": 16 * 2**index, "kept": 12 * 2**index, "through": "…"}
+    {
+        "run": run,
+        "group": f"layers.{index}.weight",
+        "units": 16 * 2**index,
+        "kept": 12 * 2**index,
+        "through": "…",
+    }
     for run in "ab"
     for index in range(3)
 ]

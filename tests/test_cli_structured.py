@@ -56,7 +56,7 @@ def test_the_whole_road(secateur_command, trained, tmp_path):
     before, after = (json.loads(run("inspect", folder, "--format", "json").out) for folder in (dense, "half"))
     assert f"{before['parameters']:,} → {after['parameters']:,} parameters" in cut.out
     assert f"{before['macs']:,} → {after['macs']:,} MACs" in cut.out
-    assert "removed 50.00 % of the units, verified to " in cut.out
+    assert "removed 50.00 % of the channels, verified to " in cut.out
     assert run("retrain", "half", "--epochs", "1", "--lr", "0.02").code == 0
     model, masks = Run.open("half").load_model()
     assert channels(model) == [8, 16, 32]
@@ -272,3 +272,22 @@ def test_values_are_filled_in_inside_mappings():
         {"macs": 0.75},
         {"macs": 0.5},
     ]
+
+
+def test_whole_layers_and_criteria_of_gradients(secateur_command, tmp_path):
+    run = secateur_command
+    assert (
+        run("import", "--model", "resnet20", "--data", "digits", "--no-evaluate", "--out", "dense").code == 0
+    )
+    words = ("--granularity", "layer", "--criterion", "taylor", "--calibration", "64", "--amount", "0.3")
+    cut = run("prune", "dense", *words, "--no-evaluate", "--out", "short")
+    assert (cut.code, cut.err) == (0, "")
+    result = Run.open("short").history[-1]["result"]
+    gone = [block["name"] for block in result["groups"] if not block["kept"]]
+    assert result["achieved"] == pytest.approx(len(gone) / len(result["groups"]))
+    parameters_left = json.loads(run("inspect", "short", "--format", "json").out)["parameters"]
+    assert [parameters_left] == result["parameters"][1:]
+    assert run("retrain", "short", "--train-subset", "64").code == 0
+    assert run("report", "dense", "short", "--no-latency").code == 0
+    other = run("prune", "dense", *words, "--seed", "1", "--no-evaluate", "--out", "short")
+    assert "--overwrite" in other.err

@@ -9,7 +9,7 @@ a rule locks what it touches.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -35,6 +35,14 @@ class Need(NamedTuple):
 
 
 @dataclass
+class Choice:
+    """The vectors chosen at one place of the code, and of how many possibilities."""
+
+    vectors: list[Vector]
+    of: int
+
+
+@dataclass
 class Coupling:
     """What coupling knows of a program.
 
@@ -50,10 +58,10 @@ class Coupling:
     unknown: dict[str, int] = field(default_factory=dict)
     divided: set[tuple[int, int]] = field(default_factory=set)
     """(value, dimension) whose entries are divided by their norm: zeros there would give 0/0."""
-    merges: dict[str, Vector] = field(default_factory=dict)
-    """Where a reshape merges several dimensions that may be cut (place in the code) → the one that was chosen."""
-    inner: frozenset[str] = frozenset()
-    """Places in the code where the innermost such dimension is chosen, instead of the outermost."""
+    choices: dict[str, Choice] = field(default_factory=dict)
+    """Where a reshape left a choice of what the unit is (place in the code) → what was chosen of how many."""
+    picks: Mapping[str, int] = field(default_factory=dict)
+    """Place → which of the possibilities to choose there, instead of the first."""
     heads: list[Vector] = field(default_factory=list)
     needs: dict[int, list[Need]] = field(default_factory=dict)
     """Call → integers among its arguments that must become the kept count of some labels."""
@@ -104,6 +112,20 @@ class Coupling:
         if vector is not None:
             self.crossed.append((node, vector))
 
+    def pick(self, node: Node, possibilities: int) -> int:
+        """Return which of some possibilities to take at the place in the code where this node ran."""
+        return min(self.picks.get(self._place(node), 0), possibilities - 1)
+
+    def picked(self, node: Node, vector: Vector, possibilities: int) -> None:
+        """Record what was taken of some possibilities."""
+        choice = self.choices.setdefault(self._place(node), Choice([], possibilities))
+        choice.vectors.append(vector)
+        choice.of = max(choice.of, possibilities)
+
+    def _place(self, node: Node) -> str:
+        source = "" if node.call is None else self.program.calls[node.call].source
+        return f"{node.op} {source} {[self.program.values[output].shape for output in node.outputs]}"
+
     def need(self, node: Node, *needs: Need) -> None:
         """Record that the code of this node holds one of these integers, or none where it has a default."""
         if node.call is not None:
@@ -114,16 +136,18 @@ class Coupling:
 def couple(program: Program, locks: Sequence[tuple[int, str]] = ()) -> Coupling:
     """Run the rules over a program.
 
-    `locks` are calls, by index, all of whose tensors must stay as they are, with the reason. Where a reshape merges
-    dimensions that may both be cut, only one of them can, and which is not known before the end: where the choice
-    leads to a lock, or to a single unit, the other one is tried.
+    `locks` are calls, by index, all of whose tensors must stay as they are, with the reason. Where a reshape leaves a
+    choice of what the unit is, the first is taken; where that leads to a lock, or to a single unit, the others are
+    tried, and what leaves most indices to cut is returned.
     """
-    coupling = _couple(program, locks, frozenset())
+    coupling = _couple(program, locks, {})
     locked = coupling.labels.locked()[0]
-    stuck = [place for place, vector in coupling.merges.items() if not _choice(coupling, vector, locked)]
-    if not stuck:
-        return coupling
-    trials = [_couple(program, locks, frozenset({place})) for place in stuck]
+    stuck = {
+        place: choice.of
+        for place, choice in coupling.choices.items()
+        if choice.of > 1 and not any(_choice(coupling, vector, locked) for vector in choice.vectors)
+    }
+    trials = [_couple(program, locks, {place: pick}) for place, of in stuck.items() for pick in range(1, of)]
     return max((coupling, *trials), key=_free)
 
 
@@ -147,10 +171,10 @@ def _choice(coupling: Coupling, vector: Vector, locked: Vector) -> int:
     return free.size if np.unique(coupling.labels.find(free)).size > 1 else 0
 
 
-def _couple(program: Program, locks: Sequence[tuple[int, str]], inner: frozenset[str]) -> Coupling:
+def _couple(program: Program, locks: Sequence[tuple[int, str]], picks: Mapping[str, int]) -> Coupling:
     from secateur.graph.rules import CALL_RULES, RULES, unknown
 
-    coupling = Coupling(program, inner=inner)
+    coupling = Coupling(program, picks=picks)
     for value in program.values:
         if value.kind == "result":
             continue

@@ -72,7 +72,9 @@ def reshape(c: Coupling, node: Node, dims: Dims, old: tuple[int, ...], new: tupl
             c.lock(node, vector, "a reshape hides it among other indices")
             continue
         at = along[0] if len(along) == 1 else unit_of(c, node, [tall[a] for a in along], new, along)
-        after[tall[at]] = collapse(c, node, labels, at)
+        after[tall[at]] = united = collapse(c, node, labels, at)
+        if len(along) > 1:
+            c.picked(node, united, len(along))
     return after
 
 
@@ -110,8 +112,8 @@ def unit_of(c: Coupling, node: Node, parts: list[int], new: tuple[int, ...], alo
             return 1 if sizes is None else 0
         return 2 if any(isinstance(leaf, Attribute) for leaf, _ in leaves(size)) else 1
 
-    best = max(range(len(parts)), key=lambda at: (freedom(parts[at]), -at))
-    return along[best]
+    ordered = sorted(range(len(parts)), key=lambda at: (-freedom(parts[at]), at))
+    return along[ordered[c.pick(node, len(parts))]]
 
 
 def _written_sizes(c: Coupling, node: Node, new: tuple[int, ...]) -> list[int] | None:
@@ -135,10 +137,9 @@ def _written_sizes(c: Coupling, node: Node, new: tuple[int, ...]) -> list[int] |
 def _one_of(c: Coupling, node: Node, dims: Dims, labelled: list[int]) -> list[int]:
     """Keep one of the labelled dimensions a reshape merges, the outermost first; the others must stay."""
     free = [dim for dim in labelled if c.labels.free(dims[dim])]  # type: ignore[arg-type]
-    place = f"{node.op} {c.program.where(node)} {[dims[dim].size for dim in labelled]}"  # type: ignore[union-attr]
-    chosen = free[-1:] if place in c.inner else free[:1]
+    chosen = [free[c.pick(node, len(free))]] if free else []
     if len(free) > 1:
-        c.merges[place] = dims[chosen[0]]  # type: ignore[assignment]
+        c.picked(node, dims[chosen[0]], len(free))  # type: ignore[arg-type]
     for dim in labelled:
         if dim not in chosen:
             c.lock(node, dims[dim], "a reshape merges it with another dimension that may be cut")

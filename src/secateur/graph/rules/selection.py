@@ -106,6 +106,7 @@ def along_index(c: Coupling, node: Node) -> None:
                 vector = c.unite(node, vector, c.of(other)[where])
             else:
                 c.lock(node, vector, "only a part of it is picked by index")
+                vector = None
         if where == at:
             c.lock(node, vector, "it is picked from by index")
             vector = None
