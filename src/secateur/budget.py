@@ -6,10 +6,12 @@ units leave of it is filled up. A latency is measured, on real smaller models.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from secateur.errors import InputError
@@ -68,9 +70,12 @@ def read(budget: Mapping[str, float]) -> Budget | LatencyBudget:
 
     Raises `InputError` for an unknown kind, a fraction outside (0, 1] or a latency that is not positive.
     """
+    if not isinstance(budget, Mapping):
+        raise InputError('A budget names one cost, such as {"macs": 0.5}.')
     if "latency_ms" in budget:
         milliseconds, batch = budget["latency_ms"], budget.get("batch", 1)
-        if set(budget) - {"latency_ms", "batch"} or not milliseconds > 0 or int(batch) != batch or batch < 1:
+        finite = all(isinstance(each, int | float) and math.isfinite(each) for each in (milliseconds, batch))
+        if not finite or set(budget) - {"latency_ms", "batch"} or milliseconds <= 0 or batch < 1 or batch % 1:
             raise InputError(
                 'A latency budget is {"latency_ms": 3.5, "batch": 1}: positive milliseconds, a whole batch.'
             )
@@ -117,7 +122,7 @@ def meet(budget: Budget, cutter: Cutter) -> Cut:
     `InputError` where even the largest cut costs more.
     """
     count = COSTS[budget.kind]
-    whole = count(cutter.cut(cutter.masks(0.0)))
+    whole = count(cutter.cut({name: torch.ones_like(mask) for name, mask in cutter.masks(0.0).items()}))
     target = budget.fraction * whole
     masks = cutter.masks(1.0)
     least = count(cutter.cut(masks))

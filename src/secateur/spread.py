@@ -45,7 +45,8 @@ def spread(
     if round_to and round_to > 1:
         for name, mask in masks.items():
             kept = int(mask.count_nonzero())
-            wanted = min(max(round_to, round(kept / round_to) * round_to), len(mask))
+            least = math.ceil((len(mask) - most(len(mask), max_amount)) / round_to)
+            wanted = min(max(least, round(kept / round_to)) * round_to, len(mask))
             if len(mask) > round_to:
                 masks[name] = keep_highest(scores[name], len(mask) - wanted)
     return masks

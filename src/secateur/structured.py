@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from secateur.allocate import check_amount
 from secateur.budget import Budget, LatencyBudget, meet, meet_latency
@@ -212,10 +213,22 @@ def plan_for(model: nn.Module, cut: Cut) -> tuple[Plan, list[tuple[int, str]]]:
     return Plan(
         kept=kept,
         shapes={name: tuple(tensors[name].shape) for name in kept},
-        attributes=settlement.attributes,
+        attributes={**settlement.attributes, **_bare_norms(model, cut)},
         overrides=tuple(settlement.overrides),
         standins=tuple(name for name, module in model.named_modules() if is_plain_attention(module)),
     ), settlement.failures
+
+
+def _bare_norms(model: nn.Module, cut: Cut) -> dict[str, int]:
+    """Return the widths of normalisations that hold no tensor to read them from, where they change."""
+    widths = {}
+    for run in cut.coupling.program.runs:
+        module = model.get_submodule(run.path)
+        if isinstance(module, _NormBase) and not module.state_dict() and run.first >= 0:
+            width = cut.shape(run.first)[1]
+            if width != module.num_features:
+                widths[f"{run.path}:num_features"] = width
+    return widths
 
 
 def _chosen(groups: Groups, granularity: str, keep: Sequence[str], layers: Sequence[str]) -> list[Group]:
