@@ -1,4 +1,4 @@
-"""Patterns N:M: exactly N stay of every M along the inputs."""
+"""Granularities by name, and patterns N:M: exactly N stay of every M along the inputs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from secateur.errors import InputError
-from secateur.granularity import keep_pattern, keep_patterns, misfit, parse
+from secateur.granularity import UNITS, keep_pattern, keep_patterns, misfit, parse
 
 PATTERNS = ["1:1", "1:2", "1:4", "2:4", "3:4", "4:4", "2:8", "5:6", "7:40"]
 SHAPES = [(3, 2), (5, 1, 3, 3), (2, 3, 1), (1, 2, 2, 1, 2), (0, 1), (4, 0, 3, 3), (2, 5, 0, 3)]
@@ -99,6 +99,17 @@ def test_a_pattern_fixes_the_amount(text: str, amount: float) -> None:
     assert parse("weight").amount is None
 
 
+@pytest.mark.parametrize("name", ["channel", "head", "layer"])
+def test_units_go_by_their_name_and_leave_the_amount_to_the_caller(name: str) -> None:
+    unit = parse(name)
+    assert (unit.kind, unit.amount, unit.shrinks) == (name, None, True)
+
+
+@pytest.mark.parametrize(("text", "kind"), [("weight", "weight"), ("2:4", "n:m")])
+def test_weights_and_patterns_do_not_make_a_model_smaller(text: str, kind: str) -> None:
+    assert (parse(text).kind, parse(text).shrinks) == (kind, False)
+
+
 @pytest.mark.parametrize("text", ["5:4", "0:4", "0:0", "1:0"])
 def test_patterns_that_make_no_sense_are_refused(text: str) -> None:
     with pytest.raises(InputError, match=rf"^The pattern {text} makes no sense: .*0 < N ≤ M\.$"):
@@ -118,7 +129,12 @@ def test_patterns_that_make_no_sense_are_refused(text: str) -> None:
         " 2:4",
         "2:4\n",
         "two:four",
-        "channel",
+        "n:m",
+        "column",
+        "channels",
+        "Head",
+        "layer ",
+        "channel:2",
         None,
         4,
         "2:" + "9" * 5000,
@@ -126,6 +142,7 @@ def test_patterns_that_make_no_sense_are_refused(text: str) -> None:
 )
 def test_other_granularities_are_refused(text: str) -> None:
     with pytest.raises(
-        InputError, match=r"(?s)There is no granularity '.*': choose weight, or a pattern N:M"
-    ):
+        InputError, match=r"(?s)^There is no granularity '.*': choose weight, .* N:M"
+    ) as caught:
         parse(text)
+    assert all(f" {name}," in str(caught.value) for name in UNITS)

@@ -11,15 +11,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 import secateur
 from secateur import models
 from secateur.allocate import SCOPES
-from secateur.criteria import CRITERIA
+from secateur.criteria import CRITERIA, QUANTITIES
 from secateur.errors import InputError, ModelError
 from secateur.masks import Masks
 from secateur.prune import prune
+
+MEASURED = sorted(name for name in CRITERIA if any(need in QUANTITIES for need in CRITERIA[name].needs))
+"""Criteria that need data."""
 
 CRITERION = pytest.mark.parametrize("criterion", sorted(CRITERIA))
 SCOPE = pytest.mark.parametrize("scope", sorted(SCOPES))
@@ -31,6 +35,17 @@ def net(seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 3), nn.Flatten(), nn.Linear(16, 6)
     ).to(dtype)
+
+
+def data(criterion: str, dtype: torch.dtype = torch.float32) -> list[tuple[Tensor, Tensor]] | None:
+    """Two batches that `net` runs, where `criterion` needs data."""
+    if criterion not in MEASURED:
+        return None
+    draw = torch.Generator().manual_seed(0)
+    return [
+        (torch.randn(size, 3, 6, 6, generator=draw).to(dtype), torch.randint(6, (size,), generator=draw))
+        for size in (4, 3)
+    ]
 
 
 def state(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -55,7 +70,7 @@ def test_exactly_the_amount_goes_and_nothing_else_changes(
 ) -> None:
     model = net(dtype=dtype)
     before = state(model)
-    result = prune(model, amount=amount, criterion=criterion, scope=scope)
+    result = prune(model, amount=amount, criterion=criterion, scope=scope, data=data(criterion, dtype))
     assert same(state(model), before)
     sizes = {name: mask.numel() for name, mask in result.masks.items()}
     assert sizes == {"0.weight": 216, "2.weight": 288, "4.weight": 96}
@@ -80,7 +95,7 @@ def test_constant_models_are_cut_exactly_too(criterion: str, scope: str) -> None
     for parameter in model.parameters():
         nn.init.constant_(parameter, 0.5)
     for amount in (0.001, 0.5, 0.999):
-        result = prune(model, amount=amount, criterion=criterion, scope=scope)
+        result = prune(model, amount=amount, criterion=criterion, scope=scope, data=data(criterion))
         local = sum(round(amount * size) for size in (216, 288, 96))
         assert result.masks.pruned == (local if scope == "local" else round(amount * 600))
 
@@ -88,7 +103,10 @@ def test_constant_models_are_cut_exactly_too(criterion: str, scope: str) -> None
 @CRITERION
 @SCOPE
 def test_the_same_call_gives_the_same_masks(criterion: str, scope: str) -> None:
-    one, other = (prune(net(), amount=0.5, criterion=criterion, scope=scope, seed=4).masks for _ in range(2))
+    one, other = (
+        prune(net(), amount=0.5, criterion=criterion, scope=scope, data=data(criterion), seed=4).masks
+        for _ in range(2)
+    )
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
@@ -100,9 +118,10 @@ def test_earlier_cuts_stay_and_count_towards_the_amount(
     criterion: str, scope: str, first: float, second: float
 ) -> None:
     first, second = sorted([first, second])
-    once = prune(net(), amount=first, criterion=criterion, scope=scope, seed=1)
+    choice: dict[str, Any] = {"criterion": criterion, "scope": scope, "data": data(criterion)}
+    once = prune(net(), amount=first, **choice, seed=1)
     regrown = net(seed=5)  # even where the cut weights have grown back
-    twice = prune(regrown, amount=second, criterion=criterion, scope=scope, seed=2, masks=once.masks)
+    twice = prune(regrown, amount=second, **choice, seed=2, masks=once.masks)
     assert all(not bool((twice.masks[name] & ~once.masks[name]).any()) for name in twice.masks)
     local = sum(round(second * size) for size in (216, 288, 96))
     assert twice.masks.pruned == (local if scope == "local" else round(second * 600))
@@ -113,9 +132,10 @@ def test_earlier_cuts_stay_and_count_towards_the_amount(
 @CRITERION
 @SCOPE
 def test_less_than_is_cut_already_is_refused(criterion: str, scope: str) -> None:
-    earlier = prune(net(), amount=0.5, criterion=criterion, scope=scope).masks
+    choice: dict[str, Any] = {"criterion": criterion, "scope": scope, "data": data(criterion)}
+    earlier = prune(net(), amount=0.5, **choice).masks
     with pytest.raises(InputError, match="already"):
-        prune(net(), amount=0.4, criterion=criterion, scope=scope, masks=earlier)
+        prune(net(), amount=0.4, **choice, masks=earlier)
 
 
 def test_only_what_may_be_cut_counts() -> None:
@@ -164,6 +184,72 @@ def test_global_magnitude_against_a_plain_sort() -> None:
     masks = prune(model, amount=0.73).masks
     kept = torch.cat([masks[f"{i}.weight"].flatten() for i in (0, 2, 4)]).tolist()
     assert kept == [position not in cut for position in range(600)]
+
+
+# --- criteria that need data -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("criterion", MEASURED)
+@pytest.mark.parametrize("choice", [{"amount": 0.5}, {"granularity": "2:4"}], ids=str)
+@pytest.mark.parametrize(
+    ("nothing", "sentence"),
+    [(None, "needs the .* on some data: pass"), ([], "The data holds no batch: pass")],
+)
+def test_without_data_they_are_refused(
+    criterion: str, choice: dict[str, Any], nothing: Any, sentence: str
+) -> None:
+    model = net()
+    before = state(model)
+    with pytest.raises(InputError, match=sentence):
+        prune(model, criterion=criterion, data=nothing, inplace=True, **choice)
+    assert same(state(model), before)
+
+
+@pytest.mark.parametrize("criterion", MEASURED)
+@pytest.mark.parametrize("choice", [{"amount": 0.5}, {"granularity": "2:4"}], ids=str)
+def test_data_may_come_one_batch_after_the_other(criterion: str, choice: dict[str, Any]) -> None:
+    expected = prune(net(), criterion=criterion, data=data(criterion), **choice).masks
+    masks = prune(net(), criterion=criterion, data=iter(data(criterion) or ()), **choice).masks
+    assert masks.keys() == expected.keys()
+    assert all(torch.equal(masks[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("criterion", MEASURED)
+@pytest.mark.parametrize("choice", [{"amount": 0.5}, {"granularity": "2:4"}], ids=str)
+def test_frozen_weights_are_cut_like_others_and_measuring_leaves_no_trace(
+    criterion: str, choice: dict[str, Any]
+) -> None:
+    expected = prune(net(), criterion=criterion, data=data(criterion), **choice).masks
+    model = net().requires_grad_(False)
+    model[4].requires_grad_(True)
+    model[4].weight.grad = torch.ones(6, 16)
+    model[1].eval()
+    before = state(model)
+    result = prune(model, criterion=criterion, data=data(criterion), **choice)
+    assert all(torch.equal(result.masks[name], expected[name]) for name in expected)
+    assert same(state(model), before)  # the statistics of the BatchNorm too
+    for each in (model, result.model):
+        assert [p.requires_grad for p in each.parameters()] == [False] * 5 + [True] * 2
+        assert [module.training for module in each] == [True, False, True, True, True]
+    assert [name for name, p in model.named_parameters() if p.grad is not None] == ["4.weight"]
+    assert (model[4].weight.grad == 1).all()
+
+
+def test_taylor_against_one_backward_pass_and_a_plain_sort() -> None:
+    batches = data("taylor", torch.float64)
+    assert batches is not None
+    model = net(dtype=torch.float64).eval()
+    images, labels = map(torch.cat, zip(*batches, strict=True))
+    F.cross_entropy(model(images), labels).backward()
+    scores = {f"{i}.weight": model[i].weight.detach() * model[i].weight.grad for i in (0, 2, 4)}
+    ranked = sorted(abs(float(value)) for tensor in scores.values() for value in tensor.flatten())
+    limit = ranked[round(0.73 * 600)]
+    masks = prune(net(dtype=torch.float64), amount=0.73, criterion="taylor", data=batches).masks
+    assert all(torch.equal(mask, scores[name].abs() >= limit) for name, mask in masks.items())
+    masks = prune(net(dtype=torch.float64), granularity="2:4", criterion="taylor", data=batches).masks
+    for name, mask in masks.items():
+        groups = scores[name].abs().unflatten(1, (-1, 4))
+        assert torch.equal(mask.unflatten(1, (-1, 4)), groups >= groups.sort(dim=2).values[:, :, 2:3])
 
 
 # --- the model ---------------------------------------------------------------------------------------------
@@ -308,7 +394,7 @@ def test_an_empty_layer_has_its_line_in_the_summary() -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_patterns_keep_exactly_n_of_m(criterion: str, pattern: str, dtype: torch.dtype) -> None:
     n, m = map(int, pattern.split(":"))
-    result = prune(net(dtype=dtype), granularity=pattern, criterion=criterion)
+    result = prune(net(dtype=dtype), granularity=pattern, criterion=criterion, data=data(criterion, dtype))
     assert list(result.masks) == ["2.weight", "4.weight"]
     assert list(result.skipped) == ["0.weight"]
     assert result.skipped["0.weight"] == f"its input size 3 is not a multiple of {m}"
@@ -403,10 +489,15 @@ def test_weights_that_are_no_numbers_are_refused(criterion: str, scope: str, bad
     model = net()
     with torch.no_grad():
         model[2].weight[0, 0, 0, 0] = bad
+    choice: dict[str, Any] = {"criterion": criterion, "scope": scope, "data": data(criterion)}
     with pytest.raises(ModelError, match=r"2\.weight holds NaN or infinite weights"):
-        prune(model, amount=0.5, criterion=criterion, scope=scope)
-    pruned = prune(model, amount=0.5, criterion=criterion, scope=scope, keep=["2"])
-    assert not pruned.model[2].weight.isfinite().all()
+        prune(model, amount=0.5, **choice)
+    if criterion in MEASURED:  # on outputs that are no numbers either
+        with pytest.raises(InputError, match="NaN or infinity"):
+            prune(model, amount=0.5, **choice, keep=["2"])
+    else:
+        pruned = prune(model, amount=0.5, **choice, keep=["2"])
+        assert not pruned.model[2].weight.isfinite().all()
 
 
 @pytest.mark.parametrize("model", [nn.Sequential(), nn.ReLU(), nn.LayerNorm(4), nn.Linear(0, 3)])

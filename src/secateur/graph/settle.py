@@ -156,6 +156,9 @@ def _override(cut: Cut, wrong: list[Demand], settlement: Settlement) -> None:
     overrides: dict[tuple[Any, ...], Override] = {}
     for demand in wrong:
         call = cut.coupling.program.calls[demand.call]
+        if call.module not in call.nth:
+            settlement.failures.append((demand.call, "a hook of the model fixes its size"))
+            continue
         override = Override(call.module, call.name, call.nth[call.module], demand.place, demand.need)
         other = overrides.setdefault((call.module, call.name, override.nth, demand.place), override)
         if other.value != override.value:

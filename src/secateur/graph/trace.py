@@ -9,10 +9,11 @@ switched off for the pass, so that what they do is seen. The user's model is nev
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -90,8 +91,9 @@ def _record(ghost: nn.Module, inputs: Arguments, program: Program) -> None:
     program.attributes.update(tag_attributes(ghost))
     recorder = _Recorder(program)
     recorder.name_tensors(ghost, inputs)
+    recorder.follow(ghost)
     args, kwargs = inputs
-    around = evaluating(ghost), torch.no_grad(), unfused(), remembered_roots(), recorder.modules(ghost)
+    around = evaluating(ghost), torch.no_grad(), unfused(), remembered_roots()
     with ExitStack() as stack:
         for context in (*around, _Operators(recorder), _Functions(recorder)):
             stack.enter_context(context)
@@ -120,7 +122,6 @@ class _Recorder:
         ] = {}  # id of a tensor → it, which keeps its id, and its value
         self.call: int | None = None
         self.stack: list[tuple[str, Counter[str]]] = []
-        self.entered: list[tuple[int, int]] = []
         self.root: dict[int, int] = {}  # value → first value of its memory
         self.latest: dict[int, int] = {}  # first value of a memory → its present content
         self.seen: dict[int, int] = {}  # value → content of the memory when it was made
@@ -135,31 +136,27 @@ class _Recorder:
             if isinstance(leaf, Tensor):
                 self.new(leaf, "input")
 
-    @contextmanager
-    def modules(self, ghost: nn.Module) -> Iterator[None]:
-        """Follow which modules' forward runs."""
-        hooks = []
+    def follow(self, ghost: nn.Module) -> None:
+        """Have every module say when its forward runs: only what runs inside it counts as its own."""
         for name, module in ghost.named_modules():
+            if not isinstance(module, torch.jit.ScriptModule):
+                module.__dict__["forward"] = self._followed(name, module.forward)
 
-            def enter(_module: nn.Module, args: Any, kwargs: Any, name: str = name) -> None:
-                first = next((v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)), None)
-                self.stack.append((name, Counter()))
-                self.entered.append((-1 if first is None else self.read(first), len(self.program.nodes)))
+    def _followed(self, name: str, forward: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(forward)
+        def followed(*args: Any, **kwargs: Any) -> Any:
+            first = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
+            source, start = -1 if first is None else self.read(first), len(self.program.nodes)
+            self.stack.append((name, Counter()))
+            try:
+                outputs = forward(*args, **kwargs)
+            finally:
+                self.stack.pop()
+            nodes = range(start, len(self.program.nodes))
+            self.program.runs.append(Run(name, source, self.refer(outputs), nodes))
+            return outputs
 
-            def leave(_module: nn.Module, _args: Any, outputs: Any) -> None:
-                if self.stack:
-                    name, _ = self.stack.pop()
-                    first, start = self.entered.pop()
-                    nodes = range(start, len(self.program.nodes))
-                    self.program.runs.append(Run(name, first, self.refer(outputs), nodes))
-
-            hooks.append(module.register_forward_pre_hook(enter, prepend=True, with_kwargs=True))
-            hooks.append(module.register_forward_hook(leave, always_call=True))
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
+        return followed
 
     def new(self, tensor: Tensor, kind: str = "result", name: str = "") -> int:
         """Make a value of a tensor."""
@@ -306,7 +303,13 @@ class _Functions(TorchFunctionMode):
             nth[module] = counts[name]
             counts[name] += 1
         call = Call(
-            func, name, recorder.refer(args), recorder.refer(kwargs), recorder.stack[-1][0], _source(), nth
+            func,
+            name,
+            recorder.refer(args),
+            recorder.refer(kwargs),
+            recorder.stack[-1][0] if recorder.stack else "",
+            _source(),
+            nth,
         )
         recorder.call = len(recorder.program.calls)
         recorder.program.calls.append(call)

@@ -74,7 +74,7 @@ def verify(
             expected = _run(large, example_inputs, dtype, crossing, cut)
             del large
             outputs = expected, _run(copies.small(small), example_inputs, dtype, {}, cut)
-        except (RuntimeError, NotImplementedError, TypeError, VerificationError) as error:
+        except Exception as error:  # the model's own code may raise anything at a type it does not expect
             if dtype is torch.float32:
                 raise VerificationError(f"The smaller model could not be compared ({error}).") from error
             continue
