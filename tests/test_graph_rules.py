@@ -1,4 +1,4 @@
-"""What each kind of operator unites, locks and passes on, on programs of a few lines; and that labels move as data does."""
+"""Each kind of operator unites, locks and passes on what it should, and labels move as data does."""
 
 from __future__ import annotations
 

@@ -102,7 +102,8 @@ OVERRIDES: dict[str, tuple[Callable[[Any, Tensor], Tensor], dict[str, Any], list
         lambda m, h: (h + torch.arange(float(m.flat)).sum()).view(-1, m.flat) * F.pad(h, (0, m.flat))[..., :1].sum(),
         {"flat": 32}, [("torch.Tensor.view", 0, (2,), 16)]),
     "a slice": (
-        lambda m, h: torch.cat([h[:, :2], h[:, 2:] * m.gain], 1).flatten(1), {"gain": nn.Parameter(torch.ones(6, 1, 1))},
+        lambda m, h: torch.cat([h[:, :2], h[:, 2:] * m.gain], 1).flatten(1),
+        {"gain": nn.Parameter(torch.ones(6, 1, 1))},
         [("torch.Tensor.__getitem__", 0, (1, 1, "stop"), 1), ("torch.Tensor.__getitem__", 1, (1, 1, "start"), 1)]),
     "a split": (
         lambda m, h: torch.cat([(parts := torch.split(h, [2, 6], 1))[0], parts[1] * m.gain], 1).flatten(1),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +23,7 @@ from secateur.shrink.apply import apply
 from secateur.shrink.plan import Plan
 from secateur.shrink.verify import distance, verify
 from secateur.structured import plan_for
-from structural_zoo import CASES, run
+from structural_zoo import CASES, Case, run
 
 HALF = {"granularity": "channel", "amount": 0.5, "scope": "local"}
 
@@ -39,6 +40,14 @@ def cut_of(result: Pruned) -> Cut:
         keep[inside[inside >= 0]] = True
         units.append((group, keep))
     return Cut.of(result.groups.coupling, units)
+
+
+@functools.cache
+def pruned(name: str) -> tuple[Case, Pruned, Cut]:
+    """Cut half of every group of a small model; neither may be changed."""
+    case = CASES[name]()
+    result = secateur.prune(case.model, case.inputs, **HALF)
+    return case, result, cut_of(result)
 
 
 def half(model: nn.Module, inputs: Any) -> tuple[nn.Module, Plan, Cut]:
@@ -66,24 +75,23 @@ def steepest(model: nn.Module, inputs: Any) -> tuple[str, tuple[int, ...]]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_one_changed_weight_is_caught(name: str) -> None:
-    case = CASES[name]()
-    result = secateur.prune(case.model, case.inputs, **HALF)
-    cut = cut_of(result)
-    again = verify(case.model, result.model, cut, case.inputs)
+    case, result, cut = pruned(name)
+    small = apply(case.model, result.plan)
+    again = verify(case.model, small, cut, case.inputs)
     assert again.error <= 1e-9
     assert (again.dtype, again.exact) == ("float64", result.verification.exact)
-    tensor, index = steepest(result.model, case.inputs)
+    tensor, index = steepest(small, case.inputs)
     with torch.no_grad():
-        dict(result.model.named_parameters())[tensor][index] += 0.1
+        dict(small.named_parameters())[tensor][index] += 0.1
     with pytest.raises(VerificationError, match=r"^The smaller model differs from the large one"):
-        verify(case.model, result.model, cut, case.inputs)
+        verify(case.model, small, cut, case.inputs)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_two_kept_units_in_the_wrong_order_are_caught(name: str) -> None:
-    case = CASES[name]()
-    result = secateur.prune(case.model, case.inputs, **HALF)
-    parameters = dict(result.model.named_parameters())
+    case, result, cut = pruned(name)
+    small = apply(case.model, result.plan)
+    parameters = dict(small.named_parameters())
     for group in result.groups.free:
         if result.kept[group.name] < 2:
             continue
@@ -102,7 +110,7 @@ def test_two_kept_units_in_the_wrong_order_are_caught(name: str) -> None:
     else:
         pytest.skip("no group has two units left and two sides")
     with pytest.raises(VerificationError, match=r"^The smaller model differs from the large one"):
-        verify(case.model, result.model, cut_of(result), case.inputs)
+        verify(case.model, small, cut, case.inputs)
 
 
 def mlp(constant: float | None = None) -> tuple[nn.Module, Tensor]:

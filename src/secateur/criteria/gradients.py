@@ -10,7 +10,7 @@ from secateur.criteria.registry import criterion
 @criterion(
     "taylor",
     granularities={"weight", "n:m", "channel", "head", "layer"},
-    paper="Molchanov et al. 2019, Importance Estimation for Neural Network Pruning, eq. 8",
+    paper="first order as in Molchanov et al. 2017 and 2019; absolute values, summed over a unit",
 )
 def taylor(weight: Tensor, gradient: Tensor) -> Tensor:
     """First-order change of the loss when a weight goes to zero, |w · ∂L/∂w|; a unit's is the sum over its weights."""

@@ -6,7 +6,7 @@ name it among their parameters.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import torch
@@ -41,7 +41,7 @@ def measured(
         raise InputError(
             f"The criterion {criterion} needs the {needs[0]} on some data: pass batches of inputs and labels as data=."
         )
-    return {need: QUANTITIES[need](model, tensors, data or ()) for need in needs}
+    return {need: QUANTITIES[need](model, tensors, () if data is None else data) for need in needs}
 
 
 def gradient(model: nn.Module, tensors: Mapping[str, Tensor], data: Batches) -> dict[str, Tensor]:
@@ -49,7 +49,10 @@ def gradient(model: nn.Module, tensors: Mapping[str, Tensor], data: Batches) -> 
 
     The model's own gradients and frozen state are left as they were.
     """
-    total = {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}
+    total = {
+        name: torch.zeros_like(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32))
+        for name, tensor in tensors.items()
+    }
     frozen = [tensor for tensor in tensors.values() if not tensor.requires_grad]
     samples = 0
     with evaluating(model), torch.enable_grad():
@@ -57,10 +60,17 @@ def gradient(model: nn.Module, tensors: Mapping[str, Tensor], data: Batches) -> 
             tensor.requires_grad_(True)
         try:
             for inputs, labels in _tracked(data):
-                outputs = model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
                 size = len(next(iter(inputs.values()))) if isinstance(inputs, Mapping) else len(inputs)
-                loss = size * _loss(outputs, labels)
-                grads = torch.autograd.grad(loss, list(tensors.values()), allow_unused=True)
+                try:
+                    outputs = model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
+                    loss = size * _loss(outputs, labels)
+                    grads = torch.autograd.grad(loss, list(tensors.values()), allow_unused=True)
+                except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
+                    reason = (str(error).strip().splitlines() or [""])[0].rstrip(".") or type(error).__name__
+                    raise InputError(
+                        f"The calibration data gives no gradient ({reason}): pass batches of what the model takes "
+                        "and labels that fit its outputs."
+                    ) from error
                 for name, grad in zip(tensors, grads, strict=True):
                     if grad is not None:
                         total[name] += grad
@@ -81,9 +91,15 @@ def _loss(outputs: Any, labels: Tensor | None) -> Tensor:
     return F.cross_entropy(outputs if isinstance(outputs, Tensor) else outputs.logits, labels)
 
 
-def _tracked(data: Batches) -> Iterable[tuple[Any, Tensor | None]]:
+def _tracked(data: Batches) -> Iterator[tuple[Any, Tensor | None]]:
+    """Yield pairs under a progress bar. Raises `InputError` for what is none."""
     batches = list(data)
-    return track(batches, "gradients", len(batches))
+    for batch in track(batches, "gradients", len(batches)):
+        if not isinstance(batch, tuple | list) or len(batch) != 2:
+            raise InputError(
+                "A batch of calibration data is a pair of inputs and labels: pass (inputs, labels)."
+            )
+        yield batch[0], batch[1]
 
 
 QUANTITIES.add("gradient", gradient)
