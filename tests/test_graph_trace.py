@@ -500,7 +500,9 @@ class Constant:
 
 
 @pytest.mark.xfail(strict=True, reason="attributes of an object that a deep copy shares are tagged for good")
-@pytest.mark.parametrize("shared", [Constant(), logging.getLogger("secateur.tests")], ids=["constant", "logger"])
+@pytest.mark.parametrize(
+    "shared", [Constant(), logging.getLogger("secateur.tests")], ids=["constant", "logger"]
+)
 def test_an_object_that_copies_share_is_not_changed(shared: Any) -> None:
     trace(Code(lambda model, x: x.view(2, 3), shared=shared), torch.ones(6))
     assert {type(number) for number in numbers(vars(shared))} <= {int, bool, float}

@@ -70,6 +70,13 @@ CHOICES: dict[str, tuple[dict[str, Any], type[SecateurError], str]] = {
     "roles": ({"include": "all"}, InputError, "leave include out"),
     "a criterion without its data": ({"criterion": "taylor"}, InputError, "needs the gradient on some data"),
     "no data at all": ({"criterion": "taylor", "data": []}, InputError, "The data holds no batch"),
+    "data of another shape": (
+        {"criterion": "taylor", "data": [(torch.randn(3, 5), torch.zeros(3, dtype=torch.int64))]},
+        InputError, "The calibration data gives no gradient"),
+    "labels out of range": (
+        {"criterion": "taylor", "data": [(X, torch.tensor([0, 1, 7]))]}, InputError, "labels that fit its outputs"),
+    "data without pairs": (
+        {"criterion": "taylor", "data": [X]}, InputError, "A batch of calibration data is a pair"),
     "no heads": ({"granularity": "head"}, ModelError, "There is nothing to prune by head"),
     "masks that are none": ({"masks": {"0.weight": torch.ones(10, 4)}}, InputError, "masks are boolean"),
 }  # fmt: skip
@@ -91,10 +98,6 @@ LEAKS: dict[str, dict[str, Any]] = {
     "a multiple in words": {"round_to": "4"},
     "a negative multiple": {"round_to": -3},
     "no multiple": {"round_to": 0},
-    "data of another shape": {
-        "criterion": "taylor", "data": [(torch.randn(3, 5), torch.zeros(3, dtype=torch.int64))]},
-    "labels out of range": {"criterion": "taylor", "data": [(X, torch.tensor([0, 1, 7]))]},
-    "data without pairs": {"criterion": "taylor", "data": [X]},
     "data that is no data": {"criterion": "taylor", "data": 5},
     "masks of another shape": {"masks": {"0.weight": torch.ones(3, 4, dtype=torch.bool)}},
     "masks of another model": {"masks": {"nope": torch.ones(3, 4, dtype=torch.bool)}},

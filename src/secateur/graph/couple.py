@@ -191,6 +191,7 @@ def _couple(program: Program, locks: Sequence[tuple[int, str]], picks: Mapping[s
         for output in node.outputs:
             if output not in coupling.dims:
                 coupling.dims[output] = [None] * len(program.values[output].shape)
+    _follow_siblings(coupling)
     for number, call in enumerate(program.calls):
         if call.name in CALL_RULES:
             CALL_RULES[call.name](coupling, number, call)
@@ -206,6 +207,45 @@ def _couple(program: Program, locks: Sequence[tuple[int, str]], picks: Mapping[s
             if vector is not None:
                 coupling.labels.lock(vector, Lock("it is an output of the model", "the model's output"))
     return coupling
+
+
+def _follow_siblings(coupling: Coupling) -> None:
+    """Couple parameters that the example inputs did not reach: like a sibling's that they did, else not at all.
+
+    Siblings are items of one list of modules, such as the experts of a mixture, with parameters of the same shape.
+    """
+    program = coupling.program
+    used = {index for node in program.nodes for index in refs((node.args, node.kwargs))}
+    lock = Lock("these example inputs do not reach it", "the model")
+    reached: dict[tuple[str, ...], int] = {}
+    for name, index in program.tensors.items():
+        if index in used:
+            for key in _places(name):
+                reached.setdefault(key, index)
+    for name, index in program.tensors.items():
+        value = program.values[index]
+        if index in used or value.kind != "parameter":
+            continue
+        like = next((reached[key] for key in _places(name) if key in reached), None)
+        same = like is not None and program.values[like].shape == value.shape
+        for dim, vector in enumerate(coupling.dims[index]):
+            other = coupling.dims[like][dim] if like is not None and same else None
+            if vector is not None and other is not None:
+                coupling.labels.unite(vector, other, lock)
+            elif vector is not None:
+                coupling.labels.lock(vector, lock)
+
+
+def _places(name: str) -> Iterator[tuple[str, ...]]:
+    """Yield a name's parts with one number left open: experts.3.weight → experts.*.weight.
+
+    Names like expert_3 count as numbered too.
+    """
+    parts = name.split(".")
+    for at, part in enumerate(parts):
+        stem = part.rstrip("0123456789")
+        if stem != part:
+            yield (*parts[:at], f"{stem}*", *parts[at + 1 :])
 
 
 def _is_pointwise(node: Node) -> bool:

@@ -46,6 +46,7 @@ def settle(cut: Cut) -> Settlement:
         for number, call in enumerate(cut.coupling.program.calls)
         if call.name in SIZED
         for place, size, need in SIZED[call.name](cut, number, call)
+        if isinstance(size, int | float)
     ]
     settlement = Settlement(failures=_unmet(cut, demands))
     fixed = _used_elsewhere(cut, demands)
