@@ -7,7 +7,7 @@ to follow a cut, what that place touches is locked, with the reason, and the cut
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.parameter import is_lazy
 
 from secateur.allocate import check_amount
 from secateur.budget import Budget, LatencyBudget, meet, meet_latency
@@ -69,6 +70,9 @@ def analyze(model: nn.Module, example_inputs: Inputs) -> Groups:
     [('0.weight', 3)]
     """
     require_module(model)
+    for name, parameter in model.named_parameters():
+        if is_lazy(parameter):
+            raise ModelError(f"{name} has no shape yet: run the lazy module once.")
     return group(couple(trace(model, example_inputs)))
 
 
@@ -93,8 +97,13 @@ def prune_units(
 ) -> Shrunk:
     """Remove the least important units of `model`; see `secateur.prune`."""
     require_module(model)
+    _require_values(model)
+    if round_to is not None and (isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1):
+        raise InputError(f"round_to is {round_to!r}: give a whole number of units from 1, such as 8.")
     check_finite({name: t for name, t in named_tensors(model).items() if isinstance(t, nn.Parameter)})
     program = trace(model, example_inputs)
+    if data is not None and not isinstance(data, Iterable):
+        raise InputError(f"The data is a {type(data).__name__}: pass batches of inputs and labels.")
     data = None if data is None else list(data)  # scored again where a place in the code has to be locked
     locks: list[tuple[int, str]] = []
     for _ in range(ATTEMPTS):
@@ -185,22 +194,27 @@ def _made(
             if failures := misfits(small, cut, example_inputs):
                 raise _Misfit(failures) from None
             raise
-    if _changes_code(small, plan) and (failures := misfits(small, cut, example_inputs)):
+    if failures := misfits(small, cut, example_inputs):
         raise _Misfit(failures)
     return small, plan, None
-
-
-def _changes_code(model: nn.Module, plan: Plan) -> bool:
-    """Whether a plan changes more sizes than those of torch's own layers, whose code is known to follow."""
-    paths = {path.partition(":")[0] for path in plan.attributes}
-    homes = {type(model.get_submodule(path)).__module__.partition(".")[0] for path in paths}
-    return bool(plan.overrides) or not homes <= {"torch"}
 
 
 def _milliseconds(model: nn.Module, example_inputs: Inputs, batch: int, cut: Cut) -> float:
     """Measure one pass of the smaller model of a cut."""
     small, _, _ = _made(model, cut, example_inputs, check=False)
     return latency(small, example_inputs, (batch,), seconds=1.0)[0].median * 1e3
+
+
+def _require_values(model: nn.Module) -> None:
+    """Raise `ModelError` for a model whose tensors have no values yet, or whose code can't be followed."""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ModelError(
+                f"{name or 'The model'} is a ScriptModule, whose code can't change: prune the module it was made from."
+            )
+    for name, tensor in named_tensors(model).items():
+        if is_lazy(tensor) or tensor.is_meta:
+            raise ModelError(f"{name} has no values yet: load weights, or run a lazy module once.")
 
 
 def plan_for(model: nn.Module, cut: Cut) -> tuple[Plan, list[tuple[int, str]]]:

@@ -13,7 +13,9 @@ NORMS = ("l1", "l2")
 
 def _powers(weight: Tensor, *, norm: str = "l1") -> Tensor:
     """What a weight adds to its unit's norm: |w|, or w² to the square of it."""
-    return weight.square() if _known(norm) == "l2" else weight.abs()
+    if _known(norm) == "l1":
+        return weight.abs()
+    return weight.to(torch.promote_types(weight.dtype, torch.float32)).square()
 
 
 @criterion(

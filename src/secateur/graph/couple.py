@@ -83,7 +83,11 @@ class Coupling:
     def give(self, node: Node, dims: Sequence[Vector | None], which: int = 0) -> None:
         """Set the vectors of an output; dimensions of one index never have any."""
         shape = self.shape(node, which)
-        assert len(dims) == len(shape), (node.op, shape, len(dims))
+        if len(dims) != len(shape) or any(
+            vector is not None and size > 1 and vector.size != size
+            for vector, size in zip(dims, shape, strict=True)
+        ):
+            raise ValueError(f"the rule of {node.op} does not give vectors of shape {shape}")
         self.dims[node.outputs[which]] = [
             None if vector is None or size <= 1 else vector for vector, size in zip(dims, shape, strict=True)
         ]
@@ -187,7 +191,10 @@ def _couple(program: Program, locks: Sequence[tuple[int, str]], picks: Mapping[s
         rule = RULES.get(node.op) or RULES.get(node.op.rstrip("_"))
         if rule is None:
             rule = RULES["pointwise"] if _is_pointwise(node) else unknown
-        rule(coupling, node)
+        try:
+            rule(coupling, node)
+        except (ValueError, IndexError, TypeError):  # a form of the operator the rule does not know
+            unknown(coupling, node)
         for output in node.outputs:
             if output not in coupling.dims:
                 coupling.dims[output] = [None] * len(program.values[output].shape)

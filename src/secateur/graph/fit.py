@@ -53,8 +53,13 @@ def _rescaled(program: Program, after: Program) -> list[tuple[int, str]]:
     return []
 
 
+ARITHMETIC = {"add", "sub", "mul", "div", "pow", "rsub", "floor_divide", "clamp"}
+"""Operators in whose arguments whole numbers are values, not sizes or dimensions."""
+
+
 def _numbers(node: Node) -> list[float]:
-    return [argument for argument in node.args if isinstance(argument, float)]
+    kinds = (int, float) if node.op.rstrip("_") in ARITHMETIC else (float,)
+    return [argument for argument in node.args if isinstance(argument, kinds)]
 
 
 def _agree(cut: Cut, call: Call, after: Program, other: Call) -> bool:

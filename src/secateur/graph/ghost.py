@@ -55,14 +55,15 @@ def forget_caches(model: nn.Module) -> None:
                 each.training = mode
 
 
-def tag_attributes(model: nn.Module) -> dict[str, int]:
-    """Turn every integer attribute of every module into a `Size`; return path → value of all of them.
+def tag_attributes(ghost: nn.Module, model: nn.Module) -> dict[str, int]:
+    """Turn every integer attribute of every module of a ghost into a `Size`; return path → value of all of them.
 
-    Also integers in tuples and lists, and those of objects a module holds, such as a configuration.
+    Also integers in tuples and lists, and those of objects a module holds, such as a configuration; but not of
+    objects the ghost shares with the `model` it is a copy of.
     """
     found: dict[str, int] = {}
-    seen: set[int] = set()
-    for name, module in model.named_modules():
+    seen = {id(value) for module in model.modules() for value in vars(module).values()}
+    for name, module in ghost.named_modules():
         attributes = vars(module)
         for key, value in list(attributes.items()):
             if key.startswith("_") or key == "training":

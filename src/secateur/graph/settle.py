@@ -26,7 +26,7 @@ class Demand(NamedTuple):
 
     call: int
     place: Place
-    size: int
+    size: float
     need: float
 
 

@@ -66,7 +66,7 @@ def attempt(model: nn.Module, example_inputs: Inputs, kind: str) -> tuple[Progra
         ghost = copy_with(model, substitute, held)
         program = Program(tensors_were=kind)
         try:
-            _record(ghost, inputs, program)
+            _record(ghost, model, inputs, program)
         except Exception as error:
             return program, error
     return program, None
@@ -86,9 +86,9 @@ KINDS = {
 """What a pass can run on, fastest first: each kind knows more of a tensor than the one before."""
 
 
-def _record(ghost: nn.Module, inputs: Arguments, program: Program) -> None:
+def _record(ghost: nn.Module, model: nn.Module, inputs: Arguments, program: Program) -> None:
     stand_in(ghost, [name for name, module in ghost.named_modules() if is_plain_attention(module)])
-    program.attributes.update(tag_attributes(ghost))
+    program.attributes.update(tag_attributes(ghost, model))
     recorder = _Recorder(program)
     recorder.name_tensors(ghost, inputs)
     recorder.follow(ghost)

@@ -39,14 +39,18 @@ class Verification:
     """How far the smaller model's outputs are from the large one's with the removed units zeroed.
 
     `error` is the largest difference over the largest output, `dtype` what both ran in, `exact` whether no statistic
-    ran over what was cut; where one did, the large model computed it over what stays.
+    ran over what was cut; where one did, the large model computed it over what stays. `compared` is how many numbers
+    were: none where the outputs are empty, such as boxes nothing was found for.
     """
 
     error: float
     dtype: str
     exact: bool
+    compared: int = 1
 
     def __str__(self) -> str:
+        if not self.compared:
+            return "the outputs hold nothing to compare"
         reference = "zeroed" if self.exact else "zeroed, statistics over what stays"
         return f"largest difference {self.error:.1e} of the largest output, in {self.dtype} ({reference})"
 
@@ -76,7 +80,9 @@ def verify(
             outputs = expected, _run(copies.small(small), example_inputs, dtype, {}, cut)
         except Exception as error:  # the model's own code may raise anything at a type it does not expect
             if dtype is torch.float32:
-                raise VerificationError(f"The smaller model could not be compared ({error}).") from error
+                raise VerificationError(
+                    f"The smaller model could not be compared ({_first_line(error)})."
+                ) from error
             continue
         apart = distance(*outputs)
         if not apart <= TOLERANCE[dtype]:
@@ -84,8 +90,13 @@ def verify(
                 f"The smaller model differs from the large one without those units by {apart:.1e} of its largest "
                 f"output: it was thrown away. Keep more layers with keep=, or report the model."
             )
-        return Verification(apart, str(dtype).removeprefix("torch."), not crossing)
+        compared = sum(int(output.isfinite().sum()) for output in expected)
+        return Verification(apart, str(dtype).removeprefix("torch."), not crossing, compared)
     raise AssertionError
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0].rstrip(".") or type(error).__name__
 
 
 def distance(left: list[Tensor], right: list[Tensor]) -> float:
@@ -251,14 +262,20 @@ def _over_kept(func: Callable[..., Any], args: Any, kwargs: Any, node: Node, cut
     rest = ADAPT[node.op](args, stay, part) if node.op in ADAPT else args[1:]
     out = func(part, *rest, **kwargs)
 
+    whole_shapes = iter(node.outputs)
+
     def back(tensor: Any) -> Any:
-        if not isinstance(tensor, Tensor) or tensor.ndim != whole.ndim:
+        """Put an output's entries where they are in the large model, zeros elsewhere."""
+        if not isinstance(tensor, Tensor):
             return tensor
-        for dim, indices in stay.items():
-            if tensor.shape[dim] == len(indices) and len(indices) != whole.shape[dim]:
-                shape = list(tensor.shape)
-                shape[dim] = whole.shape[dim]
-                tensor = tensor.new_zeros(shape).index_copy(dim, indices, tensor)
+        index = next(whole_shapes)
+        shape, dims = cut.coupling.program.values[index].shape, cut.coupling.dims[index]
+        for dim, vector in enumerate(dims):
+            if vector is not None and tensor.shape[dim] != shape[dim]:
+                kept = torch.from_numpy(np.flatnonzero(cut.kept(vector)))
+                sizes = list(tensor.shape)
+                sizes[dim] = shape[dim]
+                tensor = tensor.new_zeros(sizes).index_copy(dim, kept, tensor)
         return tensor
 
     return tree_map(back, out)

@@ -17,7 +17,7 @@ from secateur.graph.couple import Coupling, Dims, Need, argument, varies
 from secateur.graph.labels import FIXED, Vector
 from secateur.graph.program import Node, Ref
 from secateur.graph.rules.pointwise import meet
-from secateur.graph.rules.table import rule, tensors
+from secateur.graph.rules.table import lock_all, rule, tensors
 from secateur.graph.sizes import Attribute, Size, leaves
 
 
@@ -303,6 +303,19 @@ def cat(c: Coupling, node: Node) -> None:
     c.give(node, dims)
 
 
+@rule("glu")
+def glu(c: Coupling, node: Node) -> None:
+    """First half of a dimension, gated by the second."""
+    dims = list(c.of(node.args[0]))
+    at = argument(node, 1, "dim", -1) % len(dims)
+    vector = dims[at]
+    if vector is not None:
+        half = vector.size // 2
+        align(c, node, [vector[:half], vector[half:]])
+        dims[at] = vector[:half]
+    c.give(node, dims)
+
+
 @rule("stack")
 def stack(c: Coupling, node: Node) -> None:
     """Join tensors along a new dimension."""
@@ -426,7 +439,14 @@ def view_as_complex(c: Coupling, node: Node) -> None:
 @rule("diagonal", "tril", "triu")
 def masked_matrix(c: Coupling, node: Node) -> None:
     """Look at the last two dimensions by their index."""
-    *dims, rows, columns = c.of(node.args[0])
+    source = c.of(node.args[0])
+    if node.op == "diagonal" and tuple(np.array(node.args[2:4] or (0, 1)) % len(source)) != (
+        len(source) - 2,
+        len(source) - 1,
+    ):
+        lock_all(c, node, "it takes the diagonal of other dimensions than the last two")
+        return
+    *dims, rows, columns = source
     for vector in (rows, columns):
         c.lock(node, vector, "the operator depends on its indices")
     c.give(node, [*dims, *[None] * (len(c.shape(node)) - len(dims))])

@@ -24,11 +24,10 @@ def _chosen(dim: Any, count: int) -> list[int]:
     return [int(at) % max(1, count) for at in np.atleast_1d(dim)]
 
 
-def _reduce(c: Coupling, node: Node, over: list[int], keepdim: bool, *, exact: bool) -> None:
+def _reduce(c: Coupling, node: Node, over: list[int], keepdim: bool) -> None:
     dims: Dims = list(c.of(node.args[0]))
     for at in over:
-        if not exact:
-            c.crosses(node, dims[at])
+        c.crosses(node, dims[at])
     after = [None if at in over else vector for at, vector in enumerate(dims) if keepdim or at not in over]
     for which in range(len(node.outputs)):
         c.give(node, after, which)
@@ -36,10 +35,10 @@ def _reduce(c: Coupling, node: Node, over: list[int], keepdim: bool, *, exact: b
 
 @rule("sum", "nansum", "count_nonzero")
 def sum_(c: Coupling, node: Node) -> None:
-    """A sum loses nothing when zeros are left out."""
+    """A sum: units may be other than zero where their weights are, as behind an exponential."""
     count = len(c.of(node.args[0]))
     over = _chosen(argument(node, 1, "dim"), count)
-    _reduce(c, node, over, bool(argument(node, 2, "keepdim", False)), exact=True)
+    _reduce(c, node, over, bool(argument(node, 2, "keepdim", False)))
 
 
 @rule(
@@ -61,16 +60,16 @@ def statistic(c: Coupling, node: Node) -> None:
         for at in _chosen(dim, count):
             if node.op not in ("prod", "all", "any"):
                 c.lock(node, c.of(operands[0])[at], "the operator returns indices into it")
-    _reduce(c, node, _chosen(dim, count), keep, exact=False)
+    _reduce(c, node, _chosen(dim, count), keep)
 
 
 @rule("linalg_vector_norm", "norm")
 def norm(c: Coupling, node: Node) -> None:
-    """A norm over dimensions; zeros do not count in it."""
+    """A norm over dimensions."""
     at = 2 if node.op == "linalg_vector_norm" or len(node.args) > 2 else 1
     count = len(c.of(node.args[0]))
     over = _chosen(argument(node, at, "dim"), count)
-    _reduce(c, node, over, bool(argument(node, at + 1, "keepdim", False)), exact=True)
+    _reduce(c, node, over, bool(argument(node, at + 1, "keepdim", False)))
 
 
 @rule("_softmax", "_log_softmax", "softmax", "log_softmax", "_safe_softmax")
