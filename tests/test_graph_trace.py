@@ -499,7 +499,6 @@ class Constant:
         return self
 
 
-@pytest.mark.xfail(strict=True, reason="attributes of an object that a deep copy shares are tagged for good")
 @pytest.mark.parametrize(
     "shared", [Constant(), logging.getLogger("secateur.tests")], ids=["constant", "logger"]
 )

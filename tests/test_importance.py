@@ -246,7 +246,6 @@ def test_a_weight_that_goes_with_a_unit_twice_is_one_weight() -> None:
     assert found.tolist() == pytest.approx(expected, rel=1e-12)
 
 
-@pytest.mark.xfail(strict=True, reason="weights are squared in their own type, where small ones vanish")
 def test_small_weights_of_a_narrow_type_are_told_apart_by_l2() -> None:
     model = nn.Sequential(nn.Linear(4, 3, bias=False), nn.Linear(3, 2, bias=False)).half()
     with torch.no_grad():

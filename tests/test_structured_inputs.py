@@ -104,7 +104,6 @@ LEAKS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-@pytest.mark.xfail(strict=True, reason="accepted, or refused with an exception that is not ours")
 @pytest.mark.parametrize("name", LEAKS)
 def test_a_choice_nobody_looks_at(name: str) -> None:
     with pytest.raises(SecateurError) as error:
@@ -182,7 +181,6 @@ def test_a_model_that_can_not_be_pruned_is_refused(name: str) -> None:
     assert words in sentence(error.value)
 
 
-@pytest.mark.xfail(strict=True, reason="refused with an exception of torch's")
 @pytest.mark.parametrize(
     "build",
     [lambda: nn.Sequential(nn.LazyLinear(10), nn.ReLU(), nn.Linear(10, 2)), lambda: mlp().to("meta")],
@@ -193,14 +191,12 @@ def test_a_model_without_values_is_refused(build: Callable[[], nn.Module]) -> No
         prune(build())
 
 
-@pytest.mark.xfail(strict=True, reason="refused with an exception of torch's, after the work is done")
 @pytest.mark.parametrize("build", [scripted, traced])
 def test_a_script_is_refused(build: Callable[[], Any]) -> None:
     with pytest.raises(ModelError, match="ScriptModule"):
         prune(build())
 
 
-@pytest.mark.xfail(strict=True, reason="refused with an exception of torch's")
 def test_a_lazy_model_can_not_be_analyzed() -> None:
     with pytest.raises(ModelError):
         secateur.analyze(nn.Sequential(nn.LazyLinear(10), nn.ReLU(), nn.Linear(10, 2)), X)

@@ -179,6 +179,7 @@ def prune(
             raise InputError(
                 f"The granularity {granularity} removes units from all that belongs to them: leave include out."
             )
+        Masks(masks or {}).of(model)
         limits = {"budget": budget, "max_amount": max_amount, "round_to": round_to}
         if granularity == "layer":
             for name, given in {"budget": budget, "round_to": round_to, "masks": masks}.items():

@@ -24,7 +24,7 @@ from secateur.errors import InputError, ModelError, VerificationError
 from secateur.graph import cost
 from secateur.graph.couple import couple
 from secateur.graph.cut import Cut
-from secateur.graph.fit import misfits
+from secateur.graph.fit import misfits, products_of_activations
 from secateur.graph.ghost import is_plain_attention
 from secateur.graph.groups import Group, Groups, group
 from secateur.graph.settle import settle
@@ -191,7 +191,8 @@ def _made(
         try:
             return small, plan, verify(model, small, cut, example_inputs)
         except VerificationError:
-            if failures := misfits(small, cut, example_inputs):
+            failures = misfits(small, cut, example_inputs) or products_of_activations(cut)
+            if failures:
                 raise _Misfit(failures) from None
             raise
     if failures := misfits(small, cut, example_inputs):

@@ -62,6 +62,28 @@ def _numbers(node: Node) -> list[float]:
     return [argument for argument in node.args if isinstance(argument, kinds)]
 
 
+def products_of_activations(cut: Cut) -> list[tuple[int, str]]:
+    """Return the calls that sum products of two activations over what is cut.
+
+    Zeroed weights need not make both of them zero, as in attention without softmax: such a sum is not the same with
+    fewer terms.
+    """
+    program, dims = cut.coupling.program, cut.coupling.dims
+    weights = {value.id for value in program.values if value.kind in ("parameter", "buffer")}
+    found = []
+    for node in program.nodes:
+        operands = list(refs(node.args))
+        if operands and set(operands) <= weights:
+            weights.update(node.outputs)
+        elif node.op in ("mm", "bmm") and node.call is not None and not weights & set(operands):
+            summed = dims[operands[0]][-1]
+            if summed is not None and not cut.kept(summed).all():
+                found.append(
+                    (node.call, "the code sums products over it that are not zero without its weights")
+                )
+    return found
+
+
 def _agree(cut: Cut, call: Call, after: Program, other: Call) -> bool:
     """Whether a call's results have the sizes the cut foretells; on real numbers only sizes that may be cut count."""
     results, others = list(refs(call.outputs)), list(refs(other.outputs))
