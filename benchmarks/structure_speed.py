@@ -35,7 +35,7 @@ MODELS = {
     "deeplabv3_resnet50": 64, "r3d_18": 64,
 }  # fmt: skip
 REPEATS = 3
-LIMIT = 120
+LIMIT = 40
 SECONDS = Format(lambda value: f"{value:.2f}")
 
 

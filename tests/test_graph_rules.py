@@ -137,7 +137,8 @@ def test_labels_move_like_the_entries(name: str) -> None:
     before = labels_of_entries(coupling, (2, 3, 4), coupling.dims[index])
     real = set(before.ravel().tolist())
     assert len(real) == 2 + 3 + 4, "nothing is united"
-    assert not coupling.labels.locked()[1]
+    reasons = {lock.reason for lock in coupling.labels.locked()[1]}
+    assert reasons <= {"these example inputs reach only a part of it"}
     after = labels_of_entries(coupling, tuple(entries.shape), dims)
     for labels, source in zip(after, entries.ravel().tolist(), strict=True):
         assert set(labels.tolist()) & real == set(before[source - 1].tolist())

@@ -70,7 +70,11 @@ def blocks_of(model: nn.Module, program: Program) -> list[Block]:
             continue
         items = len(run.outputs) if isinstance(run.outputs, tuple | list) else 0
         alone = items == 0 and isinstance(run.outputs, Ref)
-        if (alone or items) and _residual(program, run.first, first, run.nodes):
+        if (
+            (alone or items)
+            and len(list(refs(run.outputs))) == 1
+            and _residual(program, run.first, first, run.nodes)
+        ):
             found.append(Block(run.path, items))
     paths = {block.path for block in found}
     outer = [b for b in found if not any(b.path.startswith(f"{path}.") for path in paths)]

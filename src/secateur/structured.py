@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
 from secateur.allocate import check_amount
@@ -213,6 +214,10 @@ def _require_values(model: nn.Module) -> None:
             raise ModelError(
                 f"{name or 'The model'} is a ScriptModule, whose code can't change: prune the module it was made from."
             )
+    if isinstance(model, DistributedDataParallel):
+        raise ModelError(
+            "The model is wrapped for several processes: prune model.module, and wrap the result."
+        )
     for name, tensor in named_tensors(model).items():
         if is_lazy(tensor) or tensor.is_meta:
             raise ModelError(f"{name} has no values yet: load weights, or run a lazy module once.")

@@ -88,6 +88,8 @@ def require_module(model: object) -> None:
 
 def as_names(names: str | Iterable[str] | None) -> tuple[str, ...]:
     """Return names as a tuple; a text alone is one name, None none."""
+    if names is not None and not isinstance(names, str | Iterable):
+        raise InputError(f"{names!r} is no name of a layer: give a name, a glob, or a list of them.")
     return (names,) if isinstance(names, str) else tuple(names or ())
 
 

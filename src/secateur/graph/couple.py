@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from secateur.graph.labels import Labels, Lock, Vector
+from secateur.graph.labels import FIXED, Labels, Lock, Vector
 from secateur.graph.program import Node, Program, Ref, Value, refs
 
 Dims = list[Vector | None]
@@ -63,6 +63,8 @@ class Coupling:
     picks: Mapping[str, int] = field(default_factory=dict)
     """Place → which of the possibilities to choose there, instead of the first."""
     heads: list[Vector] = field(default_factory=list)
+    parts: list[tuple[Vector, Lock]] = field(default_factory=list)
+    """Dimensions of which the code takes a part."""
     needs: dict[int, list[Need]] = field(default_factory=dict)
     """Call → integers among its arguments that must become the kept count of some labels."""
 
@@ -199,6 +201,7 @@ def _couple(program: Program, locks: Sequence[tuple[int, str]], picks: Mapping[s
             if output not in coupling.dims:
                 coupling.dims[output] = [None] * len(program.values[output].shape)
     _follow_siblings(coupling)
+    _lock_unreached(coupling)
     for number, call in enumerate(program.calls):
         if call.name in CALL_RULES:
             CALL_RULES[call.name](coupling, number, call)
@@ -241,6 +244,27 @@ def _follow_siblings(coupling: Coupling) -> None:
                 coupling.labels.unite(vector, other, lock)
             elif vector is not None:
                 coupling.labels.lock(vector, lock)
+
+
+def _lock_unreached(coupling: Coupling) -> None:
+    """Keep indices of which the code could take a part, took another, and which nothing else has to do with.
+
+    They are rows of a table that these example inputs were too short to reach, such as positions.
+    """
+    labels, program = coupling.labels, coupling.program
+    vectors = [
+        labels.find(vector[vector != FIXED])
+        for index in program.tensors.values()
+        if program.values[index].kind == "parameter"
+        for vector in coupling.dims[index]
+        if vector is not None
+    ]
+    if not vectors or not coupling.parts:
+        return
+    places = np.bincount(np.concatenate([np.unique(vector) for vector in vectors]), minlength=len(labels))
+    for vector, lock in coupling.parts:
+        roots = labels.find(vector[vector != FIXED])
+        labels.lock(roots[places[roots] == 1], lock)
 
 
 def _places(name: str) -> Iterator[tuple[str, ...]]:

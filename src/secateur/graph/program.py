@@ -70,12 +70,13 @@ class Call:
 
 @dataclass
 class Run:
-    """One pass through a module's forward: its first tensor, what it returned, and the nodes it took."""
+    """One pass through a module's forward: its first tensor, what it returned, its nodes, its calls by function."""
 
     path: str
     first: int
     outputs: Any
     nodes: range
+    calls: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass

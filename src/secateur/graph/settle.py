@@ -160,7 +160,10 @@ def _override(cut: Cut, wrong: list[Demand], settlement: Settlement) -> None:
         if call.module not in call.nth:
             settlement.failures.append((demand.call, "a hook of the model fixes its size"))
             continue
-        override = Override(call.module, call.name, call.nth[call.module], demand.place, demand.need)
+        totals = {run.calls.get(call.name, 0) for run in cut.coupling.program.runs if run.path == call.module}
+        override = Override(
+            call.module, call.name, call.nth[call.module], demand.place, demand.need, max(totals, default=0)
+        )
         other = overrides.setdefault((call.module, call.name, override.nth, demand.place), override)
         if other.value != override.value:
             reason = (

@@ -10,9 +10,10 @@ switched off for the pass, so that what they do is seen. The user's model is nev
 from __future__ import annotations
 
 import functools
+import logging
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -45,6 +46,8 @@ def trace(model: nn.Module, example_inputs: Inputs) -> Program:
         program, error = attempt(model, example_inputs, kind)
         if error is None:
             return program
+        if isinstance(error, ModelError):
+            raise error
     reason = (str(error).strip().splitlines() or [""])[0].rstrip(".") or type(error).__name__
     raise ModelError(
         f"{type(model).__name__} does not run on example inputs of shape {shapes(example_inputs)} "
@@ -56,7 +59,10 @@ def attempt(model: nn.Module, example_inputs: Inputs, kind: str) -> tuple[Progra
     """Trace on tensors of one of `KINDS`; return what was recorded, and the error that ended it, if one did."""
     inputs = arguments(example_inputs)
     substitute: Callable[[Tensor], Tensor] = KINDS[kind]
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
     with ExitStack() as stack:
+        stack.callback(setattr, logger, "disabled", logger.disabled)
+        logger.disabled = True  # what fails here is told in one sentence, or tried in another way
         if kind == "meta":
             stack.enter_context(torch.device("meta"))
         elif kind == "fake":
@@ -101,15 +107,38 @@ def _record(ghost: nn.Module, model: nn.Module, inputs: Arguments, program: Prog
     program.outputs = [recorder.read(leaf) for leaf in tensors_of(outputs)]
 
 
-def tensors_of(outputs: Any) -> list[Tensor]:
-    """Return the tensors a model returned, from any nest of tuples, lists, dicts and their like.
+PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, type)
 
-    A cache of keys and values for later calls is no output: its size may change with the model's.
+
+def tensors_of(outputs: Any) -> list[Tensor]:
+    """Return the tensors a model returned, from any nest of tuples, lists, sets, dicts and objects with fields.
+
+    A cache of keys and values for later calls is no output: its size may change with the model's. Raises `ModelError`
+    for what can't be looked into.
     """
-    if isinstance(outputs, Mapping):
-        found = (tensors_of(item) for key, item in outputs.items() if key != "past_key_values")
-        return [tensor for tensors in found for tensor in tensors]
-    return [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
+    return list(_walk(outputs, set()))
+
+
+def _walk(outputs: Any, seen: set[int]) -> Iterator[Tensor]:
+    if isinstance(outputs, Tensor):
+        yield outputs
+        return
+    if isinstance(outputs, PLAIN) or id(outputs) in seen or "Cache" in type(outputs).__name__:
+        return
+    seen.add(id(outputs))
+    if isinstance(outputs, list | tuple | set | frozenset):
+        parts = list(outputs)
+    elif isinstance(outputs, Mapping):
+        parts = [item for key, item in outputs.items() if key != "past_key_values"]
+    elif hasattr(outputs, "__dict__") and not callable(outputs) and not hasattr(outputs, "__next__"):
+        parts = list(vars(outputs).values())
+    else:
+        raise ModelError(
+            f"The model returns a {type(outputs).__name__}, which can't be compared: return tensors, in tuples, dicts "
+            "or objects with fields."
+        )
+    for part in parts:
+        yield from _walk(part, seen)
 
 
 class _Recorder:
@@ -147,13 +176,14 @@ class _Recorder:
         def followed(*args: Any, **kwargs: Any) -> Any:
             first = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
             source, start = -1 if first is None else self.read(first), len(self.program.nodes)
-            self.stack.append((name, Counter()))
+            calls: Counter[str] = Counter()
+            self.stack.append((name, calls))
             try:
                 outputs = forward(*args, **kwargs)
             finally:
                 self.stack.pop()
             nodes = range(start, len(self.program.nodes))
-            self.program.runs.append(Run(name, source, self.refer(outputs), nodes))
+            self.program.runs.append(Run(name, source, self.refer(outputs), nodes, dict(calls)))
             return outputs
 
         return followed

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode, resolve_name
 
-from secateur.errors import InputError
+from secateur.errors import InputError, ModelError
 from secateur.shrink.plan import Override
 
 
@@ -90,16 +90,31 @@ class Resized(Forward):
 
     def __init__(self, module: nn.Module, overrides: Iterable[Override]) -> None:
         super().__init__(module)
+        self.expected: dict[Callable[..., Any], int] = {}
         changes: dict[Callable[..., Any], dict[int, list[tuple[Place, int | float]]]] = {}
         for override in overrides:
             calls = changes.setdefault(function_called(override.function), {})
             calls.setdefault(override.nth, []).append((override.argument, override.value))
+            if override.of:
+                self.expected[function_called(override.function)] = override.of
         self.changes: Changes = changes
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the forward that was there, its numbers replaced."""
-        with _Replacing(self.changes):
-            return self.original(*args, **kwargs)
+        """Run the forward that was there, its numbers replaced.
+
+        Raises `ModelError` where it makes another number of these calls than when the plan was made: which of them
+        is meant can't be told then.
+        """
+        with _Replacing(self.changes) as replacing:
+            outputs = self.original(*args, **kwargs)
+        for function, number in self.expected.items():
+            if replacing.calls[function] != number:
+                raise ModelError(
+                    f"{type(self.module).__name__} calls {call_name(function)} {replacing.calls[function]} times here, "
+                    f"and did so {number} times on the example inputs it was pruned with, so that its sizes can't be "
+                    "told: prune it with inputs like these."
+                )
+        return outputs
 
 
 class _Replacing(TorchFunctionMode):

@@ -29,6 +29,7 @@ class Override:
     function it calls, by its `call_name`; `nth` which of its calls of that function, counted from 0, those of its
     children included. `argument` leads to the number: the position or keyword of an argument, then the index, key
     or slice field (`start`, `stop`, `step`) inside it; (1, 2) is `args[1][2]`. `value` is put in its place.
+    `of` is how many such calls the forward makes; 0 where that is not known.
     """
 
     module: str
@@ -36,6 +37,7 @@ class Override:
     nth: int
     argument: tuple[int | str, ...]
     value: int | float
+    of: int = 0
 
 
 @dataclass(frozen=True)

@@ -232,6 +232,8 @@ def slice_(c: Coupling, node: Node) -> None:
         if step != 1:
             c.lock(node, vector, "the code takes every few of its indices")
         part = vector[start:stop:step]
+        if part.size < vector.size:
+            c.parts.append((vector, c.lock_for(node, "these example inputs reach only a part of it")))
         if part.size == 1:
             c.lock(node, part, "the code takes one index of it by number")
         if start > 0:
