@@ -2,7 +2,7 @@
 
 Half of the channels of every layer, without the proof (Torch-Pruning gives none). Each model is copied for each
 tool, and the tools take turns; each time is the best of `REPEATS`. A Llama-shaped network of 1 and 7 billion
-parameters is analysed on the meta device, where it has no weights; there the peak memory of the process counts.
+parameters is analysed on the meta device, where it has no weights.
 
     python benchmarks/structure_speed.py [--threads 1]
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import resource
 import signal
 import time
 from collections.abc import Callable
@@ -81,7 +80,6 @@ def main() -> None:
             "torch_pruning", "Torch-Pruning, s", Format(lambda v: v if isinstance(v, str) else f"{v:.2f}")
         ),
         Column("ratio", "Ratio", SECONDS),
-        Column("peak", "Peak memory, GiB", SECONDS),
     ]
     record(
         NAME,
@@ -139,11 +137,7 @@ def llama(title: str, width: int, hidden: int, layers: int, groups: int) -> dict
     began = time.perf_counter()
     analyze(model, inputs)
     seconds = time.perf_counter() - began
-    return {
-        "model": title,
-        "secateur": seconds,
-        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
-    }
+    return {"model": title, "secateur": seconds}
 
 
 if __name__ == "__main__":
