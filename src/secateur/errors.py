@@ -4,6 +4,13 @@ Every message is one sentence that names the thing at fault and the way out. The
 sentence and exits with code 2; nothing else in the package ends a process.
 """
 
+import re
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the first sentence of somebody else's error, without its full stop; its type where it says nothing."""
+    return re.split(r"[.!]\s|\n", str(error).strip())[0].rstrip(".") or type(error).__name__
+
 
 class SecateurError(Exception):
     """Base of every error this package raises on purpose."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +18,7 @@ from secateur import budget as budgets
 from secateur import granularity as granularities
 from secateur.allocate import SCOPES, allocate, check_amount
 from secateur.criteria import CRITERIA, Batches, measured, score
-from secateur.errors import InputError, ModelError
+from secateur.errors import InputError, ModelError, reason_of
 from secateur.graph.groups import Groups
 from secateur.layers import skip_layers
 from secateur.masks import Masks
@@ -335,7 +334,6 @@ def _copy(model: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(model)
     except Exception as error:
-        reason = re.split(r"\.\s|\n", str(error).strip())[0].rstrip(".") or type(error).__name__
         raise ModelError(
-            f"{type(model).__name__} can't be copied ({reason}): prune it itself, with inplace=True."
+            f"{type(model).__name__} can't be copied ({reason_of(error)}): prune it itself, with inplace=True."
         ) from error

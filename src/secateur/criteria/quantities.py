@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from secateur.criteria.registry import CRITERIA
-from secateur.errors import InputError
+from secateur.errors import InputError, reason_of
 from secateur.modes import evaluating
 from secateur.progress import track
 from secateur.registry import Registry
@@ -66,10 +66,9 @@ def gradient(model: nn.Module, tensors: Mapping[str, Tensor], data: Batches) -> 
                     loss = size * _loss(outputs, labels)
                     grads = torch.autograd.grad(loss, list(tensors.values()), allow_unused=True)
                 except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
-                    reason = (str(error).strip().splitlines() or [""])[0].rstrip(".") or type(error).__name__
                     raise InputError(
-                        f"The calibration data gives no gradient ({reason}): pass batches of what the model takes "
-                        "and labels that fit its outputs."
+                        f"The calibration data gives no gradient ({reason_of(error)}): pass batches of what the "
+                        "model takes and labels that fit its outputs."
                     ) from error
                 for name, grad in zip(tensors, grads, strict=True):
                     if grad is not None:

@@ -6,7 +6,6 @@ import inspect
 import io
 import logging
 import os
-import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from secateur.errors import InputError, ModelError, StoreError
+from secateur.errors import InputError, ModelError, StoreError, reason_of
 from secateur.export.formats import FORMATS, Format
 from secateur.files import writing
 from secateur.graph.trace import tensors_of
@@ -189,4 +188,4 @@ def _reason(error: BaseException) -> str:
     """Return the first sentence of what went wrong at the root."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return re.split(r"[.!]\s|\n", str(error).strip())[0].rstrip(".") or type(error).__name__
+    return reason_of(error)

@@ -11,6 +11,7 @@ from itertools import zip_longest
 
 from torch import nn
 
+from secateur.errors import reason_of
 from secateur.graph.cut import Cut
 from secateur.graph.program import Call, Node, Program, refs
 from secateur.graph.trace import attempt
@@ -102,5 +103,4 @@ def _agree(cut: Cut, call: Call, after: Program, other: Call) -> bool:
 def _because(error: Exception | None) -> str:
     if error is None:
         return ""
-    first = (str(error).strip().splitlines() or [""])[0].rstrip(".")
-    return f"the code does not run with another size ({first or type(error).__name__})"
+    return f"the code does not run with another size ({reason_of(error)})"

@@ -7,14 +7,13 @@ attributes and run it without the user's model ever noticing.
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from secateur.errors import ModelError
+from secateur.errors import ModelError, reason_of
 from secateur.graph.sizes import Attribute, Size
 
 
@@ -38,8 +37,7 @@ def copy_with(
     try:
         copied = copy.deepcopy(model, memo)
     except Exception as error:
-        reason = re.split(r"\.\s|\n", str(error).strip())[0].rstrip(".") or type(error).__name__
-        raise ModelError(f"{type(model).__name__} can't be copied ({reason}).") from error
+        raise ModelError(f"{type(model).__name__} can't be copied ({reason_of(error)}).") from error
     forget_caches(copied)
     return copied
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from secateur.errors import VerificationError
+from secateur.errors import VerificationError, reason_of
 from secateur.graph.cut import Cut
 from secateur.graph.ghost import copy_with, is_plain_attention
 from secateur.graph.program import Node, Ref
@@ -81,7 +81,7 @@ def verify(
         except Exception as error:  # the model's own code may raise anything at a type it does not expect
             if dtype is torch.float32:
                 raise VerificationError(
-                    f"The smaller model could not be compared ({_first_line(error)})."
+                    f"The smaller model could not be compared ({reason_of(error)})."
                 ) from error
             continue
         apart = distance(*outputs)
@@ -93,10 +93,6 @@ def verify(
         compared = sum(int(output.isfinite().sum()) for output in expected)
         return Verification(apart, str(dtype).removeprefix("torch."), not crossing, compared)
     raise AssertionError
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [""])[0].rstrip(".") or type(error).__name__
 
 
 def distance(left: list[Tensor], right: list[Tensor]) -> float:
