@@ -506,7 +506,7 @@ def test_models_with_nothing_to_prune_are_refused(model: nn.Module) -> None:
         prune(model, amount=0.5)
 
 
-@pytest.mark.parametrize("model", [None, nn.Linear, nn.Linear(2, 2).state_dict()], ids=str)
+@pytest.mark.parametrize("model", [None, nn.Linear, nn.Linear(2, 2).state_dict()], ids=["None", "class", "dict"])
 def test_what_is_no_model_is_refused(model: Any) -> None:
     with pytest.raises(InputError, match=r"A model is a torch\.nn\.Module"):
         prune(model, amount=0.5)

@@ -7,6 +7,7 @@ attributes and run it without the user's model ever noticing.
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -30,8 +31,11 @@ def copy_with(
     """
     memo: dict[int, Any] = {}
     for module in model.modules():
-        for tensor in _tensors_of(vars(module)):
-            memo.setdefault(id(tensor), held(tensor))
+        for value in vars(module).values():
+            if type(value) in (dict, OrderedDict) and not value:
+                memo[id(value)] = type(value)()  # a module has a dozen of them
+            for tensor in _tensors_of(value):
+                memo.setdefault(id(tensor), held(tensor))
     for tensor in (*model.parameters(), *model.buffers()):
         memo[id(tensor)] = substitute(tensor)
     try:

@@ -83,7 +83,7 @@ class Labels:
 
     def lock(self, labels: Vector, lock: Lock) -> None:
         """Keep every one of these labels."""
-        labels = np.unique(labels[labels != FIXED])
+        labels = labels[labels != FIXED]
         if labels.size:
             self._locks.append((labels, lock))
             self._stuck[self.find(labels)] = True

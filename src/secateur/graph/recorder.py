@@ -196,15 +196,31 @@ class Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
 
-def _normalised(source: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """The results of a batch normalisation."""
-    nothing = source.new_empty(0)
-    return torch.empty_like(source), nothing, source.new_empty(0)
+def _like(source: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(source)
+
+
+def _itself(source: Tensor, *_: Any) -> Tensor:
+    return source
+
+
+def _batch_normalised(source: Tensor, *_: Any) -> tuple[Tensor, ...]:
+    return torch.empty_like(source), source.new_empty(0), source.new_empty(0)
+
+
+def _layer_normalised(source: Tensor, shape: list[int], *rest: Any) -> tuple[Tensor, ...]:
+    if list(source.shape[-len(shape) :]) != list(shape):
+        return torch.native_layer_norm(source, shape, *rest)  # which says what is wrong
+    rows = source.new_empty(*source.shape[: -len(shape)], *(1 for _ in shape))
+    return torch.empty_like(source), rows, torch.empty_like(rows)
 
 
 SHORTCUTS: dict[str, Callable[..., Any]] = {
-    "aten::native_batch_norm": _normalised,
-    "aten::_native_batch_norm_legit_no_training": _normalised,
+    "aten::native_batch_norm": _batch_normalised,
+    "aten::_native_batch_norm_legit_no_training": _batch_normalised,
+    "aten::native_layer_norm": _layer_normalised,
+    **{f"aten::{name}": _like for name in ("hardtanh", "hardswish", "hardsigmoid", "gelu")},
+    **{f"aten::{name}_": _itself for name in ("hardtanh", "hardswish", "hardsigmoid", "gelu")},
 }
 """Operators whose meta kernels are slow, being written in Python; what they return has only a shape."""
 
