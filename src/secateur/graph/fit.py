@@ -44,8 +44,7 @@ def _rescaled(program: Program, after: Program) -> list[tuple[int, str]]:
     for node, other in zip(program.nodes, after.nodes, strict=False):
         if node.op != other.op:
             break
-        pairs = zip(_numbers(node), _numbers(other), strict=False)
-        if node.call is not None and any(one != two for one, two in pairs):
+        if node.call is not None and _numbers(node) != _numbers(other):
             here = program.calls[node.call]
             reason = f"the code at {here.source} computes with a number made from its size"
             return [
@@ -58,9 +57,10 @@ ARITHMETIC = {"add", "sub", "mul", "div", "pow", "rsub", "floor_divide", "clamp"
 """Operators in whose arguments whole numbers are values, not sizes or dimensions."""
 
 
-def _numbers(node: Node) -> list[float]:
+def _numbers(node: Node) -> list[str]:
+    """Return the numbers an operator computes with, written out: NaN is what NaN was."""
     kinds = (int, float) if node.op.rstrip("_") in ARITHMETIC else (float,)
-    return [argument for argument in node.args if isinstance(argument, kinds)]
+    return [repr(float(argument)) for argument in node.args if isinstance(argument, kinds)]
 
 
 def products_of_activations(cut: Cut) -> list[tuple[int, str]]:

@@ -8,30 +8,27 @@ its own code and its own sizes: nothing of the cut but the list of kept indices 
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from secateur.errors import VerificationError, reason_of
+from secateur.errors import ModelError, VerificationError, reason_of
 from secateur.graph.cut import Cut
 from secateur.graph.ghost import copy_with, is_plain_attention
-from secateur.graph.program import Node, Ref
+from secateur.graph.program import Node, refs
 from secateur.graph.trace import tensors_of
 from secateur.measure.inputs import Inputs, arguments
 from secateur.modes import evaluating, unfused
+from secateur.shrink.over_kept import NARROW, Widened, crossing
 from secateur.shrink.plan import named_tensors
 from secateur.shrink.standins import stand_in
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}
-NARROW = (torch.float16, torch.bfloat16, torch.float32)
 
 
 @dataclass(frozen=True)
@@ -40,19 +37,24 @@ class Verification:
 
     `error` is the largest difference over the largest output, `dtype` what both ran in, `exact` whether no statistic
     ran over what was cut; where one did, the large model computed it over what stays. `compared` is how many numbers
-    were: none where the outputs are empty, such as boxes nothing was found for.
+    were. `inside` says that the outputs were empty, such as boxes where nothing was found, so that what the layers
+    with parameters return was compared instead, where it keeps its size.
     """
 
     error: float
     dtype: str
     exact: bool
     compared: int = 1
+    inside: bool = False
 
     def __str__(self) -> str:
-        if not self.compared:
-            return "the outputs hold nothing to compare"
         reference = "zeroed" if self.exact else "zeroed, statistics over what stays"
-        return f"largest difference {self.error:.1e} of the largest output, in {self.dtype} ({reference})"
+        of = (
+            "the largest output of a layer, the model's own being empty"
+            if self.inside
+            else "the largest output"
+        )
+        return f"largest difference {self.error:.1e} of {of}, in {self.dtype} ({reference})"
 
 
 def verify(
@@ -65,19 +67,16 @@ def verify(
     """Compare the outputs of `model` with the cut's units zeroed to those of `small`.
 
     `prepare` may change the copy of the large model that runs, such as bypass the layers that went.
-    Raises `VerificationError` where they differ by more than rounding.
+    Raises `VerificationError` where they differ by more than rounding, `ModelError` where there is nothing to compare.
     """
-    crossing = _crossing(cut)
+    affected = crossing(cut)
     for dtype in (torch.float64, torch.float32):
+        compare = partial(_both, model, small, cut, example_inputs, prepare, dtype, affected)
         try:
-            copies = _Copies(model, cut, dtype)
-            large = copies.large()
-            prepare(large)
-            if crossing:  # the same operators as in the trace, in the same order
-                stand_in(large, [name for name, each in large.named_modules() if is_plain_attention(each)])
-            expected = _run(large, example_inputs, dtype, crossing, cut)
-            del large
-            outputs = expected, _run(copies.small(small), example_inputs, dtype, {}, cut)
+            outputs = compare()
+            inside = not any(output.numel() for output in outputs[0])
+            if inside:
+                outputs = compare(_of_same_size(cut))
         except Exception as error:  # the model's own code may raise anything at a type it does not expect
             if dtype is torch.float32:
                 raise VerificationError(
@@ -90,9 +89,50 @@ def verify(
                 f"The smaller model differs from the large one without those units by {apart:.1e} of its largest "
                 f"output: it was thrown away. Keep more layers with keep=, or report the model."
             )
-        compared = sum(int(output.isfinite().sum()) for output in expected)
-        return Verification(apart, str(dtype).removeprefix("torch."), not crossing, compared)
+        compared = sum(int(output.isfinite().sum()) for output in outputs[0])
+        if not compared:
+            raise ModelError(
+                f"Nothing that {type(model).__name__} returns on the example inputs can be compared: give inputs for "
+                "which it returns finite numbers, or cut without a proof by verify=False."
+            )
+        return Verification(apart, str(dtype).removeprefix("torch."), not affected, compared, inside)
     raise AssertionError
+
+
+def _both(
+    model: nn.Module,
+    small: nn.Module,
+    cut: Cut,
+    example_inputs: Inputs,
+    prepare: Callable[[nn.Module], None],
+    dtype: torch.dtype,
+    affected: dict[str, dict[int, Node]],
+    inside: Collection[str] | None = None,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Run the large model with the removed units zeroed, then the smaller one; return the outputs of both.
+
+    With `inside`, the outputs of the modules at these paths instead.
+    """
+    copies = _Copies(model, cut, dtype)
+    large = copies.large()
+    prepare(large)
+    if affected:  # the same operators as in the trace, in the same order
+        stand_in(large, [name for name, each in large.named_modules() if is_plain_attention(each)])
+    expected = _run(large, example_inputs, dtype, affected, cut, inside)
+    del large
+    return expected, _run(copies.small(small), example_inputs, dtype, {}, cut, inside)
+
+
+def _of_same_size(cut: Cut) -> set[str]:
+    """Return the modules with parameters of their own that return what keeps its size."""
+    program = cut.coupling.program
+    owners = {name.rpartition(".")[0] for name in program.tensors}
+    return {
+        run.path
+        for run in program.runs
+        if run.path in owners
+        and all(cut.shape(value) == program.values[value].shape for value in refs(run.outputs))
+    }
 
 
 def distance(left: list[Tensor], right: list[Tensor]) -> float:
@@ -158,12 +198,13 @@ class _Copies:
         return copy_with(self.model, masked)
 
     def small(self, small: nn.Module) -> nn.Module:
-        """The smaller model, with the same entries where they were drawn."""
+        """The smaller model, with the same entries where they were drawn, and its own where it has others."""
         names = {id(tensor): name for name, tensor in named_tensors(small).items()}
+        whole = named_tensors(self.model)
 
         def drawn(tensor: Tensor) -> Tensor:
             name = names.get(id(tensor), "")
-            if name not in self.drawn:
+            if name not in self.drawn or not bool((tensor == whole[name].flatten()[0]).all()):
                 return _as(tensor, self.dtype)
             wide = self.drawn[name]
             for dim, stay in self.kept.get(name, {}).items():
@@ -182,15 +223,21 @@ def _run(
     model: nn.Module,
     example_inputs: Inputs,
     dtype: torch.dtype,
-    crossing: dict[str, dict[int, Node]],
+    affected: dict[str, dict[int, Node]],
     cut: Cut,
+    inside: Collection[str] | None,
 ) -> list[Tensor]:
     args, kwargs = tree_map(
         lambda leaf: _as(leaf, dtype) if isinstance(leaf, Tensor) else leaf, arguments(example_inputs)
     )
-    widened = _Widened(dtype, crossing, cut)
+    heard: list[Tensor] = []
+    for path, module in model.named_modules():
+        if path in (inside or ()):
+            module.register_forward_hook(lambda module, args, outputs: heard.extend(tensors_of(outputs)))
+    widened = Widened(dtype, affected, cut)
     with evaluating(model), torch.no_grad(), unfused(), _same_draws(), _default(dtype), widened:
-        return tensors_of(model(*args, **kwargs))
+        outputs = model(*args, **kwargs)
+    return tensors_of(outputs) if inside is None else heard
 
 
 @contextmanager
@@ -208,109 +255,3 @@ def _default(dtype: torch.dtype) -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(before)
-
-
-def _crossing(cut: Cut) -> dict[str, dict[int, Node]]:
-    """Return the operators whose statistic runs over what is cut: name → how many came before → node."""
-    affected = {id(node) for node, vector in cut.coupling.crossed if not cut.kept(vector).all()}
-    count: Counter[str] = Counter()
-    found: dict[str, dict[int, Node]] = defaultdict(dict)
-    for node in cut.coupling.program.nodes:
-        if id(node) in affected:
-            found[node.op][count[node.op]] = node
-        count[node.op] += 1
-    return dict(found)
-
-
-class _Widened(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Keeps every number in `dtype`, and the statistics of some operators to what stays."""
-
-    def __init__(self, dtype: torch.dtype, crossing: dict[str, dict[int, Node]], cut: Cut) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.dtype, self.crossing, self.cut = dtype, crossing, cut
-        self.count: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = dict(kwargs or {})
-        if kwargs.get("dtype") in NARROW:
-            kwargs["dtype"] = self.dtype
-        name = func._schema.name.partition("::")[2]
-        nth = self.count[name]
-        self.count[name] += 1
-        node = self.crossing.get(name, {}).get(nth)
-        return func(*args, **kwargs) if node is None else _over_kept(func, args, kwargs, node, self.cut)
-
-
-def _over_kept(func: Callable[..., Any], args: Any, kwargs: Any, node: Node, cut: Cut) -> Any:
-    """Run an operator on the kept indices of its first operand, and put what comes out back in its place."""
-    source: Ref = node.args[0]
-    whole: Tensor = args[0]
-    stay = {
-        dim: torch.from_numpy(np.flatnonzero(cut.kept(vector)))
-        for dim, vector in enumerate(cut.coupling.dims[source.id])
-        if vector is not None and not cut.kept(vector).all()
-    }
-    if tuple(whole.shape) != cut.coupling.program.values[source.id].shape:
-        raise VerificationError(f"{node.op} met another shape than in the trace")
-    part = whole
-    for dim, indices in stay.items():
-        part = part.index_select(dim, indices)
-    rest = ADAPT[node.op](args, stay, part) if node.op in ADAPT else args[1:]
-    out = func(part, *rest, **kwargs)
-
-    whole_shapes = iter(node.outputs)
-
-    def back(tensor: Any) -> Any:
-        """Put an output's entries where they are in the large model, zeros elsewhere."""
-        if not isinstance(tensor, Tensor):
-            return tensor
-        index = next(whole_shapes)
-        shape, dims = cut.coupling.program.values[index].shape, cut.coupling.dims[index]
-        for dim, vector in enumerate(dims):
-            if vector is not None and tensor.shape[dim] != shape[dim]:
-                kept = torch.from_numpy(np.flatnonzero(cut.kept(vector)))
-                sizes = list(tensor.shape)
-                sizes[dim] = shape[dim]
-                tensor = tensor.new_zeros(sizes).index_copy(dim, kept, tensor)
-        return tensor
-
-    return tree_map(back, out)
-
-
-def _layer_norm(args: Any, stay: dict[int, Tensor], part: Tensor) -> list[Any]:
-    """Scale and shift lose the indices the input loses."""
-    shape = list(part.shape[-len(args[1]) :])
-    rest: list[Any] = [shape]
-    for affine in args[2:]:
-        if isinstance(affine, Tensor):
-            for dim, indices in stay.items():
-                back = dim - part.ndim
-                if -back <= affine.ndim:
-                    affine = affine.index_select(back, indices)
-        rest.append(affine)
-    return rest
-
-
-def _group_norm(args: Any, stay: dict[int, Tensor], part: Tensor) -> list[Any]:
-    scale, shift, batch, _, size, groups, eps = args[1:]
-    kept = stay[1]
-    affine = [None if each is None else each.index_select(0, kept) for each in (scale, shift)]
-    return [*affine, batch, part.shape[1], size, groups, eps]
-
-
-def _batch_norm(args: Any, stay: dict[int, Tensor], part: Tensor) -> list[Any]:
-    """Everything there is one of for each channel."""
-    if 1 not in stay:
-        return list(args[1:])
-    return [each.index_select(0, stay[1]) if isinstance(each, Tensor) else each for each in args[1:]]
-
-
-ADAPT: dict[str, Callable[..., list[Any]]] = {
-    "native_layer_norm": _layer_norm,
-    "_fused_rms_norm": _layer_norm,
-    "rms_norm": _layer_norm,
-    "native_group_norm": _group_norm,
-    "native_batch_norm": _batch_norm,
-    "_native_batch_norm_legit": _batch_norm,
-    "_batch_norm_with_update": _batch_norm,
-}

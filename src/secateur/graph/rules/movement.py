@@ -17,7 +17,7 @@ from secateur.graph.couple import Coupling, Dims, Need, argument, varies
 from secateur.graph.labels import FIXED, Vector
 from secateur.graph.program import Node, Ref
 from secateur.graph.rules.pointwise import meet
-from secateur.graph.rules.table import lock_all, rule, tensors
+from secateur.graph.rules.table import rule, tensors
 from secateur.graph.sizes import Attribute, Size, leaves
 
 
@@ -438,20 +438,23 @@ def view_as_complex(c: Coupling, node: Node) -> None:
     c.give(node, dims)
 
 
-@rule("diagonal", "tril", "triu")
-def masked_matrix(c: Coupling, node: Node) -> None:
-    """Look at the last two dimensions by their index."""
-    source = c.of(node.args[0])
-    if node.op == "diagonal" and tuple(np.array(node.args[2:4] or (0, 1)) % len(source)) != (
-        len(source) - 2,
-        len(source) - 1,
-    ):
-        lock_all(c, node, "it takes the diagonal of other dimensions than the last two")
-        return
-    *dims, rows, columns = source
+@rule("diagonal")
+def diagonal(c: Coupling, node: Node) -> None:
+    """Two dimensions looked at where their indices are the same, as a new last one."""
+    dims = list(c.of(node.args[0]))
+    pair = {argument(node, 2, "dim1", 0) % len(dims), argument(node, 3, "dim2", 1) % len(dims)}
+    for at in pair:
+        c.lock(node, dims[at], "the operator depends on its indices")
+    c.give(node, [*(vector for at, vector in enumerate(dims) if at not in pair), None])
+
+
+@rule("tril", "triu")
+def triangle(c: Coupling, node: Node) -> None:
+    """Look at the last two dimensions by their indices."""
+    *dims, rows, columns = c.of(node.args[0])
     for vector in (rows, columns):
         c.lock(node, vector, "the operator depends on its indices")
-    c.give(node, [*dims, *[None] * (len(c.shape(node)) - len(dims))])
+    c.give(node, [*dims, None, None])
 
 
 @rule("unfold")

@@ -1,0 +1,129 @@
+"""Operators of the large model computed over what stays of their operand.
+
+A statistic such as that of a normalisation is another one over fewer entries. Where it runs over what is cut, the large
+model that a smaller one is compared with computes it over the kept indices, and puts what comes out back in its place.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+
+from secateur.errors import VerificationError
+from secateur.graph.cut import Cut
+from secateur.graph.program import Node, Ref
+
+NARROW = (torch.float16, torch.bfloat16, torch.float32)
+
+
+def crossing(cut: Cut) -> dict[str, dict[int, Node]]:
+    """Return the operators whose statistic runs over what is cut: name → how many came before → node."""
+    affected = {id(node) for node, vector in cut.coupling.crossed if not cut.kept(vector).all()}
+    count: Counter[str] = Counter()
+    found: dict[str, dict[int, Node]] = defaultdict(dict)
+    for node in cut.coupling.program.nodes:
+        if id(node) in affected:
+            found[node.op][count[node.op]] = node
+        count[node.op] += 1
+    return dict(found)
+
+
+class Widened(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Keeps every number in `dtype`, and the statistics of some operators to what stays."""
+
+    def __init__(self, dtype: torch.dtype, crossing: dict[str, dict[int, Node]], cut: Cut) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.dtype, self.crossing, self.cut = dtype, crossing, cut
+        self.count: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if kwargs.get("dtype") in NARROW:
+            kwargs["dtype"] = self.dtype
+        name = func._schema.name.partition("::")[2]
+        nth = self.count[name]
+        self.count[name] += 1
+        node = self.crossing.get(name, {}).get(nth)
+        return func(*args, **kwargs) if node is None else _over_kept(func, args, kwargs, node, self.cut)
+
+
+def _over_kept(func: Callable[..., Any], args: Any, kwargs: Any, node: Node, cut: Cut) -> Any:
+    """Run an operator on the kept indices of its first operand, and put what comes out back in its place."""
+    source: Ref = node.args[0]
+    whole: Tensor = args[0]
+    stay = {
+        dim: torch.from_numpy(np.flatnonzero(cut.kept(vector)))
+        for dim, vector in enumerate(cut.coupling.dims[source.id])
+        if vector is not None and not cut.kept(vector).all()
+    }
+    if tuple(whole.shape) != cut.coupling.program.values[source.id].shape:
+        raise VerificationError(f"{node.op} met another shape than in the trace")
+    part = whole
+    for dim, indices in stay.items():
+        part = part.index_select(dim, indices)
+    rest = ADAPT[node.op](args, stay, part) if node.op in ADAPT else args[1:]
+    out = func(part, *rest, **kwargs)
+
+    whole_shapes = iter(node.outputs)
+
+    def back(tensor: Any) -> Any:
+        """Put an output's entries where they are in the large model, zeros elsewhere."""
+        if not isinstance(tensor, Tensor):
+            return tensor
+        index = next(whole_shapes)
+        shape, dims = cut.coupling.program.values[index].shape, cut.coupling.dims[index]
+        for dim, vector in enumerate(dims):
+            if vector is not None and tensor.shape[dim] != shape[dim]:
+                kept = torch.from_numpy(np.flatnonzero(cut.kept(vector)))
+                sizes = list(tensor.shape)
+                sizes[dim] = shape[dim]
+                tensor = tensor.new_zeros(sizes).index_copy(dim, kept, tensor)
+        return tensor
+
+    return tree_map(back, out)
+
+
+def _layer_norm(args: Any, stay: dict[int, Tensor], part: Tensor) -> list[Any]:
+    """Scale and shift lose the indices the input loses."""
+    shape = list(part.shape[-len(args[1]) :])
+    rest: list[Any] = [shape]
+    for affine in args[2:]:
+        if isinstance(affine, Tensor):
+            for dim, indices in stay.items():
+                back = dim - part.ndim
+                if -back <= affine.ndim:
+                    affine = affine.index_select(back, indices)
+        rest.append(affine)
+    return rest
+
+
+def _group_norm(args: Any, stay: dict[int, Tensor], part: Tensor) -> list[Any]:
+    scale, shift, batch, _, size, groups, eps = args[1:]
+    kept = stay[1]
+    affine = [None if each is None else each.index_select(0, kept) for each in (scale, shift)]
+    return [*affine, batch, part.shape[1], size, groups, eps]
+
+
+def _batch_norm(args: Any, stay: dict[int, Tensor], part: Tensor) -> list[Any]:
+    """Everything there is one of for each channel."""
+    if 1 not in stay:
+        return list(args[1:])
+    return [each.index_select(0, stay[1]) if isinstance(each, Tensor) else each for each in args[1:]]
+
+
+ADAPT: dict[str, Callable[..., list[Any]]] = {
+    "native_layer_norm": _layer_norm,
+    "_fused_rms_norm": _layer_norm,
+    "rms_norm": _layer_norm,
+    "native_group_norm": _group_norm,
+    "native_batch_norm": _batch_norm,
+    "_native_batch_norm_legit": _batch_norm,
+    "_batch_norm_with_update": _batch_norm,
+}
