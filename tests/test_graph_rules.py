@@ -460,7 +460,22 @@ def test_products_side_by_side_are_heads() -> None:
     (group,) = groups.free
     assert group.heads
     assert group.units == 4
-    assert [member.index.tolist()[1] for member in group.members] == [[3, 4, 5]] * 4
+    assert [member.index[1].tolist() for member in group.members] == [[3, 4, 5]] * 4
+
+
+def test_a_unit_may_have_more_indices_than_another() -> None:
+    def code(m: Any, x: Tensor) -> Tensor:
+        h = x @ m.p
+        return torch.cat([h[:, :2] + h[:, 2:4], h[:, 4:]], 1) @ m.o
+
+    groups = secateur.analyze(Code(code, p=torch.randn(3, 6), o=torch.randn(4, 2)), torch.randn(5, 3))
+    found = {
+        (member.name, member.dim): [index.tolist() for index in member.index]
+        for group in groups.free
+        for member in group.members
+    }
+    assert found == {("p", 1): [[0, 2], [1, 3], [4], [5]], ("o", 0): [[0], [1], [2], [3]]}
+    assert all(index.dtype == torch.int64 for group in groups for m in group.members for index in m.index)
 
 
 def test_attention_without_a_scale_keeps_the_features_of_a_head() -> None:

@@ -33,11 +33,11 @@ class Member:
     buffer: bool = False
 
     @property
-    def index(self) -> Tensor:
-        """The dimension's indices, int64 [units, indices of each]."""
+    def index(self) -> tuple[Tensor, ...]:
+        """The dimension's indices of each unit: int64 vectors, ascending, not always of one length."""
         order = np.argsort(self.unit, kind="stable")
-        order = order[self.unit[order] >= 0]
-        return torch.from_numpy(order.reshape(int(self.unit.max()) + 1, -1))
+        ends = np.searchsorted(self.unit[order], np.arange(self.unit.max() + 1))
+        return tuple(torch.from_numpy(part) for part in np.split(order, ends)[1:])
 
 
 @dataclass(frozen=True)
