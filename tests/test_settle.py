@@ -202,6 +202,37 @@ def test_a_module_that_runs_twice_with_different_needs_can_not_follow() -> None:
     assert [(o.module, o.value) for o in alike.overrides] == [("1", 6)]
 
 
+def test_a_module_that_makes_other_calls_each_time_it_runs_is_left_alone() -> None:
+    class Flat(nn.Module):
+        def forward(self, x: Tensor, again: bool) -> Tensor:
+            return x.view(-1, 8).view(-1, 8) if again else x.view(-1, 8)
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.flat, self.free = Flat(), nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 4))
+            self.first, self.carry, self.last = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.flat(self.first(self.free(x)), again=False)
+            return self.last(self.flat(h + self.carry(h), again=True))
+
+    model, x = Twice(), torch.randn(3, 4)
+    groups = secateur.analyze(model, x)
+    settlement = settle(
+        Cut.of(groups.coupling, [(group, np.arange(group.units) < 3) for group in groups.free])
+    )
+    reason = (
+        "the code fixes a size in torch.Tensor.view, and runs there several times with "
+        "another number of such calls each time"
+    )
+    assert {why for _, why in settlement.failures} == {reason}
+    result = secateur.prune(model, x, granularity="channel", amount=0.5, scope="local")
+    assert {name: why.partition(" (")[0] for name, why in result.skipped.items()}["first.weight"] == reason
+    assert (result.kept["first.weight"], result.kept["free.0.weight"]) == (8, 3)
+    assert result.model(x).shape == (3, 2)
+
+
 def test_a_range_that_is_computed_where_nobody_looks_is_a_failure() -> None:
     def code(m: Any, h: Tensor) -> Tensor:
         return torch.cat([h[:, :2], torch.ops.aten.slice(h, 1, 2) * m.gain], 1).flatten(1)

@@ -159,13 +159,12 @@ def _override(cut: Cut, wrong: list[Demand], settlement: Settlement) -> None:
             settlement.failures.append((demand.call, "a hook of the model fixes its size"))
             continue
         totals = {run.calls.get(call.name, 0) for run in cut.coupling.program.runs if run.path == call.module}
-        override = Override(
-            call.module, call.name, call.nth[call.module], demand.place, demand.need, max(totals, default=0)
-        )
-        other = overrides.setdefault((call.module, call.name, override.nth, demand.place), override)
+        place = call.nth[call.module], demand.place
+        override = Override(call.module, call.name, *place, demand.need, max(totals, default=0))
+        other = overrides.setdefault((call.module, call.name, *place), override)
+        fixes = f"the code fixes a size in {call.name}, and runs there several times with"
         if other.value != override.value:
-            reason = (
-                f"the code fixes a size in {call.name}, and runs there several times with different needs"
-            )
-            settlement.failures.append((demand.call, reason))
+            settlement.failures.append((demand.call, f"{fixes} different needs"))
+        elif len(totals) > 1:
+            settlement.failures.append((demand.call, f"{fixes} another number of such calls each time"))
     settlement.overrides = list(overrides.values())
