@@ -18,7 +18,8 @@ from secateur.criteria import CRITERIA, QUANTITIES, criterion, measured, score
 from secateur.errors import InputError
 from secateur.granularity import UNITS, keep_patterns, parse
 
-EVERY = sorted(CRITERIA)
+EVERY = sorted(name for name in CRITERIA if "weight" in CRITERIA[name].granularities)
+"""Those that score single weights; the others are tried in test_importance.py."""
 MEASURED = [name for name in EVERY if any(need in QUANTITIES for need in CRITERIA[name].needs)]
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
@@ -225,12 +226,12 @@ def test_a_criterion_of_ones_own_is_its_formula() -> None:
 
 
 @pytest.mark.usefixtures("spare_registry")
-def test_units_are_scored_by_the_contribution_where_there_is_one() -> None:
+def test_units_are_scored_by_their_own_formula_where_there_is_one() -> None:
     register = criterion(
         "two_faced",
         granularities={"weight", "channel"},
         paper="ours",
-        contribution=lambda weight: weight + 1,
+        unit=lambda weight: weight + 1,
     )
     register(lambda weight: weight)
     weights = {"w": torch.tensor([1.0])}

@@ -100,8 +100,14 @@ def test_a_narrow_type_is_summed_in_a_wide_one() -> None:
 @pytest.mark.parametrize(
     "criterion", sorted(name for name in CRITERIA if "channel" in CRITERIA[name].granularities)
 )
-def test_every_criterion_for_units_scores_the_mean_of_its_contributions(criterion: str) -> None:
-    model, inputs, groups = case_of("sequential")
+def test_every_criterion_for_units_tells_units_apart(criterion: str) -> None:
+    model: nn.Module = nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(96, 4)
+    )
+    model = model.double().eval()
+    nn.init.uniform_(model[1].weight)  # type: ignore[index, arg-type]
+    inputs = torch.randn(2, 3, 6, 6)
+    groups = secateur.analyze(model, inputs.double()).free
     data = [(inputs.double(), torch.zeros(len(inputs), dtype=torch.int64))]
     found = unit_scores(model, groups, criterion, data=data, seed=3)
     again = unit_scores(model, groups, criterion, data=data, seed=3)

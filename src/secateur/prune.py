@@ -112,6 +112,8 @@ def prune(
     masks: Mapping[str, Tensor] | None = None,
     max_amount: float = 1.0,
     round_to: int | None = None,
+    reduction: str = "mean",
+    normalization: str = "none",
     data: Batches | None = None,
     verify: bool = True,
     seed: int = 0,
@@ -141,6 +143,10 @@ def prune(
             so that a group keeps fewer than N only where fewer were left.
         max_amount: the largest fraction of one group of units that may go; one unit always stays.
         round_to: keep a multiple of so many units in every group that has more.
+        reduction: how a unit's tensors are brought together: "mean" over all its scores, "sum", "max" of the
+            tensors' means, "first" (only what makes the unit).
+        normalization: what a group's scores are divided by before groups are compared: "none", their "mean",
+            "max" or "l2" norm.
         data: batches of (inputs, labels), for a criterion that needs more than weights, such as taylor.
         verify: prove that the smaller model computes what the large one does without the removed units.
         seed: for criteria that draw at random.
@@ -179,7 +185,13 @@ def prune(
                 f"The granularity {granularity} removes units from all that belongs to them: leave include out."
             )
         Masks(masks or {}).of(model)
-        limits = {"budget": budget, "max_amount": max_amount, "round_to": round_to}
+        limits = {
+            "budget": budget,
+            "max_amount": max_amount,
+            "round_to": round_to,
+            "reduction": reduction,
+            "normalization": normalization,
+        }
         if granularity == "layer":
             for name, given in {"budget": budget, "round_to": round_to, "masks": masks}.items():
                 if given:
@@ -226,6 +238,8 @@ def prune(
             data=data,
             seed=seed,
             inplace=inplace,
+            reduction=reduction,
+            normalization=normalization,
             options=options,
         )
         before, after = shrunk.units

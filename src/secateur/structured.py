@@ -94,6 +94,8 @@ def prune_units(
     data: Batches | None,
     seed: int,
     inplace: bool,
+    reduction: str,
+    normalization: str,
     options: Mapping[str, Any],
 ) -> Shrunk:
     """Remove the least important units of `model`; see `secateur.prune`."""
@@ -112,7 +114,23 @@ def prune_units(
         chosen = _chosen(groups, granularity, keep, layers)
         if not chosen:
             raise ModelError(_nothing(groups, granularity))
-        scores = unit_scores(model, chosen, criterion, data=data, seed=seed, **options)
+        scores = unit_scores(
+            model,
+            chosen,
+            criterion,
+            coupling=groups.coupling,
+            example_inputs=example_inputs,
+            data=data,
+            seed=seed,
+            reduction=reduction,
+            normalization=normalization,
+            **options,
+        )
+        chosen = [each for each in chosen if each.name in scores]
+        if not chosen:
+            raise ModelError(
+                f"The criterion {criterion} finds nothing to look at in any group: choose another."
+            )
         cutter = _Cutter(groups, chosen, scores, scope, max_amount, round_to)
         try:
             if isinstance(budget, LatencyBudget):

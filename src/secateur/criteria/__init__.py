@@ -1,6 +1,6 @@
 """What matters least: criteria and the registry they stand in."""
 
-from secateur.criteria import gradients, weights  # registers
+from secateur.criteria import filters, gradients, weights  # registers
 from secateur.criteria.quantities import QUANTITIES, Batches, measured
 from secateur.criteria.registry import CRITERIA, Criterion, criterion
 from secateur.criteria.scoring import score
@@ -11,6 +11,7 @@ __all__ = [
     "Batches",
     "Criterion",
     "criterion",
+    "filters",
     "gradients",
     "measured",
     "score",

@@ -25,12 +25,16 @@ Score = TypeVar("Score", bound=Callable[..., Tensor])
 class Criterion:
     """A named importance score: `score(*needs, **options)` → tensor of the weight's shape, lowest goes first.
 
-    `contribution`, called alike, is what each weight adds to the score of a unit it belongs to.
+    `unit` is the formula for units, and `per` says what of a unit it is given (see `secateur.importance.VIEWS`): with
+    "weight" it is called like `score`, for what each weight adds to the score of a unit it belongs to. `moment` says
+    when in a network's life the score has a meaning: "before", "after" or "during" training, or "any" time.
     """
 
     name: str
     score: Callable[..., Tensor]
-    contribution: Callable[..., Tensor]
+    unit: Callable[..., Tensor]
+    per: str
+    moment: str
     needs: tuple[str, ...]
     options: Mapping[str, Any]
     granularities: frozenset[str]
@@ -64,11 +68,13 @@ def criterion(
     *,
     granularities: Collection[str],
     paper: str,
-    contribution: Callable[..., Tensor] | None = None,
+    unit: Callable[..., Tensor] | None = None,
+    per: str = "weight",
+    moment: str = "any",
 ) -> Callable[[Score], Score]:
     """Register the decorated formula as a criterion called `name`.
 
-    `contribution` is the formula for units, where it is another than for single weights.
+    `unit` is the formula for units, where it is another than for single weights, and `per` what it is given.
     """
 
     def register(score: Score) -> Score:
@@ -77,7 +83,9 @@ def criterion(
         options = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
         CRITERIA.add(
             name,
-            Criterion(name, score, contribution or score, needs, options, frozenset(granularities), paper),
+            Criterion(
+                name, score, unit or score, per, moment, needs, options, frozenset(granularities), paper
+            ),
         )
         return score
 

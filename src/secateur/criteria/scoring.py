@@ -42,7 +42,7 @@ def score(
     """
     entry = CRITERIA[criterion]
     entry.check(granularity, options)
-    formula = entry.contribution if granularity in UNITS else entry.score
+    formula = entry.unit if granularity in UNITS else entry.score
     scores = {}
     for name, tensor in tensors.items():
         needs = (

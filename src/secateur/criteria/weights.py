@@ -22,7 +22,7 @@ def _powers(weight: Tensor, *, norm: str = "l1") -> Tensor:
     "magnitude",
     granularities={"weight", "n:m", "channel", "head", "layer"},
     paper="Han et al. 2015, Learning both Weights and Connections",
-    contribution=_powers,
+    unit=_powers,
 )
 def magnitude(weight: Tensor, *, norm: str = "l1") -> Tensor:
     """Absolute value of each weight, |w|.

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from secateur.graph.couple import Coupling
 from secateur.graph.labels import FIXED, KERNEL, Lock, Vector
+from secateur.graph.sides import reading
 
 
 @dataclass(frozen=True)
@@ -24,13 +25,15 @@ class Member:
     """One dimension of one tensor that a group runs through.
 
     `unit` holds, for each of the dimension's indices, the unit it belongs to; −1 for one of another group. `buffer`
-    says that the tensor is a buffer, which follows but has no say.
+    says that the tensor is a buffer, which follows but has no say; `reads`, that products sum over the dimension: the
+    tensor consumes the units, where others make, shift or scale them.
     """
 
     name: str
     dim: int
     unit: Vector
     buffer: bool = False
+    reads: bool = False
 
     @property
     def index(self) -> tuple[Tensor, ...]:
@@ -113,6 +116,7 @@ def group(coupling: Coupling) -> Groups:
         for key in np.unique(signature[slot[2][slot[2] != FIXED]]):
             by_signature.setdefault(int(key), []).append(slot)
     names: Counter[str] = Counter()
+    read = reading(coupling)
     number = np.full(len(labels), -1, dtype=np.int64)
     parallel = np.zeros(len(labels), dtype=bool)
     for heads in coupling.heads:
@@ -126,7 +130,8 @@ def group(coupling: Coupling) -> Groups:
         for name, dim, vector, buffer in by_signature[key]:
             unit = np.where(vector == FIXED, -1, number[vector])
             if (unit >= 0).any():
-                inside.append(Member(name, dim, unit, buffer))
+                own = coupling.dims[program.tensors[name]][dim]
+                inside.append(Member(name, dim, unit, buffer, bool(read[own].any())))
         number[roots] = -1
         inside.sort(key=lambda member: member.buffer)
         first = inside[0].name

@@ -1,0 +1,53 @@
+"""Criteria that look at whole filters: rows of what makes a unit, [units, weights of each], or scales, [units]."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from secateur.criteria.registry import criterion
+from secateur.errors import InputError
+
+
+@criterion(
+    "linf",
+    granularities={"channel", "head"},
+    per="row",
+    paper="largest absolute weight; one of the norms compared in Li et al. 2017, Pruning Filters",
+)
+def linf(rows: Tensor) -> Tensor:
+    """Largest absolute weight of each filter, max |w|."""
+    return rows.abs().amax(1)
+
+
+@criterion(
+    "fpgm",
+    granularities={"channel", "head"},
+    per="row",
+    moment="after",
+    paper="He et al. 2019, Filter Pruning via Geometric Median, eq. 5",
+)
+def fpgm(rows: Tensor, *, distance: str = "l2") -> Tensor:
+    """Sum of a filter's distances to the others, Σ ‖r − r'‖: near the geometric median it can be replaced by them.
+
+    `distance` is "l2", "l1" or "cosine" (one minus the cosine).
+    """
+    if distance == "cosine":
+        unit = torch.nn.functional.normalize(rows.double(), dim=1)
+        return (1 - unit @ unit.T).sum(1)
+    if distance not in ("l1", "l2"):
+        raise InputError(f"There is no distance '{distance}' for fpgm: choose l2, l1 or cosine.")
+    # a product of matrices instead of differences would lose the small distances that decide
+    return torch.cdist(rows, rows, p=float(distance[1]), compute_mode="donot_use_mm_for_euclid_dist").sum(1)
+
+
+@criterion(
+    "bn_scale",
+    granularities={"channel"},
+    per="scale",
+    moment="after",
+    paper="Liu et al. 2017, Network Slimming; cut after training with sparse scales",
+)
+def bn_scale(scale: Tensor) -> Tensor:
+    """Absolute scale of the unit's normalisation, |γ|; layers without one are left alone."""
+    return scale.abs()

@@ -1,0 +1,22 @@
+"""Scores of units: what a criterion says of the tensors a unit runs through, brought together to one number.
+
+data flow: criterion → view (`parts`: what it says of each unit in each tensor) → reduction over the tensors →
+normalisation over the group.
+"""
+
+from secateur.importance.parts import REDUCTIONS, VIEWS, Part, Question
+from secateur.importance.rows import row_parts, scale_parts
+from secateur.importance.scores import NORMALIZATIONS, unit_scores
+from secateur.importance.weights import weight_parts
+
+__all__ = [
+    "NORMALIZATIONS",
+    "REDUCTIONS",
+    "VIEWS",
+    "Part",
+    "Question",
+    "row_parts",
+    "scale_parts",
+    "unit_scores",
+    "weight_parts",
+]

@@ -1,0 +1,48 @@
+"""Looking at what makes a unit: the filters that produce it, and the scale its normalisation gives it."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from secateur.graph.groups import Group, Member
+from secateur.importance.parts import VIEWS, Parts, Question, gather
+
+
+@VIEWS.register("row")
+def row_parts(question: Question) -> Parts:
+    """Score the rows of every matrix or kernel that produces the unit: [rows, weights of each] → [rows]."""
+    parameters, roles = question.parameters(), question.roles()
+    score, options = question.criterion.unit, question.options
+    return {
+        group.name: [
+            gather(member, group.units, score(rows_of(parameters[member.name], member.dim), **options))
+            for member in producers(group, roles)
+        ]
+        for group in question.groups
+    }
+
+
+@VIEWS.register("scale")
+def scale_parts(question: Question) -> Parts:
+    """Score the scales, [channels], of the normalisations a unit runs through."""
+    parameters, roles = question.parameters(), question.roles()
+    score, options = question.criterion.unit, question.options
+    return {
+        group.name: [
+            gather(member, group.units, score(parameters[member.name].detach(), **options))
+            for member in group.members
+            if roles.get(member.name) == "norms" and not member.name.endswith("bias")
+        ]
+        for group in question.groups
+    }
+
+
+def producers(group: Group, roles: dict[str, str]) -> list[Member]:
+    """Return the members that make a group's units: dimensions of matrices and kernels nothing sums over."""
+    return [m for m in group.members if not m.reads and roles.get(m.name) in ("weights", "embeddings")]
+
+
+def rows_of(tensor: Tensor, dim: int) -> Tensor:
+    """Return a tensor as a matrix with a row for each index of `dim`, in float32 at least."""
+    rows = tensor.detach().movedim(dim, 0).flatten(1)
+    return rows.float() if rows.dtype.itemsize < 4 else rows

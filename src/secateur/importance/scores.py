@@ -1,0 +1,61 @@
+"""From a criterion to one score a unit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from secateur.criteria import CRITERIA, Batches
+from secateur.errors import InputError
+from secateur.graph.couple import Coupling
+from secateur.graph.groups import Group
+from secateur.importance.parts import REDUCTIONS, VIEWS, Question
+from secateur.registry import Registry
+
+NORMALIZATIONS: Registry[Callable[[Tensor], Tensor]] = Registry("normalization")
+NORMALIZATIONS.add("none", lambda scores: scores)
+NORMALIZATIONS.add("mean", lambda scores: _divided(scores, scores.mean()))
+NORMALIZATIONS.add("max", lambda scores: _divided(scores, scores.amax()))
+NORMALIZATIONS.add("l2", lambda scores: _divided(scores, torch.linalg.vector_norm(scores)))
+
+
+def unit_scores(
+    model: nn.Module,
+    groups: Iterable[Group],
+    criterion: str,
+    *,
+    coupling: Coupling | None = None,
+    example_inputs: Any = None,
+    data: Batches | None = None,
+    seed: int = 0,
+    reduction: str = "mean",
+    normalization: str = "none",
+    **options: Any,
+) -> dict[str, Tensor]:
+    """Score every unit: group name → float64 [units], lowest goes first.
+
+    A group in which the criterion finds nothing to look at, such as one without normalisation for bn_scale, is
+    left out. `coupling` is what the groups were found in, `data` are batches for a criterion that needs them,
+    `reduction` brings the tensors of a unit together, `normalization` makes groups comparable, `options` are the
+    criterion's own. Raises `InputError` for a criterion that does not score units, or an option it does not have.
+    """
+    entry = CRITERIA[criterion]
+    entry.check("channel" if "channel" in entry.granularities else "head", options)
+    reduce, normalize = REDUCTIONS[reduction], NORMALIZATIONS[normalization]
+    question = Question(model, list(groups), entry, options, coupling, example_inputs, data, seed)
+    parts = VIEWS[entry.per](question)
+    scores = {name: normalize(reduce(found)) for name, found in parts.items() if found}
+    for name, score in scores.items():
+        if not bool(torch.isfinite(score).all()):
+            raise InputError(
+                f"The criterion {criterion} gave units of {name} scores that are NaN or infinite: "
+                "try other data, or another criterion."
+            )
+    return scores
+
+
+def _divided(scores: Tensor, by: Tensor) -> Tensor:
+    return scores / by if by > 0 else scores
