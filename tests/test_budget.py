@@ -223,7 +223,7 @@ def test_budgets_are_read() -> None:
     [
         ({}, "A budget names one cost"),
         ({"macs": 0.5, "params": 0.5}, "A budget names one cost"),
-        ({"flops": 0.5}, "There is no budget named 'flops': choose one of macs, params"),
+        ({"flops": 0.5}, "There is no budget named 'flops': choose one of latency_ms, macs, params"),
         ({"macs": 0}, "The budget macs=0 is no fraction"),
         ({"macs": 1.5}, "The budget macs=1.5 is no fraction"),
         ({"macs": -0.5}, "The budget macs=-0.5 is no fraction"),

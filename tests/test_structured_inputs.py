@@ -249,3 +249,18 @@ def test_nothing_is_printed_while_a_refused_cut_is_tried(capfd: pytest.CaptureFi
         prune(Checks())
     captured = capfd.readouterr()
     assert (captured.out, captured.err) == ("", "")
+
+
+def test_the_summary_tells_bytes_and_time_before_and_after() -> None:
+    model = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 64)).double()
+    result = secateur.prune(
+        model, torch.randn(4, 64, dtype=torch.float64), granularity="channel", amount=0.5, timed=True
+    )
+    assert result.bytes == (8 * (2 * 64 * 256 + 256 + 64), 8 * (2 * 64 * 128 + 128 + 64))
+    assert result.milliseconds is not None
+    assert min(result.milliseconds) > 0
+    summary = result.summary()
+    assert "bytes" in summary
+    assert "ms a pass" in summary
+    with pytest.raises(InputError, match="Timing compares the model with the smaller one: leave inplace out"):
+        secateur.prune(model, torch.ones(1, 64), granularity="channel", amount=0.5, timed=True, inplace=True)

@@ -18,7 +18,7 @@ from secateur.errors import InputError
 from secateur.graph import cost
 from secateur.graph.cut import Cut
 from secateur.progress import track
-from secateur.registry import Registry
+from secateur.registry import Registry, unknown
 
 COSTS: Registry[Callable[[Cut], int]] = Registry("budget")
 COSTS.add("params", cost.parameters)
@@ -83,7 +83,8 @@ def read(budget: Mapping[str, float]) -> Budget | LatencyBudget:
     if len(budget) != 1:
         raise InputError('A budget names one cost, such as {"macs": 0.5}.')
     kind, fraction = next(iter(budget.items()))
-    COSTS[kind]
+    if kind not in COSTS:
+        raise InputError(unknown("budget", str(kind), [*COSTS, "latency_ms"]))
     if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 < fraction <= 1:
         raise InputError(
             f"The budget {kind}={fraction!r} is no fraction of the present cost: give 0.5 to halve it."

@@ -7,7 +7,6 @@ scores → masks → applied to a copy of the model. Channels and heads are cut 
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,17 +15,19 @@ from torch import Tensor, nn
 
 from secateur import budget as budgets
 from secateur import granularity as granularities
-from secateur.allocate import SCOPES, allocate, check_amount
-from secateur.criteria import CRITERIA, Batches, measured, score
+from secateur.allocate import check_amount
+from secateur.criteria import CRITERIA, Batches
 from secateur.errors import InputError, ModelError, reason_of
 from secateur.graph.groups import Groups
 from secateur.layers import skip_layers
 from secateur.masks import Masks
-from secateur.measure.inputs import Inputs
-from secateur.shrink.plan import Plan
+from secateur.measure.inputs import Inputs, batch_size
+from secateur.measure.latency import compare_latency
+from secateur.shrink.plan import Plan, named_tensors
 from secateur.shrink.verify import Verification
 from secateur.structured import prune_units
-from secateur.targets import as_names, prunable
+from secateur.targets import as_names
+from secateur.unstructured import prune_weights
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,10 @@ class Pruned:
     `model` is the pruned model (same class), `requested` and `achieved` the fraction of the prunable weights or
     units to remove and removed, `choices` the arguments that made it, `skipped` what was left alone and why.
 
-    A cut of weights has `masks` of what was kept. A cut of units has a `plan`, the `verification` that the smaller
-    model computes what the large one computes without them, `parameters` and `macs` before and after, the `groups`
-    the units belong to (None for whole layers), and in `kept` how many of each group are left. Its `masks` are those
+    A cut of weights has `masks` of what was kept, and in `redistributed` how many weights more (or, below 0, fewer)
+    a tensor kept than the scope alone would have left, so that none is empty. A cut of units has a `plan`, the `verification` that the smaller
+    model computes what the large one computes without them, `parameters`, `macs`, `bytes` and, where asked for,
+    `milliseconds` before and after, the `groups` the units belong to (None for whole layers), and in `kept` how many of each group are left. Its `masks` are those
     given, made smaller too.
     """
 
@@ -52,8 +54,11 @@ class Pruned:
     verification: Verification | None = None
     parameters: tuple[int, int] | None = None
     macs: tuple[int, int] | None = None
+    bytes: tuple[int, int] | None = None
+    milliseconds: tuple[float, float] | None = None
     groups: Groups | None = None
     kept: Mapping[str, int] = field(default_factory=dict)
+    redistributed: Mapping[str, int] = field(default_factory=dict)
 
     def summary(self) -> str:
         """Say in a few lines what was removed from where."""
@@ -78,15 +83,21 @@ class Pruned:
                 f"  {name:<{width}}  kept {kept:>12,} of {mask.numel():>12,}  "
                 f"({1 - kept / max(1, mask.numel()):.2%} cut)"
             )
-        return lines
+        moved = ", ".join(f"{name} {count:+d}" for name, count in self.redistributed.items())
+        return [*lines, *([f"  so that no tensor is empty: {moved}"] if moved else [])]
 
     def _smaller(self) -> list[str]:
         assert self.plan is not None
         assert self.parameters is not None
         assert self.macs is not None
         lines = [f"removed {self.achieved:.2%} of the units that may go (requested {self.requested:.2%})"]
-        for what, (before, after) in (("parameters", self.parameters), ("MACs", self.macs)):
-            lines.append(f"  {what:<12}{before:>16,} → {after:>16,}  (×{after / max(1, before):.3f})")
+        for what, pair in (("parameters", self.parameters), ("MACs", self.macs), ("bytes", self.bytes)):
+            if pair is not None:
+                before, after = pair
+                lines.append(f"  {what:<12}{before:>16,} → {after:>16,}  (×{after / max(1, before):.3f})")
+        if self.milliseconds is not None:
+            slow, fast = self.milliseconds
+            lines.append(f"  {'ms a pass':<12}{slow:>16.3f} → {fast:>16.3f}  (×{fast / slow:.3f})")
         lines.append(f"  verified: {self.verification or 'not asked for'}")
         changed = len(self.plan.attributes), len(self.plan.overrides), len(self.plan.standins)
         if any(changed):
@@ -114,8 +125,12 @@ def prune(
     round_to: int | None = None,
     reduction: str = "mean",
     normalization: str = "none",
+    rounds: int | None = None,
+    schedule: str = "exponential",
+    allow_empty: bool = False,
     data: Batches | None = None,
     verify: bool = True,
+    timed: bool = False,
     seed: int = 0,
     inplace: bool = False,
     **options: Any,
@@ -125,7 +140,7 @@ def prune(
     Args:
         model: any module; left as it is unless `inplace`.
         example_inputs: what its forward takes: a tensor, a tuple of arguments or a dict of keywords. Needed for
-            channels and heads, which are found by running the model.
+            channels and heads, which are found by running the model, and for criteria such as synflow.
         amount: fraction to remove of the prunable weights or units, in [0, 1]; exactly round(amount · n) go. A
             pattern N:M fixes it, so it must be left out there.
         budget: instead of amount, the fraction of the present cost to leave, {"macs": 0.5} or {"params": 0.5}, or
@@ -147,8 +162,14 @@ def prune(
             tensors' means, "first" (only what makes the unit).
         normalization: what a group's scores are divided by before groups are compared: "none", their "mean",
             "max" or "l2" norm.
+        rounds: for weights and patterns, score what is left in so many rounds, each of which cuts a part; the
+            criterion's own number when left out: 100 for synflow, 1 for most. Units are cut in one.
+        schedule: densities after the rounds: "exponential", d^(k/n), or "linear".
+        allow_empty: let a tensor lose all its weights. Otherwise each keeps its highest-scored one, except in the
+            scope local, and another weight goes instead.
         data: batches of (inputs, labels), for a criterion that needs more than weights, such as taylor.
         verify: prove that the smaller model computes what the large one does without the removed units.
+        timed: time a pass of the model and of the smaller one, by turns, on the example inputs; takes a second.
         seed: for criteria that draw at random.
         inplace: prune `model` itself instead of a copy.
 
@@ -175,6 +196,10 @@ def prune(
         "seed": seed,
     }
     if pattern.shrinks:
+        if rounds is not None:
+            raise InputError(
+                f"Units are cut in one round: leave rounds out for the granularity {granularity}, or call prune again."
+            )
         if example_inputs is None:
             raise InputError(
                 f"The granularity {granularity} needs example inputs to find what belongs together: "
@@ -185,6 +210,16 @@ def prune(
                 f"The granularity {granularity} removes units from all that belongs to them: leave include out."
             )
         Masks(masks or {}).of(model)
+        large, size = model, sum(t.numel() * t.element_size() for t in named_tensors(model).values())
+        if timed and inplace:
+            raise InputError("Timing compares the model with the smaller one: leave inplace out.")
+
+        def spent(small: nn.Module) -> dict[str, Any]:
+            """Return bytes and time before and after."""
+            left = sum(t.numel() * t.element_size() for t in named_tensors(small).values())
+            times = _milliseconds(large, small, example_inputs) if timed else None
+            return {"bytes": (size, left), "milliseconds": times}
+
         limits = {
             "budget": budget,
             "max_amount": max_amount,
@@ -220,6 +255,7 @@ def prune(
                 verification=skipped.verification,
                 parameters=skipped.parameters,
                 macs=skipped.macs,
+                **spent(skipped.model),
                 kept={block.path: int(block.path not in skipped.plan.skipped) for block in skipped.blocks},
             )
         shrunk = prune_units(
@@ -258,6 +294,7 @@ def prune(
             verification=shrunk.verification,
             parameters=shrunk.parameters,
             macs=shrunk.macs,
+            **spent(shrunk.model),
             groups=shrunk.groups,
             kept=shrunk.kept,
         )
@@ -266,7 +303,43 @@ def prune(
             raise InputError(
                 f"The setting {name} is for granularities that make the model smaller: channel or head."
             )
-    return _mask(model, pattern, choices, as_names(include), masks, data, inplace, options)
+    sparse = prune_weights(
+        model,
+        example_inputs,
+        pattern,
+        amount=amount,
+        criterion=criterion,
+        scope=scope,
+        include=as_names(include),
+        keep=as_names(keep),
+        layers=as_names(layers),
+        masks=masks,
+        rounds=rounds,
+        schedule=schedule,
+        allow_empty=allow_empty,
+        data=data,
+        seed=seed,
+        options=options,
+    )
+    pruned = model if inplace else _copy(model)
+    sparse.masks.apply_(pruned)
+    choices |= {
+        "scope": scope if pattern.kind == "weight" else "local",
+        "amount": sparse.requested,
+        "include": as_names(include),
+        "rounds": sparse.rounds,
+        "schedule": schedule,
+        "allow_empty": allow_empty,
+    }
+    return Pruned(
+        pruned,
+        sparse.masks,
+        sparse.requested,
+        sparse.achieved,
+        choices,
+        sparse.skipped,
+        redistributed=sparse.redistributed,
+    )
 
 
 def _one_of(amount: float | None, budget: Mapping[str, float] | None) -> float | None:
@@ -275,73 +348,6 @@ def _one_of(amount: float | None, budget: Mapping[str, float] | None) -> float |
             "Say how much to remove: either an amount such as 0.5, or a budget such as macs 0.5, not both."
         )
     return amount
-
-
-def _mask(
-    model: nn.Module,
-    pattern: granularities.Granularity,
-    choices: dict[str, Any],
-    include: tuple[str, ...],
-    masks: Mapping[str, Tensor] | None,
-    data: Batches | None,
-    inplace: bool,
-    options: Mapping[str, Any],
-) -> Pruned:
-    """Cut weights or patterns."""
-    granularity, criterion, seed = choices["granularity"], choices["criterion"], choices["seed"]
-    rule = SCOPES[choices["scope"]]
-    if pattern.kind != "weight" and rule.name not in ("global", "local"):
-        raise InputError(
-            f"The pattern {granularity} takes the same of every group: leave the scope {rule.name} out."
-        )
-    requested = _requested(choices["amount"], pattern, granularity)
-    targets = prunable(model, include, choices["keep"], choices["layers"])
-    earlier = Masks(masks or {})
-    earlier.of(model)
-    skipped: dict[str, str] = {}
-    if pattern.kind == "weight":
-        quantities = measured(criterion, model, targets, data)
-        scores = score(
-            criterion, targets, seed=seed, granularity=pattern.kind, measured=quantities, **options
-        )
-        cut = allocate(scores, requested, rule.name, already=earlier)
-    else:
-        reasons = {
-            name: granularities.misfit(tuple(target.shape), pattern) for name, target in targets.items()
-        }
-        skipped = {name: reason for name, reason in reasons.items() if reason is not None}
-        fitting = {name: target for name, target in targets.items() if name not in skipped}
-        if not fitting:
-            name, reason = next(iter(skipped.items()))
-            raise InputError(f"No layer fits the pattern {granularity}: {name} does not, {reason}.")
-        quantities = measured(criterion, model, fitting, data)
-        scores = score(
-            criterion, fitting, seed=seed, granularity=pattern.kind, measured=quantities, **options
-        )
-        cut = granularities.keep_patterns(scores, pattern, already=earlier)
-    del scores  # as large as the model that is copied next
-    merged = cut & earlier
-    pruned = model if inplace else _copy(model)
-    merged.apply_(pruned)
-    choices |= {
-        "scope": rule.name if pattern.kind == "weight" else "local",
-        "amount": requested,
-        "include": include,
-    }
-    return Pruned(pruned, merged, requested, cut.sparsity, choices, skipped)
-
-
-def _requested(amount: float | None, pattern: granularities.Granularity, granularity: str) -> float:
-    """Return the fraction to remove: the caller's, or the pattern's own."""
-    if pattern.amount is None:
-        if amount is None:
-            raise InputError("Say how much to remove: amount=0.8 removes 80 % of the prunable weights.")
-        return check_amount(amount)
-    if amount is not None and not math.isclose(check_amount(amount), pattern.amount):
-        raise InputError(
-            f"The pattern {granularity} removes {pattern.amount:.0%} by itself: leave amount out."
-        )
-    return pattern.amount
 
 
 def _copy(model: nn.Module) -> nn.Module:
