@@ -8,15 +8,16 @@ broken by position, lowest flat index first.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from secateur.criteria.lamp import lamp_scores
 from secateur.errors import InputError
 from secateur.masks import Masks
 from secateur.registry import Registry
@@ -31,7 +32,7 @@ class Scope:
 
     `counts(shapes, amount, spent)` gives each tensor's number of cut entries, `spent` of which are cut already;
     None ranks all tensors together, after `normalise` has made one tensor's scores (1-D, those not cut already)
-    comparable to another's.
+    comparable to another's. With `each`, every tensor loses its share whatever the others lose.
     """
 
     name: str
@@ -39,37 +40,87 @@ class Scope:
     paper: str
     counts: Callable[[Shapes, float, Counts], dict[str, int]] | None = None
     normalise: Callable[[Tensor], Tensor] = lambda scores: scores
+    each: bool = False
+
+
+class Allocation(NamedTuple):
+    """Masks, and where they differ from the plain order of scores so that no tensor is empty.
+
+    `redistributed` counts the entries a tensor keeps above (or, below 0, under) what that order leaves it.
+    """
+
+    masks: Masks
+    redistributed: dict[str, int]
 
 
 SCOPES: Registry[Scope] = Registry("scope")
 
 
 def allocate(
-    scores: Mapping[str, Tensor], amount: float, scope: str, already: Mapping[str, Tensor] | None = None
+    scores: Mapping[str, Tensor],
+    amount: float,
+    scope: str,
+    already: Mapping[str, Tensor] | None = None,
+    allow_empty: bool = False,
 ) -> Masks:
     """Cut the fraction `amount` of all entries: exactly round(amount · n), the lowest-scored first.
 
     `scores` maps names to tensors of any shape; `already` holds masks whose cuts stay cut and count towards the
-    amount. With scope `local` every tensor loses exactly round(amount · its own n). Raises `InputError` for an
-    amount outside [0, 1], an unknown scope, scores that are NaN or infinite (or, with `lamp`, negative), masks
-    of other shapes, or less than is cut already.
+    amount. With scope `local` every tensor loses exactly round(amount · its own n). With the others, every tensor
+    that has an entry left keeps its highest, and the next lowest elsewhere goes instead, unless `allow_empty`.
+    Raises `InputError` for an amount outside [0, 1] or too large to leave an entry everywhere, an unknown scope,
+    scores that are NaN or infinite (or, with `lamp`, negative), masks of other shapes, or less than is cut
+    already.
 
     >>> allocate({"a": torch.tensor([1.0, 4.0]), "b": torch.tensor([2.0, 3.0])}, 0.5, "global")["b"]
     tensor([False,  True])
     """
+    return allocation(scores, amount, scope, already, allow_empty).masks
+
+
+def allocation(
+    scores: Mapping[str, Tensor],
+    amount: float,
+    scope: str,
+    already: Mapping[str, Tensor] | None = None,
+    allow_empty: bool = False,
+) -> Allocation:
+    """Do what `allocate` does, and say what was redistributed so that no tensor is empty."""
     amount = check_amount(amount)
     rule = SCOPES[scope]
     earlier = Masks({name: mask for name, mask in (already or {}).items() if name in scores})
     shapes = {name: tuple(tensor.shape) for name, tensor in scores.items()}
     devices = {name: tensor.device for name, tensor in scores.items()}
     spent = {name: mask.numel() - int(mask.count_nonzero()) for name, mask in earlier.items()}
-    ranked = {name: _ranked(name, tensor, rule, earlier.get(name)) for name, tensor in scores.items()}
-    if rule.counts is None:
-        kept = _keep_highest_of_all(ranked, amount, spent)
-    else:
+
+    def selected(guarded: frozenset[str]) -> dict[str, Tensor]:
+        ranked = {
+            name: _ranked(name, tensor, rule, earlier.get(name), name in guarded)
+            for name, tensor in scores.items()
+        }
+        if rule.counts is None:
+            return _keep_highest_of_all(ranked, amount, spent)
         counts = rule.counts(shapes, amount, spent)
-        kept = {name: keep_highest(tensor, counts[name]) for name, tensor in ranked.items()}
-    return Masks({name: mask.reshape(shapes[name]).to(devices[name]) for name, mask in kept.items()})
+        if guarded:
+            counts = _none_empty(counts, shapes, guarded)
+        return {name: keep_highest(tensor, counts[name]) for name, tensor in ranked.items()}
+
+    kept = selected(frozenset())
+    plain = {name: int(mask.count_nonzero()) for name, mask in kept.items()}
+    alive = frozenset(name for name, mask in kept.items() if mask.numel() > spent.get(name, 0))
+    moved: dict[str, int] = {}
+    if not (allow_empty or rule.each) and any(plain[name] == 0 for name in alive):
+        if sum(plain.values()) < len(alive):
+            raise InputError(
+                f"The amount {amount} leaves {sum(plain.values())} weights for {len(alive)} tensors: choose a "
+                "smaller one, or let tensors lose all their weights with allow_empty."
+            )
+        kept = selected(alive)
+        moved = {name: int(mask.count_nonzero()) - plain[name] for name, mask in kept.items()}
+    return Allocation(
+        Masks({name: mask.reshape(shapes[name]).to(devices[name]) for name, mask in kept.items()}),
+        {name: count for name, count in moved.items() if count},
+    )
 
 
 def keep_highest(scores: Tensor, cut: int) -> Tensor:
@@ -138,30 +189,10 @@ def erk_counts(shapes: Shapes, amount: float, spent: Counts) -> dict[str, int]:
     return {name: sizes[name] - kept[name] for name in shapes}
 
 
-def lamp_scores(scores: Tensor) -> Tensor:
-    """LAMP: s_u² / Σ s_v² over all v that rank at or above u in the tensor (1-D, float64).
-
-    The largest score becomes 1 and every other at most ½, so no tensor loses its last nonzero entry as long as
-    at least as many entries are kept as there are tensors. Zeros score 0. Raises `InputError` for a score below
-    0, which squares would rank by its size.
-    """
-    if bool((scores < 0).any()):
-        raise InputError(
-            "The scope lamp compares squares of scores, and some are negative: choose another scope."
-        )
-    bits = (scores.double() + 0.0).view(torch.int64)  # without −0.0 they sort like the numbers, and faster
-    ordered, order = bits.sort(stable=True)
-    ascending = ordered.view(torch.float64)
-    largest = ascending[-1:].clamp(min=torch.finfo(torch.float64).tiny)
-    squares = (ascending / largest).square()
-    survivors = squares.flip(0).cumsum(0).flip(0)
-    lamp = torch.where(survivors > 0, squares / survivors, 0.0)
-    return torch.empty_like(lamp).scatter_(0, order, lamp)
-
-
 SCOPES.add("global", Scope("global", "all tensors ranked together", "Han et al. 2015"))
 SCOPES.add(
-    "local", Scope("local", "the same fraction of every tensor", "Han et al. 2015", counts=local_counts)
+    "local",
+    Scope("local", "the same fraction of every tensor", "Han et al. 2015", counts=local_counts, each=True),
 )
 SCOPES.add(
     "erk",
@@ -186,8 +217,36 @@ def _total_cut(size: int, amount: float, spent: Counts) -> int:
     return cut
 
 
-def _ranked(name: str, scores: Tensor, rule: Scope, earlier: Tensor | None) -> Tensor:
-    """Flatten and normalise a tensor's scores; what is cut already ranks below everything (−∞)."""
+def least_amount(scope: str, sizes: Counts, spent: Counts) -> float:
+    """Return the smallest amount that a scope can take where `spent` entries of tensors of these sizes are cut."""
+    if SCOPES[scope].each:
+        return max((spent.get(name, 0) / size for name, size in sizes.items() if size), default=0.0)
+    return sum(spent.values()) / max(1, sum(sizes.values()))
+
+
+def _none_empty(counts: Counts, shapes: Shapes, guarded: Collection[str]) -> dict[str, int]:
+    """Leave each guarded tensor one entry, at the cost of those that keep most."""
+    kept = {name: math.prod(shape) - counts[name] for name, shape in shapes.items()}
+    for name in guarded:
+        if not kept[name]:
+            kept[max(kept, key=lambda each: kept[each])] -= 1
+            kept[name] = 1
+    return {name: math.prod(shape) - kept[name] for name, shape in shapes.items()}
+
+
+def _ranked(name: str, scores: Tensor, rule: Scope, earlier: Tensor | None, guarded: bool) -> Tensor:
+    """Flatten and normalise a tensor's scores; what is cut already ranks below everything (−∞).
+
+    Where `guarded`, the highest, of equals the last, ranks above everything (∞).
+    """
+    ranked = _normalised(name, scores, rule, earlier)
+    if guarded:
+        ranked = ranked.clone()
+        ranked[len(ranked) - 1 - ranked.flip(0).argmax()] = math.inf
+    return ranked
+
+
+def _normalised(name: str, scores: Tensor, rule: Scope, earlier: Tensor | None) -> Tensor:
     flat = scores.detach().flatten()
     flat = flat if flat.is_floating_point() else flat.double()
     if not bool(flat.isfinite().all()):

@@ -36,6 +36,10 @@ class Granularity:
     kept: int = 0
     of: int = 0
 
+    def __str__(self) -> str:
+        """Return the text that `parse` reads."""
+        return f"{self.kept}:{self.of}" if self.kind == "n:m" else self.kind
+
     @property
     def amount(self) -> float | None:
         """The fraction a pattern removes; None where the caller chooses it."""

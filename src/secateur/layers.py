@@ -126,7 +126,7 @@ def skip_layers(
         raise ModelError(
             f"{type(model).__name__} has no two residual blocks to choose from: prune channels instead."
         )
-    scores = _scores(model, blocks, criterion, data, seed, options)
+    scores = _scores(model, blocks, criterion, example_inputs, data, seed, options)
     kept = keep_highest(scores, min(round(amount * len(blocks)), len(blocks) - 1))
     gone = {block.path: block.items for block, stays in zip(blocks, kept.tolist(), strict=True) if not stays}
     plan = Plan(skipped=gone)
@@ -149,6 +149,7 @@ def _scores(
     model: nn.Module,
     blocks: Sequence[Block],
     criterion: str,
+    example_inputs: Inputs,
     data: Batches | None,
     seed: int,
     options: Mapping[str, Any],
@@ -158,7 +159,9 @@ def _scores(
     tensors = {
         name: tensor for name, tensor in tensors.items() if any(name.startswith(f"{b.path}.") for b in blocks)
     }
-    quantities = measured(criterion, model, tensors, data)
+    quantities = measured(
+        criterion, model, tensors, data, example_inputs=example_inputs, seed=seed, **options
+    )
     weights = score(criterion, tensors, seed=seed, granularity="layer", measured=quantities, **options)
     means = []
     for block in blocks:

@@ -38,9 +38,11 @@ class Pruned:
     units to remove and removed, `choices` the arguments that made it, `skipped` what was left alone and why.
 
     A cut of weights has `masks` of what was kept, and in `redistributed` how many weights more (or, below 0, fewer)
-    a tensor kept than the scope alone would have left, so that none is empty. A cut of units has a `plan`, the `verification` that the smaller
-    model computes what the large one computes without them, `parameters`, `macs`, `bytes` and, where asked for,
-    `milliseconds` before and after, the `groups` the units belong to (None for whole layers), and in `kept` how many of each group are left. Its `masks` are those
+    a tensor kept than the scope alone would have left, so that none is empty.
+
+    A cut of units has a `plan`, the `verification` that the smaller model computes what the large one computes
+    without them, `parameters`, `macs`, `bytes` and, where asked for, `milliseconds` before and after, the `groups`
+    the units belong to (None for whole layers), and in `kept` how many of each group are left. Its `masks` are those
     given, made smaller too.
     """
 
@@ -348,6 +350,13 @@ def _one_of(amount: float | None, budget: Mapping[str, float] | None) -> float |
             "Say how much to remove: either an amount such as 0.5, or a budget such as macs 0.5, not both."
         )
     return amount
+
+
+def _milliseconds(large: nn.Module, small: nn.Module, example_inputs: Inputs) -> tuple[float, float]:
+    """Time one pass of each by turns, in evaluation mode: medians."""
+    batch = batch_size(example_inputs)
+    times = compare_latency({"large": large, "small": small}, example_inputs, (batch,))
+    return times["large"][0].median * 1e3, times["small"][0].median * 1e3
 
 
 def _copy(model: nn.Module) -> nn.Module:

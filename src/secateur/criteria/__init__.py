@@ -1,8 +1,9 @@
 """What matters least: criteria and the registry they stand in."""
 
-from secateur.criteria import filters, gradients, weights  # registers
-from secateur.criteria.quantities import QUANTITIES, Batches, measured
-from secateur.criteria.registry import CRITERIA, Criterion, criterion
+from secateur.criteria import filters, flow, gradients, initialisation, lamp, losses, weights  # registers
+from secateur.criteria.calibration import balanced
+from secateur.criteria.quantities import Batches, Source, measured, sources
+from secateur.criteria.registry import CRITERIA, QUANTITIES, Criterion, criterion
 from secateur.criteria.scoring import score
 
 __all__ = [
@@ -10,10 +11,17 @@ __all__ = [
     "QUANTITIES",
     "Batches",
     "Criterion",
+    "Source",
+    "balanced",
     "criterion",
     "filters",
+    "flow",
     "gradients",
+    "initialisation",
+    "lamp",
+    "losses",
     "measured",
     "score",
+    "sources",
     "weights",
 ]

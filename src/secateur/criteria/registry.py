@@ -4,14 +4,17 @@ A criterion is a function whose positional parameters name the quantities it nee
 whose keyword-only parameters are its options, with their defaults. It returns a tensor of the weight's shape in
 which lower means less important. Registering it is all it takes for the library, the command line, the
 documentation and the shared tests to know it.
+
+A quantity that must be measured on the model is a function of the same kind, registered in `QUANTITIES`; its options
+are options of the criteria that name it, too.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, TypeVar
 
 from torch import Tensor
 
@@ -19,6 +22,10 @@ from secateur.errors import InputError
 from secateur.registry import Registry
 
 Score = TypeVar("Score", bound=Callable[..., Tensor])
+Measure: TypeAlias = Callable[..., dict[str, Tensor]]
+
+QUANTITIES: Registry[Measure] = Registry("measured quantity")
+"""Name → function of what it needs (fields of `quantities.Source`) and its options, to tensors by parameter name."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,10 @@ class Criterion:
     `unit` is the formula for units, and `per` says what of a unit it is given (see `secateur.importance.VIEWS`): with
     "weight" it is called like `score`, for what each weight adds to the score of a unit it belongs to. `moment` says
     when in a network's life the score has a meaning: "before", "after" or "during" training, or "any" time.
+
+    `own` holds the formula's options, `measuring` those of the measured quantities whose default is another here.
+    `rounds` says how often a cut of weights scores what is left, unless told otherwise; where it `regrows`, each
+    round chooses from all weights again.
     """
 
     name: str
@@ -36,14 +47,29 @@ class Criterion:
     per: str
     moment: str
     needs: tuple[str, ...]
-    options: Mapping[str, Any]
+    own: Mapping[str, Any]
     granularities: frozenset[str]
     paper: str
+    rounds: int = 1
+    regrows: bool = False
+    measuring: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def summary(self) -> str:
         """First line of the formula's docstring."""
         return (inspect.getdoc(self.score) or "").partition("\n")[0]
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The quantities among its needs that are measured on the model."""
+        return tuple(need for need in self.needs if need in QUANTITIES)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of the formula and of what is measured for it, with their defaults."""
+        measured = [parameters_of(QUANTITIES[each])[1] for each in self.measures]
+        defaults = {name: default for options in measured for name, default in options.items()}
+        return {**defaults, **self.measuring, **self.own}
 
     def check(self, granularity: str, options: Mapping[str, Any]) -> None:
         """Raise `InputError` unless the criterion has a meaning at `granularity` and knows all `options`."""
@@ -63,6 +89,19 @@ class Criterion:
 CRITERIA: Registry[Criterion] = Registry("criterion")
 
 
+def parameters_of(function: Callable[..., Any]) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """Return what a formula or a measurement needs, its positional parameters, and its options with their defaults.
+
+    >>> parameters_of(lambda weight, *, norm="l1": weight)
+    (('weight',), {'norm': 'l1'})
+    """
+    parameters = inspect.signature(function).parameters.values()
+    return (
+        tuple(p.name for p in parameters if p.kind is not p.KEYWORD_ONLY),
+        {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY},
+    )
+
+
 def criterion(
     name: str,
     *,
@@ -71,20 +110,33 @@ def criterion(
     unit: Callable[..., Tensor] | None = None,
     per: str = "weight",
     moment: str = "any",
+    rounds: int = 1,
+    regrows: bool = False,
+    measuring: Mapping[str, Any] | None = None,
 ) -> Callable[[Score], Score]:
     """Register the decorated formula as a criterion called `name`.
 
     `unit` is the formula for units, where it is another than for single weights, and `per` what it is given.
+    `measuring` holds the options of the measured quantities whose default is another for this criterion.
     """
 
     def register(score: Score) -> Score:
-        parameters = inspect.signature(score).parameters.values()
-        needs = tuple(p.name for p in parameters if p.kind is not p.KEYWORD_ONLY)
-        options = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+        needs, own = parameters_of(score)
         CRITERIA.add(
             name,
             Criterion(
-                name, score, unit or score, per, moment, needs, options, frozenset(granularities), paper
+                name,
+                score,
+                unit or score,
+                per,
+                moment,
+                needs,
+                own,
+                frozenset(granularities),
+                paper,
+                rounds,
+                regrows,
+                measuring or {},
             ),
         )
         return score

@@ -32,7 +32,8 @@ def score(
 ) -> dict[str, Tensor]:
     """Score every tensor by the registered `criterion`: name → scores of the tensor's shape, lowest goes first.
 
-    `measured` holds what formulas need that was measured on data (see `quantities`): quantity → name → tensor.
+    `measured` holds what formulas need that was measured on the model (see `quantities`): quantity → name → tensor;
+    `options` may hold the options of that measuring too.
     A random criterion draws from (seed, name), so a layer's scores don't depend on the other layers.
     Raises `InputError` for an unknown criterion, option or combination with `granularity`, and for a formula
     that needs what is not provided or does not score every weight.
@@ -42,6 +43,7 @@ def score(
     """
     entry = CRITERIA[criterion]
     entry.check(granularity, options)
+    own = {name: value for name, value in options.items() if name in entry.own}
     formula = entry.unit if granularity in UNITS else entry.score
     scores = {}
     for name, tensor in tensors.items():
@@ -49,7 +51,7 @@ def score(
             measured[need][name] if measured and need in measured else PROVIDERS[need](name, tensor, seed)
             for need in entry.needs
         )
-        scores[name] = formula(*needs, **options)
+        scores[name] = formula(*needs, **own)
         if scores[name].shape != tensor.shape:
             raise InputError(
                 f"The criterion {criterion} gave {name} scores of shape {list(scores[name].shape)}: "

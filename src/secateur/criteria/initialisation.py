@@ -1,0 +1,70 @@
+"""Criteria made for networks that have not been trained yet."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from secateur.criteria.registry import criterion
+
+UNITS_TOO = {"weight", "n:m", "channel", "head", "layer"}
+
+
+@criterion(
+    "snip",
+    granularities=UNITS_TOO,
+    paper="Lee, Ajanthan and Torr 2019, SNIP, eq. 5; its normalisation by the sum changes no rank",
+    moment="before",
+)
+def snip(weight: Tensor, gradient: Tensor) -> Tensor:
+    """Sensitivity of the loss to a connection, |w · ∂L/∂w|."""
+    return (weight * gradient).abs()
+
+
+@criterion(
+    "grasp",
+    granularities=UNITS_TOO,
+    paper="Wang, Zhang and Grosse 2020, GraSP, eq. 8; its −θ ∘ Hg with the sign turned, as the lowest go",
+    moment="before",
+)
+def grasp(scored_weight: Tensor, hessian_gradient: Tensor) -> Tensor:
+    """What the gradient's norm loses without a weight, θ ∘ H g: lowest where its removal helps the gradient flow."""
+    return scored_weight * hessian_gradient
+
+
+@criterion(
+    "synflow",
+    granularities=UNITS_TOO,
+    paper="Tanaka, Kunin, Yamins and Ganguli 2020, SynFlow, eq. 2 and algorithm 1",
+    moment="before",
+    rounds=100,
+)
+def synflow(weight: Tensor, flow_gradient: Tensor) -> Tensor:
+    """Share of a weight in the flow through the network, |θ| ∘ ∂R/∂|θ|, R = 1ᵀ Π |θ| 1."""
+    return weight.detach().double().abs() * flow_gradient
+
+
+@criterion(
+    "iter-snip",
+    granularities={"weight", "n:m"},
+    paper="de Jorge et al. 2021, Progressive Skeletonization, Iterative SNIP",
+    moment="before",
+    rounds=60,
+    measuring={"batch_norm": "train"},
+)
+def iterative_snip(weight: Tensor, gradient: Tensor) -> Tensor:
+    """SNIP, scored again on what is left in each of many rounds, |w · ∂L/∂w|."""
+    return snip(weight, gradient)
+
+
+@criterion(
+    "force",
+    granularities={"weight", "n:m"},
+    paper="de Jorge et al. 2021, Progressive Skeletonization, FORCE",
+    moment="before",
+    rounds=60,
+    regrows=True,
+    measuring={"batch_norm": "train"},
+)
+def force(weight: Tensor, gradient: Tensor) -> Tensor:
+    """SNIP with the gradient of the pruned network in many rounds, |w · ∂L/∂(w∘m)|: weights may come back."""
+    return snip(weight, gradient)

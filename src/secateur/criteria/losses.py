@@ -1,0 +1,206 @@
+"""Derivatives of the loss on calibration data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from secateur.criteria.normalisation import normalising
+from secateur.criteria.quantities import Batches
+from secateur.criteria.registry import QUANTITIES
+from secateur.errors import InputError, reason_of
+from secateur.modes import unfused
+from secateur.progress import track
+from secateur.seeds import seed_of
+
+Grads = Sequence[Tensor | None]
+
+
+@QUANTITIES.register("gradient")
+def gradient(
+    model: nn.Module, tensors: Mapping[str, Tensor], data: Batches, *, batch_norm: str = "eval"
+) -> dict[str, Tensor]:
+    """Gradient of the mean loss over all samples; name → tensor of the weight's shape.
+
+    `batch_norm` is "eval" (running statistics), "train" (those of each batch) or "removed". The model's own
+    gradients, frozen state and statistics are left as they were.
+    """
+    with _differentiable(model, tensors, batch_norm):
+        return _mean(model, tensors, data, lambda loss: _grad(loss, tensors), "gradients")
+
+
+@QUANTITIES.register("hessian_gradient")
+def hessian_gradient(
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    data: Batches,
+    seed: int,
+    *,
+    batch_norm: str = "train",
+    temperature: float = 200.0,
+    parts: int = 2,
+    redraw: bool = False,
+) -> dict[str, Tensor]:
+    """Product H g of the loss's Hessian and gradient; name → tensor of the weight's shape.
+
+    Both are of the mean over all samples of the cross-entropy of logits / `temperature`. Each batch is run in so
+    many equal `parts`, with statistics of their own where `batch_norm` is "train". With `redraw` they are taken
+    where `scored_weight` has drawn linear weights anew.
+    """
+    parts = _positive("parts", parts)
+    with (
+        _lent(model, _redrawn(model, seed) if redraw else {}),
+        _differentiable(model, tensors, batch_norm),
+        unfused(),
+    ):
+        mean = partial(_mean, model, tensors, data, temperature=temperature, parts=parts)
+        g = mean(lambda loss: _grad(loss, tensors), "gradients")
+
+        def product(loss: Tensor) -> Grads:
+            grads = _grad(loss, tensors, create_graph=True)
+            pairs = [(each, g[name]) for name, each in zip(tensors, grads, strict=True) if each is not None]
+            inner = sum(((each.to(of.dtype) * of).sum() for each, of in pairs), torch.zeros(()))
+            return _grad(inner, tensors) if inner.requires_grad else [None] * len(tensors)
+
+        return mean(product, "Hessians")
+
+
+@QUANTITIES.register("scored_weight")
+def scored_weight(
+    model: nn.Module, tensors: Mapping[str, Tensor], seed: int, *, redraw: bool = False
+) -> dict[str, Tensor]:
+    """The weights that are scored: the model's own, or with `redraw` those of linear layers drawn anew.
+
+    They are drawn from Xavier's normal distribution, by seed and name; a weight that is zero stays zero.
+    """
+    drawn = _redrawn(model, seed) if redraw else {}
+    return {name: drawn.get(name, tensor).detach() for name, tensor in tensors.items()}
+
+
+def _mean(
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    data: Batches,
+    derive: Callable[[Tensor], Grads],
+    title: str,
+    temperature: float = 1.0,
+    parts: int = 1,
+) -> dict[str, Tensor]:
+    """Mean over all samples of what `derive` makes of the summed loss of some; zeros where it gives None."""
+    total = {
+        name: torch.zeros_like(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32))
+        for name, tensor in tensors.items()
+    }
+    samples = 0
+    for inputs, labels in _tracked(data, title):
+        if labels is None and temperature != 1:
+            raise InputError(
+                f"The model computes its own loss, whose logits can't be divided by {temperature:g}: "
+                "pass labels, or temperature=1."
+            )
+        for part, answers, size in _parts(inputs, labels, parts):
+            try:
+                outputs = model(**part) if isinstance(part, Mapping) else model(part)
+                derived = derive(size * _loss(outputs, answers, temperature))
+            except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
+                raise InputError(
+                    f"The calibration data gives no gradient ({reason_of(error)}): pass batches of what the "
+                    "model takes and labels that fit its outputs."
+                ) from error
+            for name, each in zip(tensors, derived, strict=True):
+                if each is not None:
+                    total[name] += each.detach()
+            samples += size
+    if not samples:
+        raise InputError("The data holds no batch: pass batches of inputs and labels as data=.")
+    return {name: each / samples for name, each in total.items()}
+
+
+def _grad(output: Tensor, tensors: Mapping[str, Tensor], create_graph: bool = False) -> Grads:
+    return torch.autograd.grad(output, list(tensors.values()), allow_unused=True, create_graph=create_graph)
+
+
+def _loss(outputs: Any, labels: Tensor | None, temperature: float) -> Tensor:
+    """Mean loss of a batch: cross-entropy with its labels, or what the model computed itself."""
+    if labels is None:
+        loss: Tensor = outputs.loss
+        return loss
+    logits = outputs if isinstance(outputs, Tensor) else outputs.logits
+    return F.cross_entropy(logits / temperature if temperature != 1 else logits, labels)
+
+
+def _parts(inputs: Any, labels: Tensor | None, parts: int) -> Iterator[tuple[Any, Tensor | None, int]]:
+    """Split a batch into equal parts, as far as it goes: inputs, labels and number of samples of each."""
+    size = len(next(iter(inputs.values()))) if isinstance(inputs, Mapping) else len(inputs)
+    length = max(1, math.ceil(size / parts))
+    for start in range(0, size, length):
+        rows = slice(start, start + length)
+        part = (
+            {name: each[rows] for name, each in inputs.items()}
+            if isinstance(inputs, Mapping)
+            else inputs[rows]
+        )
+        yield part, None if labels is None else labels[rows], min(length, size - start)
+
+
+def _tracked(data: Batches, title: str) -> Iterator[tuple[Any, Tensor | None]]:
+    """Yield pairs under a progress bar. Raises `InputError` for what is none."""
+    batches = list(data)
+    for batch in track(batches, title, len(batches)):
+        if not isinstance(batch, tuple | list) or len(batch) != 2:
+            raise InputError(
+                "A batch of calibration data is a pair of inputs and labels: pass (inputs, labels)."
+            )
+        yield batch[0], batch[1]
+
+
+@contextmanager
+def _differentiable(model: nn.Module, tensors: Mapping[str, Tensor], batch_norm: str) -> Iterator[None]:
+    """Let frozen tensors have gradients while the block runs."""
+    frozen = [tensor for tensor in tensors.values() if not tensor.requires_grad]
+    with normalising(model, batch_norm), torch.enable_grad():
+        for tensor in frozen:
+            tensor.requires_grad_(True)
+        try:
+            yield
+        finally:
+            for tensor in frozen:
+                tensor.requires_grad_(False)
+
+
+@contextmanager
+def _lent(model: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
+    """Let parameters hold other values while the block runs."""
+    own = {name: model.get_parameter(name).data for name in values}
+    for name, value in values.items():
+        model.get_parameter(name).data = value
+    try:
+        yield
+    finally:
+        for name, value in own.items():
+            model.get_parameter(name).data = value
+
+
+def _redrawn(model: nn.Module, seed: int) -> dict[str, Tensor]:
+    """Draw the weights of linear layers anew."""
+    drawn = {}
+    linear = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}
+    for name, weight in model.named_parameters():
+        if id(weight) in linear:
+            generator = torch.Generator().manual_seed(seed_of("redraw", seed, name))
+            noise = torch.randn(weight.shape, generator=generator).to(weight)
+            drawn[name] = noise * math.sqrt(2 / sum(weight.shape)) * (weight.detach() != 0)
+    return drawn
+
+
+def _positive(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InputError(f"The option {name} is {value!r}: give a whole number from 1.")
+    return value

@@ -1,0 +1,49 @@
+"""What batch normalisation does while a network is looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from secateur.modes import evaluating
+from secateur.registry import Registry
+
+BATCH_NORMS: Registry[Callable[[_BatchNorm, ExitStack], None]] = Registry("batch_norm")
+"""How a batch normalisation takes part: by name, what is done to the module until the stack is closed."""
+
+
+@contextmanager
+def normalising(model: nn.Module, batch_norm: str) -> Iterator[None]:
+    """Run the block in eval mode, with batch normalisation as `batch_norm` says; nothing of it stays.
+
+    "eval" uses the running statistics, "train" those of the batch (and leaves the running ones alone), "removed"
+    lets the inputs through. Dropout is off. Raises `InputError` for any other name.
+    """
+    change = BATCH_NORMS[batch_norm]
+    with evaluating(model), ExitStack() as stack:
+        for module in model.modules():
+            if isinstance(module, _BatchNorm):
+                change(module, stack)
+        yield
+
+
+@BATCH_NORMS.register("eval")
+def running_statistics(module: _BatchNorm, stack: ExitStack) -> None:
+    """Normalise by the running statistics."""
+
+
+@BATCH_NORMS.register("train")
+def batch_statistics(module: _BatchNorm, stack: ExitStack) -> None:
+    """Normalise by the batch's statistics without remembering them."""
+    stack.callback(setattr, module, "track_running_stats", module.track_running_stats)
+    module.train()  # `evaluating` puts it back
+    module.track_running_stats = False
+
+
+@BATCH_NORMS.register("removed")
+def removed(module: _BatchNorm, stack: ExitStack) -> None:
+    """Let the inputs through."""
+    stack.enter_context(module.register_forward_hook(lambda module, inputs, output: inputs[0]))
