@@ -368,11 +368,58 @@ def test_nothing_is_left_behind(dtype: torch.dtype) -> None:
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_numbers_drawn_in_the_code_are_the_same_for_both() -> None:
-    model = Between(lambda m, h: h * torch.rand(len(h), 1) + torch.randn(1))
-    x = torch.randn(5, 4)
-    small, _, cut = half(model, x)
+class Variational(nn.Module):
+    """A variational autoencoder whose latent size may be cut; `draw` makes its sample of a mean and a deviation."""
+
+    def __init__(self, draw: Callable[[Any, Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.encode, self.mean, self.spread = nn.Linear(4, 8), nn.Linear(8, 6), nn.Linear(8, 6)
+        self.decode, self.draw, self.width = nn.Linear(6, 3), draw, 6
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.encode(x).tanh()
+        return self.decode(self.draw(self, self.mean(h), self.spread(h).exp()))
+
+
+DRAWS: dict[str, Callable[[Any, Tensor, Tensor], Tensor]] = {
+    "like the spread": lambda m, mean, std: mean + std * torch.randn_like(std),
+    "uniform like the spread": lambda m, mean, std: mean + std * torch.rand_like(std),
+    "of an attribute": lambda m, mean, std: mean + std * torch.randn(len(mean), m.width),
+    "of a literal": lambda m, mean, std: mean + std * torch.rand(len(mean), 6),
+    "of a shape": lambda m, mean, std: mean + std * torch.randn(std.shape),
+    "in place": lambda m, mean, std: mean + std * std.new_empty(std.size()).normal_(),
+    "one for each feature": lambda m, mean, std: mean + std * torch.randn_like(std[:1]),
+    "normal": lambda m, mean, std: torch.normal(mean, std),
+    "normal of a number": lambda m, mean, std: torch.normal(0.5, std) + mean,
+    "distribution": lambda m, mean, std: torch.distributions.Normal(mean, std).rsample(),
+    "bernoulli": lambda m, mean, std: torch.bernoulli(mean.sigmoid()) * std,
+    "dropout": lambda m, mean, std: F.dropout(mean, 0.5, training=True) * std,
+    "fused dropout": lambda m, mean, std: torch.native_dropout(mean, 0.5, True)[0] * std,
+    "twice": lambda m, mean, std: mean * torch.rand(len(std), 1) + std * torch.randn_like(std),
+}
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_numbers_drawn_in_the_code_are_the_same_for_both(name: str) -> None:
+    torch.manual_seed(0)
+    model, x = Variational(DRAWS[name]), torch.randn(5, 4)
+    small, plan, cut = half(model, x)
+    assert plan.shape_after("decode.weight") == (3, 3)
     assert verify(model, small, cut, x).error <= 1e-9
+    assert not torch.equal(small(x), small(x))
+    with torch.no_grad():
+        small.mean.weight[0, 0] += 0.1 if "bern" not in name else 5
+    with pytest.raises(VerificationError, match="differs from the large one"):
+        verify(model, small, cut, x)
+
+
+def test_numbers_of_a_generator_of_its_own_are_a_constant() -> None:
+    def draw(m: Any, mean: Tensor, std: Tensor) -> Tensor:
+        return mean + std * torch.randn(mean.shape, generator=torch.Generator().manual_seed(0))
+
+    result = secateur.prune(Variational(draw), torch.randn(5, 4), **HALF)
+    assert result.kept["encode.weight"] == 4
+    assert result.skipped["mean.weight"].startswith("it meets a size that must stay")
 
 
 @pytest.mark.parametrize("batch", [0, None])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch.utils._pytree import tree_map
 from secateur.errors import VerificationError
 from secateur.graph.cut import Cut
 from secateur.graph.program import Node, Ref
+from secateur.shrink import draws
 
 NARROW = (torch.float16, torch.bfloat16, torch.float32)
 
@@ -36,11 +38,21 @@ def crossing(cut: Cut) -> dict[str, dict[int, Node]]:
 
 
 class Widened(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Keeps every number in `dtype`, and the statistics of some operators to what stays."""
+    """Keeps every number in `dtype`, and the statistics of some operators to what stays.
 
-    def __init__(self, dtype: torch.dtype, crossing: dict[str, dict[int, Node]], cut: Cut) -> None:
+    `drawn` is asked for the random numbers to use instead of those an operator drew: (operator, how many came before,
+    numbers) → numbers.
+    """
+
+    def __init__(
+        self,
+        dtype: torch.dtype,
+        crossing: dict[str, dict[int, Node]],
+        cut: Cut,
+        drawn: Callable[[str, int, Tensor], Tensor],
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.dtype, self.crossing, self.cut = dtype, crossing, cut
+        self.dtype, self.crossing, self.cut, self.drawn = dtype, crossing, cut, drawn
         self.count: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -51,7 +63,9 @@ class Widened(TorchDispatchMode):  # type: ignore[no-untyped-call]
         nth = self.count[name]
         self.count[name] += 1
         node = self.crossing.get(name, {}).get(nth)
-        return func(*args, **kwargs) if node is None else _over_kept(func, args, kwargs, node, self.cut)
+        if node is not None:
+            return _over_kept(func, args, kwargs, node, self.cut)
+        return draws.run(func, name, args, kwargs, partial(self.drawn, name, nth))
 
 
 def _over_kept(func: Callable[..., Any], args: Any, kwargs: Any, node: Node, cut: Cut) -> Any:

@@ -24,6 +24,7 @@ from secateur.graph.program import Node, refs
 from secateur.graph.trace import tensors_of
 from secateur.measure.inputs import Inputs, arguments
 from secateur.modes import evaluating, unfused
+from secateur.shrink.draws import Draws
 from secateur.shrink.over_kept import NARROW, Widened, crossing
 from secateur.shrink.plan import named_tensors
 from secateur.shrink.standins import stand_in
@@ -118,9 +119,12 @@ def _both(
     prepare(large)
     if affected:  # the same operators as in the trace, in the same order
         stand_in(large, [name for name, each in large.named_modules() if is_plain_attention(each)])
-    expected = _run(large, example_inputs, dtype, affected, cut, inside)
+    draws = Draws(cut)
+    widened = Widened(dtype, affected, cut, draws.first)
+    expected = _run(large, example_inputs, dtype, widened, inside)
     del large
-    return expected, _run(copies.small(small), example_inputs, dtype, {}, cut, inside)
+    widened = Widened(dtype, {}, cut, draws.again)
+    return expected, _run(copies.small(small), example_inputs, dtype, widened, inside)
 
 
 def _of_same_size(cut: Cut) -> set[str]:
@@ -223,8 +227,7 @@ def _run(
     model: nn.Module,
     example_inputs: Inputs,
     dtype: torch.dtype,
-    affected: dict[str, dict[int, Node]],
-    cut: Cut,
+    widened: Widened,
     inside: Collection[str] | None,
 ) -> list[Tensor]:
     args, kwargs = tree_map(
@@ -234,7 +237,6 @@ def _run(
     for path, module in model.named_modules():
         if path in (inside or ()):
             module.register_forward_hook(lambda module, args, outputs: heard.extend(tensors_of(outputs)))
-    widened = Widened(dtype, affected, cut)
     with evaluating(model), torch.no_grad(), unfused(), _same_draws(), _default(dtype), widened:
         outputs = model(*args, **kwargs)
     return tensors_of(outputs) if inside is None else heard

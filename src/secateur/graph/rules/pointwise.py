@@ -89,19 +89,32 @@ def uniform(c: Coupling, node: Node) -> None:
     c.give(node, [c.labels.fresh(size) for size in c.shape(node)])
 
 
+@rule("rand", "randn")
+def noise(c: Coupling, node: Node) -> None:
+    """Random numbers: as good as any others, unless a generator of their own makes them a constant."""
+    (uniform if node.kwargs.get("generator") is None else patterned)(c, node)
+
+
 @rule(
     "arange",
     "linspace",
     "eye",
-    "rand",
-    "randn",
     "randint",
     "randperm",
     "tril_indices",
     "triu_indices",
     "logspace",
 )
-@rule("_local_scalar_dense", "item", "_assert_async", "_assert_tensor_metadata", "hann_window", "full_range")
+@rule(
+    "_is_all_true",
+    "_is_any_true",
+    "_local_scalar_dense",
+    "item",
+    "_assert_async",
+    "_assert_tensor_metadata",
+    "hann_window",
+    "full_range",
+)
 def patterned(c: Coupling, node: Node) -> None:
     """A constant whose entries differ: its sizes must stay."""
     for which in range(len(node.outputs)):
