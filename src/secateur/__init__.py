@@ -31,6 +31,7 @@ from secateur.errors import (
 from secateur.export import Exported, export, save_pretrained
 from secateur.masks import Masks
 from secateur.measure import Measurement, measure
+from secateur.methods import METHODS
 from secateur.models import build
 from secateur.prune import Pruned, prune
 from secateur.recipe import run
@@ -43,6 +44,7 @@ __version__ = version("secateur")
 
 __all__ = [
     "CRITERIA",
+    "METHODS",
     "SCOPES",
     "DataError",
     "Exported",

@@ -160,12 +160,16 @@ class Held:
 
     def __init__(self, pairs: list[tuple[nn.Parameter, Tensor]], optimizer: torch.optim.Optimizer) -> None:
         """Keep zeroed weights zero; one fused multiplication serves all of them, which is fast."""
-        self._parameters: list[Tensor] = [parameter for parameter, _ in pairs]
-        self._factors = [mask.to(parameter.dtype) for parameter, mask in pairs]
+        self.change(pairs)
         self._hooks = (
             optimizer.register_step_pre_hook(lambda *_: self.zero_gradients()),
             optimizer.register_step_post_hook(lambda *_: self.zero_weights()),
         )
+
+    def change(self, pairs: list[tuple[nn.Parameter, Tensor]]) -> None:
+        """Hold other masks from now on, as `Masks.of` pairs them; what they cut is zeroed after the next step."""
+        self._parameters: list[Tensor] = [parameter for parameter, _ in pairs]
+        self._factors = [mask.to(parameter.dtype) for parameter, mask in pairs]
 
     @torch.no_grad()
     def zero_gradients(self) -> None:

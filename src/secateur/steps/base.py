@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from rich.tree import Tree
 
 from secateur import models
@@ -115,8 +115,18 @@ class Step(BaseModel):
 
     @classmethod
     def loose_options(cls) -> dict[str, str]:
-        """Return options a step takes beside its fields, with their help."""
+        """Return options a step takes beside its fields, with their help; they go into its field `options`."""
         return {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_options(cls, values: Any) -> Any:
+        """Let the loose options stand beside the other keys of a recipe."""
+        if not isinstance(values, dict):
+            return values
+        loose = {key: value for key, value in values.items() if key in cls.loose_options()}
+        rest = {key: value for key, value in values.items() if key not in loose}
+        return {**rest, "options": {**(rest.get("options") or {}), **loose}} if loose else rest
 
     def config(self) -> dict[str, Any]:
         """Return what the recipe keeps of this step: every field but the folders it names."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 
 from secateur.analysis import SafeRate, safe_rate
@@ -105,16 +105,6 @@ class Prune(Step):
             for criterion in CRITERIA.values()
             for option, default in criterion.options.items()
         }
-
-    @model_validator(mode="before")
-    @classmethod
-    def _gather_options(cls, values: Any) -> Any:
-        """Let the options of criteria (norm, …) stand beside the other keys of a recipe."""
-        if not isinstance(values, dict):
-            return values
-        loose = {key: value for key, value in values.items() if key in cls.loose_options()}
-        rest = {key: value for key, value in values.items() if key not in loose}
-        return {**rest, "options": {**(rest.get("options") or {}), **loose}} if loose else rest
 
     def perform(self, context: Context) -> Outcome:
         """Score, spread, cut, measure, keep."""

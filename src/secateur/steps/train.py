@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from secateur import models
+from secateur import methods, models
 from secateur.data import Dataset
 from secateur.files import locked
 from secateur.runs import ABOUT, Run
@@ -33,13 +33,23 @@ from secateur.steps.base import (
 from secateur.steps.choices import DataChoice, ModelChoice
 from secateur.training import Fit, TrainConfig, evaluate, train
 from secateur.training.checkpoint import Checkpoint
+from secateur.training.config import TARGETS
 from secateur.training.evaluation import try_out
 from secateur.training.journal import Journal, read_journal
 from secateur.training.loop import make_fabric
 
 
+class Trains(Step, TrainConfig):
+    """A step that trains, maybe pruning meanwhile."""
+
+    @classmethod
+    def loose_options(cls) -> dict[str, str]:
+        """Return the options of all methods: --every and the like."""
+        return methods.loose_options() | {name: f"{name}, for the method" for name in TARGETS}
+
+
 @step("train")
-class Train(Step, ModelChoice, DataChoice, TrainConfig):
+class Train(Trains, ModelChoice, DataChoice):
     """Train a model and keep it as a run folder."""
 
     out: Out
@@ -69,7 +79,7 @@ class Train(Step, ModelChoice, DataChoice, TrainConfig):
 
 
 @step("retrain")
-class Retrain(Step, TrainConfig):
+class Retrain(Trains):
     """Train a run's model on, its masks held.
 
     Cut weights stay exactly zero. The run's own folder is updated unless --out names another.
@@ -143,8 +153,10 @@ def _train(
         context = {"step": start, "do": this.do}
         fitted = train(model, data, settings, masks=masks, folder=folder, context=context, identity=planned)
         result = {name: fitted.rows[-1][name] for name in RESULT} if fitted.rows else evaluate(model, data)
+        if settings.method is not None:
+            result["cut"] = fitted.masks.sparsity
         finished = run.record(
-            model, masks, {"do": this.do, "config": this.config()}, result, fitted.seconds, folder
+            model, fitted.masks, {"do": this.do, "config": this.config()}, result, fitted.seconds, folder
         )
         checkpoint.remove()
         return Outcome((*_lines(finished, fitted),), record={"run": str(folder), **result})

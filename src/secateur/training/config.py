@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from secateur.training.duration import Duration
 
@@ -39,6 +39,14 @@ class TrainConfig(BaseModel):
     ema: Annotated[float | None, Field(gt=0, lt=1, description="decay of averaged weights, the result")] = (
         None
     )
+    method: Annotated[
+        str | None, Field(description="prune while training by this method; secateur methods lists them")
+    ] = None
+    amount: Annotated[float | None, Field(ge=0, le=1, description="fraction the method is to remove")] = None
+    options: Annotated[
+        dict[str, Any],
+        Field(description="option of the method, or include, keep or layers, as name=value"),
+    ] = {}
     augment: Annotated[str | None, Field(description="augmentation; the data set's own when left out")] = None
     precision: Annotated[str, Field(description="32-true, bf16-mixed or 16-mixed")] = "32-true"
     channels_last: Annotated[bool, Field(description="channels-last memory layout for image models")] = True
@@ -82,6 +90,25 @@ class TrainConfig(BaseModel):
             AUGMENTATIONS[value]
         return value
 
+    @model_validator(mode="after")
+    def _method(self) -> TrainConfig:
+        from secateur.methods import METHODS
+
+        if self.method is None:
+            if self.amount is not None or self.options:
+                raise ValueError(
+                    "an amount and options are a method's: name one with method, such as gradual"
+                )
+            return self
+        own = {name: value for name, value in self.options.items() if name not in TARGETS}
+        entry = METHODS[self.method]
+        entry.check(self.amount, own)
+        if entry.make.reshapes and self.ema is not None:
+            raise ValueError(
+                f"an average of the weights can't follow the method {self.method}: leave ema out"
+            )
+        return self
+
     @field_validator("precision")
     @classmethod
     def _precision(cls, value: str) -> str:
@@ -90,4 +117,6 @@ class TrainConfig(BaseModel):
         return value
 
 
+TARGETS = ("include", "keep", "layers")
+"""What any method can be told beside its own options: which parameters it may touch."""
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")

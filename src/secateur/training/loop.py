@@ -11,8 +11,8 @@ import logging
 import math
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,10 +20,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from secateur import modes
+from secateur import methods, modes
 from secateur.data import Batches, Dataset
+from secateur.data.dataset import each
 from secateur.errors import InputError, ModelError
 from secateur.masks import Held, Masks
+from secateur.methods import Method
 from secateur.progress import bar
 from secateur.seeds import seed_of
 from secateur.training.checkpoint import Checkpoint
@@ -43,11 +45,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Fit:
-    """What training gives back: the log's `rows` (one an epoch), `seconds` spent, and where it was resumed."""
+    """What training gives back: the log's `rows` (one an epoch), `seconds` spent, and where it was resumed.
+
+    `masks` are those given and what a method has cut.
+    """
 
     rows: list[Row]
     seconds: float
     resumed_at: int = 0
+    masks: Masks = field(default_factory=lambda: Masks({}))
 
 
 def fit(
@@ -80,13 +86,14 @@ def fit(
         modes.channels_last(model) if config.channels_last and data.input_shape else nullcontext(),
         modes.training(model),
         Masks(masks or {}).hold(model, optimizer) as held,
+        _method(model, optimizer, data, config, fabric.device, masks, per_epoch, enough) as method,
         torch.random.fork_rng([fabric.device] if fabric.device.type == "cuda" else []),
     ):
         average = _averaging(model, config.ema)
         result = model if average is None else average.module
         wrapped, stepper = fabric.setup(model, optimizer)
         journal = Journal(folder if fabric.is_global_zero else None, context, config.tensorboard)
-        state = State(model, optimizer, average, fabric.strategy.precision, journal)
+        state = State(model, optimizer, average, fabric.strategy.precision, journal, method)
         saved = checkpoint.read()
         if saved is not None:
             state.restore(saved)
@@ -97,10 +104,10 @@ def fit(
             for batch in _remaining(batches, resumed_at, total):
                 rate = learning_rate(state.iteration, per_epoch, config)
                 for group in optimizer.param_groups:
-                    group["lr"] = rate
+                    group["lr"] = rate * group.get("lr_factor", 1.0)
                 torch.manual_seed(seed_of("step", config.seed, state.iteration, fabric.global_rank))
                 if batch.size >= enough:  # a last batch too small for a normalisation is left out
-                    logits, losses = _learn(batch, wrapped, stepper, held, data, config, fabric)
+                    logits, losses = _learn(batch, wrapped, stepper, held, method, data, config, fabric)
                     if average is not None:
                         average.update_parameters(model)
                     state.tally.add(logits, batch.labels, losses)
@@ -109,6 +116,8 @@ def fit(
                 if state.iteration % per_epoch == 0:
                     epoch = state.iteration // per_epoch
                     measured = _measured(state.tally.reduced(fabric), result, data, fabric)
+                    if method is not None:
+                        measured["cut"] = method.masks.sparsity
                     if not all(map(math.isfinite, measured.values())):
                         checkpoint.remove()
                         raise ModelError(
@@ -121,8 +130,38 @@ def fit(
                     checkpoint.write(state.tree())
         if average is not None:
             model.load_state_dict(result.state_dict())
+        final = Masks(masks or {})
+        if method is not None:
+            final = method.finish() & final
     model.zero_grad()
-    return Fit(journal.rows, state.seconds, resumed_at)
+    return Fit(journal.rows, state.seconds, resumed_at, final)
+
+
+def _method(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    data: Dataset,
+    config: TrainConfig,
+    device: torch.device,
+    masks: Mapping[str, Tensor] | None,
+    per_epoch: int,
+    enough: int,
+) -> AbstractContextManager[Method | None]:
+    """Start the config's method, where it names one."""
+    if config.method is None:
+        return nullcontext()
+    left_over = len(data.train) % config.batch_size
+    return methods.start(
+        config.method,
+        model,
+        optimizer,
+        steps=config.epochs * (per_epoch - (0 < left_over < enough)),
+        amount=config.amount,
+        masks=masks,
+        example_inputs=each(lambda tensor: tensor.to(device), data.example(2)),
+        seed=config.seed,
+        **config.options,
+    )
 
 
 def _batches(data: Dataset, config: TrainConfig, fabric: Fabric) -> Batches:
@@ -175,6 +214,7 @@ def _learn(
     model: nn.Module,
     optimizer: Any,
     held: Held,
+    method: Method | None,
     data: Dataset,
     config: TrainConfig,
     fabric: Fabric,
@@ -185,8 +225,11 @@ def _learn(
         logits.float(), batch.labels, reduction="sum", label_smoothing=config.label_smoothing
     )
     optimizer.zero_grad()
-    fabric.backward(losses * fabric.world_size / batch.size)  # processes' gradients are averaged
+    loss = losses * fabric.world_size / batch.size  # processes' gradients are averaged
+    fabric.backward(loss if method is None else loss + method.penalty())
     if config.clip_norm is not None:
+        if method is not None:
+            method.zero_gradients()
         held.zero_gradients()
         fabric.clip_gradients(model, optimizer, max_norm=config.clip_norm, error_if_nonfinite=False)
     optimizer.step()

@@ -34,6 +34,7 @@ from secateur import errors
 from secateur.data import Dataset, Split
 from secateur.errors import InputError, MissingExtraError, ModelError, SecateurError
 from secateur.files import read_json, write_json
+from secateur.masks import Masks
 from secateur.store import read_tree, write_tree
 from secateur.training.config import TrainConfig
 from secateur.training.loop import Fit, fit, make_fabric
@@ -77,7 +78,7 @@ def spread(model: nn.Module, data: Dataset, config: TrainConfig, arguments: Mapp
                     raise _reason(folder, error) from None
         result = read_tree(folder / RESULT)
     model.load_state_dict(result["model"])
-    return Fit(**result["fit"])
+    return Fit(**{**result["fit"], "masks": Masks(result["fit"]["masks"])})
 
 
 def _serve(listener: Listener, parcel: Parcel, times: int) -> None:

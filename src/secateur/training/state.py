@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from secateur.errors import StoreError
+from secateur.methods import Method
 from secateur.training.evaluation import Tally
 from secateur.training.journal import Journal
 
@@ -18,7 +19,7 @@ class State:
     """Where a training stands: `iteration` batches done, the `tally` of the epoch, model, optimiser and log.
 
     `average` is the moving average of the weights, where one is kept; `precision` is Fabric's, which may scale
-    the loss.
+    the loss; `method` prunes meanwhile, where one does.
     """
 
     def __init__(
@@ -28,12 +29,15 @@ class State:
         average: AveragedModel | None,
         precision: Any,
         journal: Journal,
+        method: Method | None = None,
     ) -> None:
         """Stand at the beginning."""
         self.iteration = 0
         self.tally = Tally()
         self.journal = journal
         self._parts = {"model": model, "optimizer": optimizer, "precision": precision}
+        if method is not None:
+            self._parts["method"] = method
         if average is not None:
             self._parts["average"] = average
         self._began = time.perf_counter()

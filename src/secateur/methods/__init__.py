@@ -1,0 +1,14 @@
+"""Pruning while a model trains: gradual, by learned scores, by moving connections, by penalties, by dropout.
+
+    pruning = secateur.methods.start("rigl", model, optimizer, steps=1000, amount=0.9)
+    ...                                   # any loop; loss = task_loss + pruning.penalty()
+    masks = pruning.finish()
+
+One file is one idea; a file registers its methods by being imported here.
+"""
+
+from secateur.methods import dynamic, gradual, slimming  # noqa: F401
+from secateur.methods.base import Job, Method
+from secateur.methods.registry import METHODS, Entry, loose_options, method, start
+
+__all__ = ["METHODS", "Entry", "Job", "Method", "loose_options", "method", "start"]

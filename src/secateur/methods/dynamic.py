@@ -1,0 +1,112 @@
+"""Dynamic sparse training: sparse from the first step to the last, while connections move.
+
+The network starts with random masks at Erdős–Rényi-Kernel densities. Every so often each layer drops its smallest
+weights and grows as many others: at random (SET), or where the dense gradient is largest (RigL). A layer's number of
+weights never changes.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from secateur.allocate import SCOPES, allocate, check_amount, keep_highest
+from secateur.errors import InputError
+from secateur.masks import Masks
+from secateur.methods.base import Job
+from secateur.methods.masking import Masking
+from secateur.methods.registry import method
+from secateur.methods.schedule import check_every, check_span
+from secateur.seeds import seed_of
+
+
+class Dynamic(Masking):
+    """Drop by magnitude, grow by `grows`, every `every` steps until the fraction `end` of the training.
+
+    At step t a layer exchanges f(t) = fraction/2 · (1 + cos(π t / t_end)) of its weights. A grown weight starts at 0
+    with its momentum zeroed; a weight that is dropped and at once grown again stays as it was. The `scope` erk or
+    local says how many weights each layer has.
+    """
+
+    def __init__(
+        self, job: Job, *, scope: str = "erk", fraction: float = 0.3, every: int = 100, end: float = 0.75
+    ) -> None:
+        targets = job.targets()
+        if SCOPES[scope].counts is None:
+            raise InputError(f"Random masks can't be spread by the scope {scope}: choose erk or local.")
+        check_span(0, end)
+        check_every(every)
+        given = {name: mask for name, mask in job.masks.items() if name in targets}
+        lottery = {name: self.drawn(job.seed, 0, name, target) for name, target in targets.items()}
+        super().__init__(job, allocate(lottery, job.amount, scope, already=given))
+        self.fraction, self.every, self.end = check_amount(fraction), every, end
+        self.allowed = {name: mask.to(targets[name].device) for name, mask in given.items()}
+        self._updated = 0
+
+    @staticmethod
+    def drawn(seed: int, step: int, name: str, like: Tensor) -> Tensor:
+        """Draw uniform numbers of the shape of `like`, the same on every device and in every process."""
+        stream = torch.Generator().manual_seed(seed_of("dynamic", seed, step, name))
+        return torch.rand(like.shape, generator=stream).to(like.device)
+
+    def grows(self, name: str, parameter: nn.Parameter) -> Tensor | None:
+        """Return a score of each weight, the highest grow; None where nothing can be said yet."""
+        raise NotImplementedError
+
+    def zero_gradients(self) -> None:
+        """Exchange connections when it is time, by gradients that are still dense; then zero those of cut weights."""
+        step = self.clock.step
+        if 0 < step < self.end * self.job.steps and step % self.every == 0 and self._updated != step:
+            self._updated = step
+            self.change(Masks({name: self._exchanged(name, mask) for name, mask in self.masks.items()}))
+        super().zero_gradients()
+
+    def cut(self) -> Masks:
+        """Nothing more goes."""
+        return self.masks
+
+    @torch.no_grad()
+    def _exchanged(self, name: str, mask: Tensor) -> Tensor:
+        """Return a layer's next mask, of exactly as many weights; zero the momentum of those grown."""
+        parameter = self.targets[name]
+        growth = self.grows(name, parameter)
+        if growth is None:
+            return mask
+        alive, free = mask.flatten(), ~mask.flatten()
+        if name in self.allowed:
+            free &= self.allowed[name].flatten()
+        decay = (1 + math.cos(math.pi * self.clock.step / (self.end * self.job.steps))) / 2
+        count = min(round(self.fraction * decay * int(alive.sum())), int(free.sum()))
+        staying = _highest(parameter.abs().flatten(), alive, int(alive.sum()) - count)
+        grown = _highest(growth.flatten(), (alive | free) & ~staying, count)
+        new = (grown & ~alive).reshape(mask.shape)
+        for value in self.job.optimizer.state[parameter].values():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                value.masked_fill_(new, 0)
+        return (staying | grown).reshape(mask.shape)
+
+
+def _highest(scores: Tensor, among: Tensor, count: int) -> Tensor:
+    """Return the mask of the `count` highest of a 1-D tensor of scores `among` some."""
+    ranked = torch.nan_to_num(scores.detach().float(), nan=0.0).masked_fill(~among, -math.inf)
+    return keep_highest(ranked, scores.numel() - count)
+
+
+@method("set", paper="Mocanu et al. 2018")
+class Set(Dynamic):
+    """Train sparse; drop the smallest weights and grow others at random."""
+
+    def grows(self, name: str, parameter: nn.Parameter) -> Tensor:
+        """Draw."""
+        return self.drawn(self.job.seed, self.clock.step, name, parameter)
+
+
+@method("rigl", paper="Evci et al. 2020")
+class RigL(Dynamic):
+    """Train sparse; drop the smallest weights and grow where the gradient is largest."""
+
+    def grows(self, name: str, parameter: nn.Parameter) -> Tensor | None:
+        """Look at the dense gradient, |∂L/∂θ|."""
+        return None if parameter.grad is None else parameter.grad.abs()

@@ -1,0 +1,67 @@
+"""Gradual magnitude pruning: the smallest weights go, a few at a time, while the rest trains on."""
+
+from __future__ import annotations
+
+from secateur.allocate import allocate, check_amount
+from secateur.masks import Masks
+from secateur.methods.base import Job
+from secateur.methods.masking import Masking
+from secateur.methods.registry import method
+from secateur.methods.schedule import check_every, check_span, cubic
+
+
+@method("gradual", paper="Zhu & Gupta 2018")
+class Gradual(Masking):
+    """Cut the smallest |θ| every few steps, the amount growing by a cubic schedule.
+
+    Each `every` steps the amount is brought to s_t (see `schedule.cubic`), which grows from `initial` to the whole
+    amount between the fractions `begin` and `end` of the training; what is cut stays cut. The steps after `end` are
+    the recovery. `scope` spreads the amount as in `secateur.prune`.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        *,
+        scope: str = "global",
+        begin: float = 0.0,
+        end: float = 0.75,
+        initial: float = 0.0,
+        every: int = 10,
+    ) -> None:
+        super().__init__(job)
+        check_span(begin, end)
+        check_every(every)
+        self.scope, self.begin, self.end, self.every = scope, begin, end, every
+        self.initial = max(check_amount(initial), already_cut(self.masks, scope))
+        self._cut_to(job.amount)  # what can't be cut in the end is refused now
+
+    def after_step(self) -> None:
+        """Cut when it is time."""
+        if self.clock.step % self.every == 0:
+            self.change(self._cut_to(self._amount()))
+
+    def cut(self) -> Masks:
+        """Cut to the whole amount, which the last steps may not have reached."""
+        return self._cut_to(self.job.amount)
+
+    def _amount(self) -> float:
+        return cubic(
+            self.clock.step,
+            self.job.steps,
+            self.job.amount,
+            initial=min(self.initial, self.job.amount),
+            begin=self.begin,
+            end=self.end,
+        )
+
+    def _cut_to(self, amount: float) -> Masks:
+        magnitudes = {name: parameter.detach().abs() for name, parameter in self.targets.items()}
+        return allocate(magnitudes, amount, self.scope, already=self.masks)
+
+
+def already_cut(masks: Masks, scope: str) -> float:
+    """Return the smallest amount that includes all that `masks` cut."""
+    if scope != "local":
+        return masks.sparsity
+    return max(Masks({name: mask}).sparsity for name, mask in masks.items())

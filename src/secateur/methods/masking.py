@@ -1,0 +1,60 @@
+"""Methods whose state is masks on ordinary weights: the masks change now and then, and are held in between."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from secateur.errors import InputError
+from secateur.masks import Masks
+from secateur.methods.base import Job, Method
+
+
+class Masking(Method):
+    """Holds masks of the targets, and lets `before_step` and `after_step` choose others."""
+
+    def __init__(self, job: Job, first: Masks | None = None) -> None:
+        """Start with the masks `first`, or with all that earlier cuts have left."""
+        super().__init__(job)
+        self.targets = job.targets()
+        whole = Masks({name: torch.ones_like(t, dtype=torch.bool) for name, t in self.targets.items()})
+        given = Masks({name: mask for name, mask in job.masks.items() if name in self.targets})
+        self._masks = first if first is not None else whole & given.to(next(iter(whole.values())).device)
+
+    @property
+    def masks(self) -> Masks:
+        """What is cut at the moment."""
+        return self._masks
+
+    def attach(self) -> None:
+        """Hang on the hooks before the masks do, so that dense gradients are seen."""
+        super().attach()
+        self._held = self._masks.hold(self.job.model, self.job.optimizer)
+
+    def change(self, masks: Masks) -> None:
+        """Hold other masks from now on."""
+        self._masks = masks
+        self._held.change(masks.of(self.job.model))
+
+    def zero_gradients(self) -> None:
+        """Zero the gradients of cut weights."""
+        self._held.zero_gradients()
+
+    def release(self) -> None:
+        """Let go of the masks too."""
+        self._held.remove()
+
+    def state(self) -> dict[str, Any]:
+        """Return the masks, one bit a weight."""
+        return {"masks": self._masks.pack()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Hold the masks of a state."""
+        shapes = {name: tuple(mask.shape) for name, mask in self._masks.items()}
+        try:
+            masks = Masks.unpack(state["masks"], shapes)
+        except KeyError:
+            raise InputError(f"The state holds no masks of the method {self.job.name}.") from None
+        self.change(Masks({name: mask.to(self.targets[name].device) for name, mask in masks.items()}))
