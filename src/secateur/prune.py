@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from secateur import budget as budgets
 from secateur import granularity as granularities
@@ -212,15 +213,14 @@ def prune(
                 f"The granularity {granularity} removes units from all that belongs to them: leave include out."
             )
         Masks(masks or {}).of(model)
-        large, size = model, sum(t.numel() * t.element_size() for t in named_tensors(model).values())
+        large, size = model, _bytes(model)
         if timed and inplace:
             raise InputError("Timing compares the model with the smaller one: leave inplace out.")
 
         def spent(small: nn.Module) -> dict[str, Any]:
             """Return bytes and time before and after."""
-            left = sum(t.numel() * t.element_size() for t in named_tensors(small).values())
             times = _milliseconds(large, small, example_inputs) if timed else None
-            return {"bytes": (size, left), "milliseconds": times}
+            return {"bytes": (size, _bytes(small)), "milliseconds": times}
 
         limits = {
             "budget": budget,
@@ -350,6 +350,12 @@ def _one_of(amount: float | None, budget: Mapping[str, float] | None) -> float |
             "Say how much to remove: either an amount such as 0.5, or a budget such as macs 0.5, not both."
         )
     return amount
+
+
+def _bytes(model: nn.Module) -> int:
+    """Return what a model's tensors take, shared ones once and lazy ones, which have no size yet, not at all."""
+    tensors = (tensor for tensor in named_tensors(model).values() if not is_lazy(tensor))
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def _milliseconds(large: nn.Module, small: nn.Module, example_inputs: Inputs) -> tuple[float, float]:
