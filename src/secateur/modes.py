@@ -34,6 +34,24 @@ def training(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def own_code_training(model: nn.Module) -> Iterator[None]:
+    """Put all modules but torch's own layers in training mode while the block runs, then each back in its own mode.
+
+    So the code takes the paths it has for training, such as auxiliary heads, while dropout and normalisations stay what
+    they are in eval mode.
+    """
+    with _modes_kept(model):
+        for module in model.modules():
+            module.training = not any(map(_is_layer, type(module).__mro__))
+        yield
+
+
+def _is_layer(kind: type) -> bool:
+    plain = ("torch.nn.modules.module", "torch.nn.modules.container")
+    return kind.__module__.startswith("torch.") and kind.__module__ not in plain
+
+
+@contextmanager
 def channels_last(model: nn.Module) -> Iterator[None]:
     """Lay the weights out as [N, H, W, C] in memory while the block runs; shapes and values stay."""
     model.to(memory_format=torch.channels_last)

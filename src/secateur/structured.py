@@ -74,7 +74,7 @@ def analyze(model: nn.Module, example_inputs: Inputs) -> Groups:
     for name, parameter in model.named_parameters():
         if is_lazy(parameter):
             raise ModelError(f"{name} has no shape yet: run the lazy module once.")
-    return group(couple(trace(model, example_inputs)))
+    return group(couple(trace(model, example_inputs, training=True)))
 
 
 def prune_units(
@@ -104,7 +104,7 @@ def prune_units(
     if round_to is not None and (isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1):
         raise InputError(f"round_to is {round_to!r}: give a whole number of units from 1, such as 8.")
     check_finite({name: t for name, t in named_tensors(model).items() if isinstance(t, nn.Parameter)})
-    program = trace(model, example_inputs)
+    program = trace(model, example_inputs, training=True)
     if data is not None and not isinstance(data, Iterable):
         raise InputError(f"The data is a {type(data).__name__}: pass batches of inputs and labels.")
     data = None if data is None else list(data)  # scored again where a place in the code has to be locked

@@ -34,7 +34,7 @@ def macs(cut: Cut) -> int:
             shapes[value] = cut.shape(value)
         return shapes[value]
 
-    return sum(MACS[node.op](node, shape) for node in cut.coupling.program.nodes if node.op in MACS)
+    return sum(MACS[node.op](node, shape) for node in cut.coupling.program.evaluation if node.op in MACS)
 
 
 def _matrix(first: int) -> Callable[[Node, Shape], int]:

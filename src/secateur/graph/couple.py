@@ -225,16 +225,16 @@ def _follow_siblings(coupling: Coupling) -> None:
     Siblings are items of one list of modules, such as the experts of a mixture, with parameters of the same shape.
     """
     program = coupling.program
-    used = {index for node in program.nodes for index in refs((node.args, node.kwargs))}
+    unreached = set(program.unreached)
     lock = Lock("these example inputs do not reach it", "the model")
     reached: dict[tuple[str, ...], int] = {}
     for name, index in program.tensors.items():
-        if index in used:
+        if name not in unreached and program.values[index].kind == "parameter":
             for key in _places(name):
                 reached.setdefault(key, index)
     for name, index in program.tensors.items():
         value = program.values[index]
-        if index in used or value.kind != "parameter":
+        if name not in unreached:
             continue
         like = next((reached[key] for key in _places(name) if key in reached), None)
         same = like is not None and program.values[like].shape == value.shape

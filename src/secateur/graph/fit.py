@@ -21,7 +21,8 @@ from secateur.measure.inputs import Inputs
 def misfits(small: nn.Module, cut: Cut, example_inputs: Inputs) -> list[tuple[int, str]]:
     """Return the calls (number, reason) at which the smaller model first goes another way; none if it fits."""
     program = cut.coupling.program
-    after, error = attempt(small, example_inputs, program.tensors_were)
+    training = program.training is not None
+    after, error = attempt(small, example_inputs, program.tensors_were, training=training)
     for number, (call, other) in enumerate(zip_longest(program.calls, after.calls)):
         if call is None:
             break

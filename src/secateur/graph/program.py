@@ -92,11 +92,28 @@ class Program:
     attributes: dict[str, int] = field(default_factory=dict)
     tensors_were: str = "meta"
     """What the pass ran on: "meta" or "fake" tensors, which have no numbers, or "real" ones."""
+    training: int | None = None
+    """Node at which a second pass begins, the model's own code in training mode; None where there is none."""
 
     @property
     def real(self) -> bool:
         """Whether the pass ran on real numbers, because the code looks at values."""
         return self.tensors_were == "real"
+
+    @property
+    def evaluation(self) -> list[Node]:
+        """The nodes of the pass in eval mode."""
+        return self.nodes[: self.training]
+
+    @property
+    def unreached(self) -> list[str]:
+        """The parameters that no operator reads."""
+        read = {index for node in self.nodes for index in refs((node.args, node.kwargs))}
+        return [
+            name
+            for name, index in self.tensors.items()
+            if self.values[index].kind == "parameter" and index not in read
+        ]
 
     def where(self, node: Node) -> str:
         """Say in which module and line a node ran."""

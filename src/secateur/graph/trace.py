@@ -25,20 +25,22 @@ from secateur.graph.program import Program
 from secateur.graph.recorder import Arguments, Recorder
 from secateur.graph.sizes import remembered_roots
 from secateur.measure.inputs import Inputs, arguments, shapes
-from secateur.modes import evaluating, unfused
+from secateur.modes import evaluating, own_code_training, unfused
 from secateur.shrink.standins import stand_in
 
 
-def trace(model: nn.Module, example_inputs: Inputs) -> Program:
+def trace(model: nn.Module, example_inputs: Inputs, *, training: bool = False) -> Program:
     """Run `model` in eval mode on the example inputs and return what it computed.
 
-    Raises `ModelError` for a model that can't run on them.
+    With `training`, a model of which parameters are not reached runs a second time with its own code in training mode,
+    where that reaches some of them: auxiliary heads, for example. Raises `ModelError` for a model that can't run on
+    the inputs.
     """
     failure = Exception()
     for kind in KINDS:
         program, error = attempt(model, example_inputs, kind)
         if error is None:
-            return program
+            return (training and _trained(model, example_inputs, program)) or program
         if isinstance(error, ModelError):
             raise error
         failure = error
@@ -48,8 +50,21 @@ def trace(model: nn.Module, example_inputs: Inputs) -> Program:
     ) from failure
 
 
-def attempt(model: nn.Module, example_inputs: Inputs, kind: str) -> tuple[Program, Exception | None]:
-    """Trace on tensors of one of `KINDS`; return what was recorded, and the error that ended it, if one did."""
+def _trained(model: nn.Module, example_inputs: Inputs, program: Program) -> Program | None:
+    """Return the program of both modes where training mode reaches parameters that eval mode does not."""
+    if not program.unreached:
+        return None
+    both, error = attempt(model, example_inputs, program.tensors_were, training=True)
+    return both if error is None and len(both.unreached) < len(program.unreached) else None
+
+
+def attempt(
+    model: nn.Module, example_inputs: Inputs, kind: str, *, training: bool = False
+) -> tuple[Program, Exception | None]:
+    """Trace on tensors of one of `KINDS`, with `training` in both modes.
+
+    Returns what was recorded, and the error that ended it, if one did.
+    """
     inputs = arguments(example_inputs)
     substitute: Callable[[Tensor], Tensor] = KINDS[kind]
     logger = logging.getLogger("torch._subclasses.fake_tensor")
@@ -65,7 +80,7 @@ def attempt(model: nn.Module, example_inputs: Inputs, kind: str) -> tuple[Progra
         ghost = copy_with(model, substitute, held)
         program = Program(tensors_were=kind)
         try:
-            _record(ghost, model, inputs, program)
+            _record(ghost, model, inputs, program, training)
         except Exception as error:
             return program, error
     return program, None
@@ -85,15 +100,17 @@ KINDS = {
 """What a pass can run on, fastest first: each kind knows more of a tensor than the one before."""
 
 
-def _record(ghost: nn.Module, model: nn.Module, inputs: Arguments, program: Program) -> None:
+def _record(ghost: nn.Module, model: nn.Module, inputs: Arguments, program: Program, training: bool) -> None:
     stand_in(ghost, [name for name, module in ghost.named_modules() if is_plain_attention(module)])
     program.attributes.update(tag_attributes(ghost, model))
     recorder = Recorder(program)
     recorder.name_tensors(ghost, inputs)
     recorder.follow(ghost)
-    with evaluating(ghost), torch.no_grad(), unfused(), remembered_roots():
-        outputs = recorder.run(ghost, inputs)
-    program.outputs = [recorder.read(leaf) for leaf in tensors_of(outputs)]
+    for mode in (evaluating, own_code_training) if training else (evaluating,):
+        program.training = len(program.nodes) or None
+        with mode(ghost), torch.no_grad(), unfused(), remembered_roots():
+            outputs = recorder.run(ghost, inputs)
+        program.outputs += [recorder.read(leaf) for leaf in tensors_of(outputs)]
 
 
 PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, type)
