@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -67,9 +68,74 @@ def hessian_gradient(
             grads = _grad(loss, tensors, create_graph=True)
             pairs = [(each, g[name]) for name, each in zip(tensors, grads, strict=True) if each is not None]
             inner = sum(((each.to(of.dtype) * of).sum() for each, of in pairs), torch.zeros(()))
-            return _grad(inner, tensors) if inner.requires_grad else [None] * len(tensors)
+            return _grad(inner, tensors)
 
         return mean(product, "Hessians")
+
+
+@QUANTITIES.register("squared_gradient")
+def squared_gradient(
+    model: nn.Module, tensors: Mapping[str, Tensor], data: Batches, *, batch_norm: str = "eval"
+) -> dict[str, Tensor]:
+    """Mean over all samples of the square of each sample's own gradient: the diagonal of the empirical Fisher matrix.
+
+    Samples are run one by one, in constant memory; `batch_norm` as for `gradient`.
+    """
+    with _differentiable(model, tensors, batch_norm):
+        return _mean(
+            model,
+            tensors,
+            data,
+            lambda loss: [None if g is None else g.square() for g in _grad(loss, tensors)],
+            "Fisher",
+            parts=sys.maxsize,
+        )
+
+
+@QUANTITIES.register("hessian_diagonal")
+def hessian_diagonal(
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    data: Batches,
+    seed: int,
+    *,
+    batch_norm: str = "eval",
+    draws: int = 8,
+) -> dict[str, Tensor]:
+    """Diagonal of the mean loss's Hessian, estimated as the mean of v ∘ H v over random signs v.
+
+    Hutchinson 1990; Bekas, Kokiopoulou and Saad 2007. The same `draws` vectors, by seed, serve all batches.
+    """
+    draws = _positive("draws", draws)
+    signs = {
+        name: [
+            torch.randint(2, tensor.shape, generator=generator).to(tensor) * 2 - 1
+            for generator in [torch.Generator().manual_seed(seed_of("hutchinson", seed, name))]
+            for _ in range(draws)
+        ]
+        for name, tensor in tensors.items()
+    }
+
+    def estimate(loss: Tensor) -> Grads:
+        grads = _grad(loss, tensors, create_graph=True)
+        total = [torch.zeros_like(tensor) for tensor in tensors.values()]
+        for draw in range(draws):
+            vectors = [signs[name][draw] for name in tensors]
+            inner = sum(
+                ((g * v).sum() for g, v in zip(grads, vectors, strict=True) if g is not None), torch.zeros(())
+            )
+            if not inner.requires_grad:
+                break
+            products = torch.autograd.grad(
+                inner, list(tensors.values()), allow_unused=True, retain_graph=True
+            )
+            for each, v, product in zip(total, vectors, products, strict=True):
+                if product is not None:
+                    each += v * product / draws
+        return total
+
+    with _differentiable(model, tensors, batch_norm), unfused():
+        return _mean(model, tensors, data, estimate, "Hessian")
 
 
 @QUANTITIES.register("scored_weight")
@@ -82,6 +148,15 @@ def scored_weight(
     """
     drawn = _redrawn(model, seed) if redraw else {}
     return {name: drawn.get(name, tensor).detach() for name, tensor in tensors.items()}
+
+
+def gradients(
+    model: nn.Module, tensors: Mapping[str, Tensor], data: Batches, *, batch_norm: str = "eval"
+) -> Iterator[tuple[dict[str, Tensor], int]]:
+    """Yield for each batch the gradient of its mean loss, by name, and how many samples it has."""
+    with _differentiable(model, tensors, batch_norm):
+        for summed, size in _derived(model, tensors, data, lambda loss: _grad(loss, tensors), "gradients"):
+            yield {name: grad / size for name, grad in summed.items()}, size
 
 
 def _mean(
@@ -99,6 +174,25 @@ def _mean(
         for name, tensor in tensors.items()
     }
     samples = 0
+    for derived, size in _derived(model, tensors, data, derive, title, temperature, parts):
+        for name, each in derived.items():
+            total[name] += each
+        samples += size
+    if not samples:
+        raise InputError("The data holds no batch: pass batches of inputs and labels as data=.")
+    return {name: each / samples for name, each in total.items()}
+
+
+def _derived(
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    data: Batches,
+    derive: Callable[[Tensor], Grads],
+    title: str,
+    temperature: float = 1.0,
+    parts: int = 1,
+) -> Iterator[tuple[dict[str, Tensor], int]]:
+    """Yield what `derive` makes of the summed loss of each part of each batch, by name, and its number of samples."""
     for inputs, labels in _tracked(data, title):
         if labels is None and temperature != 1:
             raise InputError(
@@ -114,16 +208,14 @@ def _mean(
                     f"The calibration data gives no gradient ({reason_of(error)}): pass batches of what the "
                     "model takes and labels that fit its outputs."
                 ) from error
-            for name, each in zip(tensors, derived, strict=True):
-                if each is not None:
-                    total[name] += each.detach()
-            samples += size
-    if not samples:
-        raise InputError("The data holds no batch: pass batches of inputs and labels as data=.")
-    return {name: each / samples for name, each in total.items()}
+            pairs = zip(tensors, derived, strict=True)
+            yield {name: each.detach() for name, each in pairs if each is not None}, size
 
 
 def _grad(output: Tensor, tensors: Mapping[str, Tensor], create_graph: bool = False) -> Grads:
+    """Gradient in each of the tensors, None where the output does not depend on one."""
+    if not output.requires_grad:
+        return [None] * len(tensors)
     return torch.autograd.grad(output, list(tensors.values()), allow_unused=True, create_graph=create_graph)
 
 

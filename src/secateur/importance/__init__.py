@@ -4,6 +4,7 @@ data flow: criterion → view (`parts`: what it says of each unit in each tensor
 normalisation over the group.
 """
 
+from secateur.importance.change import change_parts
 from secateur.importance.parts import REDUCTIONS, VIEWS, Part, Question
 from secateur.importance.rows import row_parts, scale_parts
 from secateur.importance.scores import NORMALIZATIONS, unit_scores
@@ -15,6 +16,7 @@ __all__ = [
     "VIEWS",
     "Part",
     "Question",
+    "change_parts",
     "row_parts",
     "scale_parts",
     "unit_scores",

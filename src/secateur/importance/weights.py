@@ -37,12 +37,16 @@ def weight_parts(question: Question) -> Parts:
         **question.options,
     )
     profiles: dict[tuple[str, int], Tensor] = {}
-    return {group.name: list(_parts(group, weights, profiles)) for group in question.groups}
+    return {group.name: list(sums(group, weights, profiles)) for group in question.groups}
 
 
-def _parts(
+def sums(
     group: Group, weights: Mapping[str, Tensor], profiles: dict[tuple[str, int], Tensor]
 ) -> Iterable[Part]:
+    """Yield what each tensor's weights, each counted once, add up to in each unit.
+
+    `weights` are scores of the weights' shapes; `profiles` remembers sums that other groups need too.
+    """
     for at, member in enumerate(group.members):
         if member.name not in weights:
             continue
