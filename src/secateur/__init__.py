@@ -16,7 +16,7 @@ The same road with folders, files and a report is the command `secateur`, or `se
 from secateur import waiting  # noqa: F401  # isort: skip  (before torch starts its threads)
 from secateur.allocate import SCOPES, allocate
 from secateur.analysis import SafeRate, safe_rate
-from secateur.criteria import CRITERIA, criterion, score
+from secateur.criteria import CRITERIA, Calibration, criterion, score
 from secateur.data import load as load_data
 from secateur.environment import version
 from secateur.errors import (
@@ -46,6 +46,7 @@ __all__ = [
     "CRITERIA",
     "METHODS",
     "SCOPES",
+    "Calibration",
     "DataError",
     "Exported",
     "Fit",

@@ -7,7 +7,7 @@ to follow a cut, what that place touches is locked, with the reason, and the cut
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,7 +20,7 @@ from torch.nn.parameter import is_lazy
 
 from secateur.allocate import check_amount
 from secateur.budget import Budget, LatencyBudget, meet, meet_latency
-from secateur.criteria import Batches
+from secateur.criteria import Batches, Calibration
 from secateur.errors import InputError, ModelError, VerificationError
 from secateur.graph import cost
 from secateur.graph.couple import couple
@@ -105,9 +105,7 @@ def prune_units(
         raise InputError(f"round_to is {round_to!r}: give a whole number of units from 1, such as 8.")
     check_finite({name: t for name, t in named_tensors(model).items() if isinstance(t, nn.Parameter)})
     program = trace(model, example_inputs, training=True)
-    if data is not None and not isinstance(data, Iterable):
-        raise InputError(f"The data is a {type(data).__name__}: pass batches of inputs and labels.")
-    data = None if data is None else list(data)  # scored again where a place in the code has to be locked
+    data = None if data is None else Calibration.of(data)  # scored again where a place in the code is locked
     locks: list[tuple[int, str]] = []
     for _ in range(ATTEMPTS):
         groups = group(couple(program, locks))

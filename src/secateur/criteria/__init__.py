@@ -1,7 +1,16 @@
 """What matters least: criteria and the registry they stand in."""
 
-from secateur.criteria import filters, flow, gradients, initialisation, lamp, losses, weights  # registers
-from secateur.criteria.calibration import balanced
+from secateur.criteria import (  # registers
+    activations,
+    filters,
+    flow,
+    gradients,
+    initialisation,
+    lamp,
+    losses,
+    weights,
+)
+from secateur.criteria.calibration import Calibration, balanced
 from secateur.criteria.quantities import Batches, Source, measured, sources
 from secateur.criteria.registry import CRITERIA, QUANTITIES, Criterion, criterion
 from secateur.criteria.scoring import score
@@ -10,8 +19,10 @@ __all__ = [
     "CRITERIA",
     "QUANTITIES",
     "Batches",
+    "Calibration",
     "Criterion",
     "Source",
+    "activations",
     "balanced",
     "criterion",
     "filters",

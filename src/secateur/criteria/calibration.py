@@ -1,15 +1,25 @@
-"""Which samples criteria look at."""
+"""Calibration data: which samples criteria look at, and what was found on them.
+
+Scores that come from running a model on data cost a pass over them. `Calibration` holds the data together with what
+was measured, so that another amount, or another attempt at the same cut, costs none.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import hashlib
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from secateur.errors import InputError
+from secateur.progress import track
 
 if TYPE_CHECKING:
     from secateur.data import Dataset
+
+Batch: TypeAlias = tuple[Any, Tensor | None]
 
 
 def balanced(dataset: Dataset, per_class: int = 10, seed: int = 0) -> list[tuple[Any, Tensor]]:
@@ -27,3 +37,64 @@ def balanced(dataset: Dataset, per_class: int = 10, seed: int = 0) -> list[tuple
             "choose a smaller per_class."
         )
     return [(dataset.normalised(chosen.inputs), chosen.labels)]
+
+
+class Calibration:
+    """Batches of inputs and labels, and what was measured on them.
+
+    Pass it as `data=` wherever batches are taken: a second cut of the same model finds its statistics. They are
+    forgotten when the model's tensors change. What has a length, such as a list or a DataLoader, is gone through for
+    each measurement; anything else is read once and kept.
+
+    >>> data = Calibration([(torch.ones(4, 3), None), (torch.ones(2, 3), None)])
+    >>> [len(inputs) for inputs, _ in data]
+    [4, 2]
+    """
+
+    def __init__(self, batches: Iterable[Batch]) -> None:
+        if not isinstance(batches, Iterable):
+            raise InputError(f"The data is a {type(batches).__name__}: pass batches of inputs and labels.")
+        try:
+            self._size = len(batches)  # type: ignore[arg-type]
+        except TypeError:
+            batches = list(batches)
+            self._size = len(batches)
+        self._batches = batches
+        self._model = ""
+        self._found: dict[str, dict[Any, Any]] = {}
+
+    @classmethod
+    def of(cls, data: Iterable[Batch]) -> Calibration:
+        """Return `data` itself where it is calibration data, else what holds them."""
+        return data if isinstance(data, cls) else cls(data)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield pairs of inputs and labels. Raises `InputError` for a batch that is none."""
+        for batch in self._batches:
+            if not isinstance(batch, tuple | list) or len(batch) != 2:
+                raise InputError(
+                    "A batch of calibration data is a pair of inputs and labels: pass (inputs, labels)."
+                )
+            yield batch[0], batch[1]
+
+    def tracked(self, title: str) -> Iterator[Batch]:
+        """Return the same under a progress bar. Raises `InputError` where there is no batch."""
+        if not self._size:
+            raise InputError("The data holds no batch: pass batches of inputs and labels as data=.")
+        return track(self, title, self._size)
+
+    def found(self, model: nn.Module, what: str) -> dict[Any, Any]:
+        """Return where to keep what is measured of `model` for one purpose; that of other tensors is forgotten."""
+        digest = _digest(model)
+        if digest != self._model:
+            self._model, self._found = digest, {}
+        return self._found.setdefault(what, {})
+
+
+def _digest(model: nn.Module) -> str:
+    """Return what tells a model's tensors, and its class, from others."""
+    digest = hashlib.sha256(type(model).__qualname__.encode())
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

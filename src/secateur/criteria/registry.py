@@ -27,6 +27,9 @@ Measure: TypeAlias = Callable[..., dict[str, Tensor]]
 QUANTITIES: Registry[Measure] = Registry("measured quantity")
 """Name → function of what it needs (fields of `quantities.Source`) and its options, to tensors by parameter name."""
 
+OBSERVED: Registry[str] = Registry("observation of units")
+"""What formulas for units need and views take from the model at work on data: name → what a sentence calls it."""
+
 
 @dataclass(frozen=True)
 class Criterion:
@@ -63,6 +66,13 @@ class Criterion:
     def measures(self) -> tuple[str, ...]:
         """The quantities among its needs that are measured on the model."""
         return tuple(need for need in self.needs if need in QUANTITIES)
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether the score takes calibration data."""
+        return any(need in OBSERVED for need in self.needs) or any(
+            "data" in parameters_of(QUANTITIES[each])[0] for each in self.measures
+        )
 
     @property
     def options(self) -> dict[str, Any]:

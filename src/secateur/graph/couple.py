@@ -178,7 +178,7 @@ def _choice(coupling: Coupling, vector: Vector, locked: Vector) -> int:
 
 
 def _couple(program: Program, locks: Sequence[tuple[int, str]], picks: Mapping[str, int]) -> Coupling:
-    from secateur.graph.rules import CALL_RULES, RULES, unknown
+    from secateur.graph.rules import CALL_RULES, rule_of, unknown
 
     coupling = Coupling(program, picks=picks)
     for value in program.values:
@@ -190,11 +190,8 @@ def _couple(program: Program, locks: Sequence[tuple[int, str]], picks: Mapping[s
             for size in value.shape
         ]
     for node in program.nodes:
-        rule = RULES.get(node.op) or RULES.get(node.op.rstrip("_"))
-        if rule is None:
-            rule = RULES["pointwise"] if _is_pointwise(node) else unknown
         try:
-            rule(coupling, node)
+            rule_of(node)(coupling, node)
         except (ValueError, IndexError, TypeError):  # a form of the operator the rule does not know
             unknown(coupling, node)
         for output in node.outputs:
@@ -277,12 +274,6 @@ def _places(name: str) -> Iterator[tuple[str, ...]]:
         stem = part.rstrip("0123456789")
         if stem != part:
             yield (*parts[:at], f"{stem}*", *parts[at + 1 :])
-
-
-def _is_pointwise(node: Node) -> bool:
-    import torch
-
-    return node.overload is not None and torch.Tag.pointwise in node.overload.tags
 
 
 def varies(labels: Vector) -> list[int]:

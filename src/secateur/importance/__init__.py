@@ -5,6 +5,7 @@ normalisation over the group.
 """
 
 from secateur.importance.change import change_parts
+from secateur.importance.maps import map_parts
 from secateur.importance.parts import REDUCTIONS, VIEWS, Part, Question
 from secateur.importance.rows import row_parts, scale_parts
 from secateur.importance.scores import NORMALIZATIONS, unit_scores
@@ -17,6 +18,7 @@ __all__ = [
     "Part",
     "Question",
     "change_parts",
+    "map_parts",
     "row_parts",
     "scale_parts",
     "unit_scores",

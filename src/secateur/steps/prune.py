@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from secateur.analysis import SafeRate, safe_rate
-from secateur.criteria import CRITERIA, QUANTITIES
+from secateur.criteria import CRITERIA, sources
 from secateur.data import Dataset
 from secateur.granularity import parse
 from secateur.graph.outline import through
@@ -121,8 +121,9 @@ class Prune(Step):
         watch = Stopwatch()
         model, masks = run.load_model(trust=self.trust or context.trust)
         shrinks = parse(self.granularity).shrinks
-        calibrates = any(need in QUANTITIES for need in CRITERIA[self.criterion].needs)
-        needed = shrinks or calibrates or self.evaluate
+        calibrates = CRITERIA[self.criterion].needs_data
+        exampled = shrinks or "example_inputs" in sources(self.criterion)
+        needed = exampled or calibrates or self.evaluate
         data = run.load_data(root=context.data_root or self.data_root) if needed else None
         amount = self.amount
         if isinstance(amount, str):
@@ -134,7 +135,7 @@ class Prune(Step):
             amount = analysis.safe if amount == "safe" else analysis.optimum
         pruned = prune(
             model,
-            data.example(SAMPLES) if data is not None and shrinks else None,
+            data.example(SAMPLES) if data is not None and exampled else None,
             amount=amount,
             budget=self.budget,
             granularity=self.granularity,

@@ -7,9 +7,9 @@ crosses them. `unknown` locks all it touches, so an operator missing here costs 
 
 from importlib import import_module
 
-from secateur.graph.rules.table import CALL_RULES, RULES, unknown
+from secateur.graph.rules.table import CALL_RULES, RULES, rule_of, unknown
 
 for _kind in ("pointwise", "movement", "contraction", "normalisation", "selection", "spatial"):
     import_module(f"{__name__}.{_kind}")
 
-__all__ = ["CALL_RULES", "RULES", "unknown"]
+__all__ = ["CALL_RULES", "RULES", "rule_of", "unknown"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
+
 from secateur.graph.couple import Coupling, Rule
 from secateur.graph.program import Call, Node, Ref, refs
 
@@ -21,6 +23,15 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
         return function
 
     return register
+
+
+def rule_of(node: Node) -> Rule:
+    """Return the rule for a node: its operator's, that of all pointwise operators, or `unknown`."""
+    rule = RULES.get(node.op) or RULES.get(node.op.rstrip("_"))
+    if rule is not None:
+        return rule
+    pointwise = node.overload is not None and torch.Tag.pointwise in node.overload.tags
+    return RULES["pointwise"] if pointwise else unknown
 
 
 def tensors(tree: object) -> list[Ref]:

@@ -1,0 +1,82 @@
+"""What views of units share that look at a model at work: the trace, the data, and what was measured on them before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import TypeVar
+
+import numpy as np
+from torch import Tensor
+
+from secateur.criteria.calibration import Calibration
+from secateur.criteria.registry import OBSERVED
+from secateur.errors import InputError
+from secateur.graph.couple import Coupling
+from secateur.graph.groups import Group
+from secateur.graph.labels import FIXED, Vector
+from secateur.importance.parts import Question
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+def coupling_of(question: Question) -> Coupling:
+    """Return what the groups were found in. Raises `InputError` where the caller left it out."""
+    if question.coupling is None:
+        raise InputError(
+            f"The criterion {question.criterion.name} looks at the model at work: pass groups.coupling as coupling=."
+        )
+    return question.coupling
+
+
+def calibration_of(question: Question) -> Calibration:
+    """Return the data to look at the model on. Raises `InputError` where there is none."""
+    if question.data is None:
+        what = " and ".join(OBSERVED[need] for need in question.criterion.needs if need in OBSERVED)
+        raise InputError(
+            f"The criterion {question.criterion.name} needs {what} on some data: "
+            "pass batches of inputs and labels as data=."
+        )
+    return Calibration.of(question.data)
+
+
+def remembered(
+    question: Question,
+    keys: Iterable[Key],
+    measure: Callable[[Calibration, Sequence[Key]], dict[Key, Tensor]],
+) -> dict[Key, Tensor]:
+    """Return what is known of every key; `measure` is asked for those that no earlier question was about."""
+    data = calibration_of(question)
+    asked = list(dict.fromkeys(keys))
+    options = {**question.criterion.options, **question.options}
+    found = data.found(question.model, f"{question.criterion.name} {sorted(options.items())}")
+    missing = [key for key in asked if key not in found]
+    if missing:
+        found.update(measure(data, missing))
+    return {key: found[key] for key in asked}
+
+
+def units_along(coupling: Coupling, group: Group, value: int) -> tuple[int, Vector] | None:
+    """Return the first dimension of a value that a group runs through, and the unit of each index, −1 for none."""
+    for dim, vector in enumerate(coupling.dims[value]):
+        if vector is None:
+            continue
+        roots = coupling.labels.find(vector)
+        at = np.searchsorted(group.roots, roots).clip(max=group.units - 1)
+        inside = (group.roots[at] == roots) & (vector != FIXED)
+        if inside.any():
+            return dim, np.where(inside, at, -1)
+    return None
+
+
+def by_samples(tensor: Tensor, along: int | None, samples: int, dim: int) -> Tensor:
+    """Return a tensor as [N, units, …]: samples, which lie along one dimension, first, and dimension `dim` second.
+
+    A dimension that holds several rows of each sample becomes two. Where none is known to hold the samples, each row
+    counts as one.
+    """
+    if along is None:
+        return tensor.movedim(dim, 1) if dim else tensor[None]
+    if tensor.shape[along] != samples:
+        tensor = tensor.reshape(*tensor.shape[:along], samples, -1, *tensor.shape[along + 1 :])
+        dim += dim > along
+    return tensor.movedim((along, dim), (0, 1))
