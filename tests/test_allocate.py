@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from secateur.allocate import SCOPES, allocate, check_amount, erk_counts, keep_highest, lamp_scores
+from secateur.allocate import SCOPES, allocate, allocation, check_amount, erk_counts, keep_highest
+from secateur.criteria.lamp import lamp_scores
 from secateur.errors import InputError
 from secateur.masks import Masks
 
@@ -75,7 +76,7 @@ def test_exactly_k_go_in_all(
     scope: str, shapes: list[tuple[int, ...]], amount: float, dtype: torch.dtype, seed: int, levels: int
 ) -> None:
     scores = tied_scores(shapes, dtype, seed, levels)
-    masks = allocate(scores, amount, scope)
+    masks = allocate(scores, amount, scope, allow_empty=True)
     assert masks.pruned == round(amount * total(scores))
     assert {name: mask.shape for name, mask in masks.items()} == {name: t.shape for name, t in scores.items()}
 
@@ -112,7 +113,8 @@ def test_global_takes_the_lowest_of_all_the_first_among_equals(
 ) -> None:
     scores = tied_scores(shapes, dtype, seed, levels)
     everything = [score for tensor in scores.values() for score in tensor.double().flatten().tolist()]
-    kept = [keep for mask in allocate(scores, amount, "global").values() for keep in mask.flatten().tolist()]
+    masks = allocate(scores, amount, "global", allow_empty=True)
+    kept = [keep for mask in masks.values() for keep in mask.flatten().tolist()]
     assert kept == lowest_first(everything, round(amount * len(everything)))
 
 
@@ -129,7 +131,7 @@ def test_a_hundred_random_amounts(scope: str, dtype: torch.dtype) -> None:
             for name, shape in sizes.items()
         }
         for amount in AMOUNTS:
-            masks = allocate(scores, amount, scope)
+            masks = allocate(scores, amount, scope, allow_empty=True)
             if scope == "local":
                 assert all(m.numel() - m.sum() == round(amount * m.numel()) for m in masks.values())
             else:
@@ -140,7 +142,7 @@ def test_a_hundred_random_amounts(scope: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(("amount", "pruned"), [(0, 0), (0.0, 0), (1, 30), (1.0, 30), (0.5, 15)])
 def test_nothing_half_and_everything(scope: str, amount: float, pruned: int) -> None:
     scores = {"a": torch.arange(20.0).reshape(4, 5), "b": torch.arange(10.0)}
-    assert allocate(scores, amount, scope).pruned == pruned
+    assert allocate(scores, amount, scope, allow_empty=True).pruned == pruned
 
 
 def test_tensors_of_different_dtypes_are_ranked_together_by_value() -> None:
@@ -150,7 +152,7 @@ def test_tensors_of_different_dtypes_are_ranked_together_by_value() -> None:
         "double": torch.tensor([0.15, 0.1 + 1e-9], dtype=torch.float64),
         "whole": torch.tensor([0, 2**40]),
     }
-    kept = {name: mask.tolist() for name, mask in allocate(scores, 0.5, "global").items()}
+    kept = {name: mask.tolist() for name, mask in allocate(scores, 0.5, "global", allow_empty=True).items()}
     # float16(0.1) = 0.09998 and bfloat16(0.2) = 0.2002: the four lowest are 0, 0.09998, 0.1 + 1e-9 and 0.15.
     assert kept == {
         "half": [False, True],
@@ -318,11 +320,84 @@ def test_lamp_cuts_the_lowest_by_definition(shapes: list[tuple[int, ...]], amoun
     generator = torch.Generator().manual_seed(seed)
     scores = {f"l{i}": torch.rand(shape, generator=generator) * 10**i for i, shape in enumerate(shapes)}
     kept, cut = [0.0], [0.0]
-    for name, mask in allocate(scores, amount, "lamp").items():
+    for name, mask in allocate(scores, amount, "lamp", allow_empty=True).items():
         lamp = lamp_by_definition(scores[name].double().flatten().tolist())
         for score, keep in zip(lamp, mask.flatten().tolist(), strict=True):
             (kept if keep else cut).append(score)
     assert max(cut) <= min(kept[1:], default=1.0) * (1 + 1e-9)
+
+
+# --- nothing empty -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scope", TOGETHER)
+@given(
+    shapes=shapes,
+    amount=amounts,
+    seed=st.integers(0, 99),
+    levels=st.integers(1, 40),
+    earlier=st.booleans(),
+)
+@settings(max_examples=100, deadline=None)
+def test_every_tensor_keeps_its_highest_and_exactly_k_go(
+    scope: str, shapes: list[tuple[int, ...]], amount: float, seed: int, levels: int, earlier: bool
+) -> None:
+    scores = tied_scores(shapes, torch.float32, seed, levels)
+    for place, name in enumerate(scores):
+        scores[name] *= 100**place  # so that the first tensors are the first to go
+    already = allocate(scores, amount / 2, scope, allow_empty=True) if earlier else Masks({})
+    alive = {name: already.get(name, torch.ones_like(scores[name], dtype=torch.bool)) for name in scores}
+    lively = [name for name, mask in alive.items() if mask.any()]
+    k = round(amount * total(scores))
+    if total(scores) - k < len(lively):
+        with pytest.raises(
+            InputError, match=r"leaves fewer weights \(\d+\) than tensors \(\d+\): choose .*allow_empty"
+        ):
+            allocate(scores, amount, scope, already)
+        return
+    masks, moved = allocation(scores, amount, scope, already)
+    plain = allocate(scores, amount, scope, already, allow_empty=True)
+    assert masks.pruned == k
+    for name in lively:
+        kept = scores[name][masks[name]]
+        assert len(kept)
+        assert kept.max() == scores[name][alive[name]].max()
+        assert not bool((masks[name] & ~alive[name]).any())
+    difference = {name: int(masks[name].sum() - plain[name].sum()) for name in masks}
+    assert moved == {name: count for name, count in difference.items() if count}
+    assert sum(moved.values()) == 0
+    if all(bool(plain[name].any()) for name in lively):
+        assert not moved
+        assert all(torch.equal(masks[name], plain[name]) for name in masks)
+
+
+def test_the_next_lowest_elsewhere_pays_for_a_tensor_that_is_spared() -> None:
+    scores = {"small": torch.tensor([1.0, 2.0]), "large": torch.tensor([9.0, 7.0, 8.0])}
+    masks, moved = allocation(scores, 0.6, "global")
+    assert {name: mask.tolist() for name, mask in masks.items()} == {
+        "small": [False, True],
+        "large": [True, False, False],
+    }
+    assert moved == {"small": 1, "large": -1}
+    plain = allocate(scores, 0.6, "global", allow_empty=True)
+    assert {name: mask.tolist() for name, mask in plain.items()} == {
+        "small": [False, False],
+        "large": [True, False, True],
+    }
+
+
+def test_erk_leaves_one_entry_where_its_density_says_none() -> None:
+    scores = {"thin": torch.rand(2, 2), "wide": torch.rand(100, 100)}
+    masks, moved = allocation(scores, 1 - 12 / 10_004, "erk")
+    assert int(masks["thin"].sum()) == 1
+    assert masks.total - masks.pruned == 12
+    assert moved == {"thin": 1, "wide": -1}
+
+
+def test_local_takes_its_share_of_every_tensor_even_where_that_is_all() -> None:
+    masks, moved = allocation({"a": torch.rand(2), "b": torch.rand(100)}, 0.9, "local")
+    assert [int(mask.sum()) for mask in masks.values()] == [0, 10]
+    assert not moved
 
 
 # --- earlier masks -----------------------------------------------------------------------------------------
@@ -335,9 +410,9 @@ def test_earlier_cuts_stay_and_count(
     scope: str, shapes: list[tuple[int, ...]], first: float, second: float, seed: int
 ) -> None:
     first, second = sorted([first, second])
-    earlier = allocate(tied_scores(shapes, torch.float32, seed, 9), first, scope)
+    earlier = allocate(tied_scores(shapes, torch.float32, seed, 9), first, scope, allow_empty=True)
     scores = tied_scores(shapes, torch.float32, seed + 1, 9)  # others, by which the cut would be another one
-    later = allocate(scores, second, scope, already=earlier)
+    later = allocate(scores, second, scope, already=earlier, allow_empty=True)
     assert all(not bool((later[name] & ~earlier[name]).any()) for name in later)
     if scope == "local":
         assert all(m.numel() - m.sum() == round(second * m.numel()) for m in later.values())
@@ -401,7 +476,7 @@ def test_numbers_of_any_kind_are_amounts(amount: float) -> None:
     checked = check_amount(amount)
     assert type(checked) is float
     assert checked == amount
-    assert allocate({"a": torch.rand(4)}, amount, "global").pruned == round(float(amount) * 4)
+    assert allocate({"a": torch.rand(4)}, amount, "local").pruned == round(float(amount) * 4)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

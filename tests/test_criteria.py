@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from secateur.allocate import SCOPES, allocate
-from secateur.criteria import CRITERIA, QUANTITIES, criterion, measured, score
+from secateur.criteria import CRITERIA, QUANTITIES, criterion, measured, score, sources
 from secateur.errors import InputError
 from secateur.granularity import UNITS, keep_patterns, parse
 
 EVERY = sorted(name for name in CRITERIA if "weight" in CRITERIA[name].granularities)
 """Those that score single weights; the others are tried in test_importance.py."""
-MEASURED = [name for name in EVERY if any(need in QUANTITIES for need in CRITERIA[name].needs)]
+MEASURED = [name for name in EVERY if "data" in sources(name)]
+"""Those that look at data."""
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
 
@@ -69,10 +70,11 @@ def some_batches(dtype: torch.dtype = torch.float32) -> list[tuple[Tensor, Tenso
     ]
 
 
-def some_measured(name: str, model: nn.Module) -> dict[str, dict[str, Tensor]]:
+def some_measured(name: str, model: nn.Module, **options: Any) -> dict[str, dict[str, Tensor]]:
     """What the criterion `name` needs to score the parameters of a `Small`."""
     parameters = dict(model.named_parameters())
-    return measured(name, model, parameters, some_batches(parameters["scale"].dtype))
+    batches = some_batches(parameters["scale"].dtype)
+    return measured(name, model, parameters, batches, example_inputs=batches[0][0], **options)
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -92,7 +94,7 @@ def test_one_finite_score_for_each_weight(name: str, dtype: torch.dtype) -> None
             assert torch.equal(weight, before[key])
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", [name for name in EVERY if "hessian_gradient" not in CRITERIA[name].needs])
 def test_the_same_seed_gives_the_same_scores_on_any_subset(name: str) -> None:
     model = Small()
     weights = dict(model.named_parameters())
@@ -100,7 +102,7 @@ def test_the_same_seed_gives_the_same_scores_on_any_subset(name: str) -> None:
     torch.manual_seed(99)
     for key, weight in reversed(weights.items()):
         alone = {key: weight}
-        quantities = measured(name, model, alone, some_batches())
+        quantities = measured(name, model, alone, some_batches(), example_inputs=some_batches()[0][0])
         assert torch.equal(score(name, alone, seed=3, measured=quantities)[key], everything[key])
 
 
@@ -173,7 +175,7 @@ def test_both_norms_of_magnitude_give_the_same_masks(
     weights = {"a": values[:1], "b": values[1:]}
     l1, l2 = (score("magnitude", weights, norm=norm) for norm in ("l1", "l2"))
     for one, other in (
-        (allocate(l1, amount, scope), allocate(l2, amount, scope)),
+        (allocate(l1, amount, scope, allow_empty=True), allocate(l2, amount, scope, allow_empty=True)),
         (keep_patterns(l1, parse("2:4")), keep_patterns(l2, parse("2:4"))),
     ):
         assert all(torch.equal(one[name], other[name]) for name in weights)
@@ -328,7 +330,8 @@ class Keywords(Small):
 
 @pytest.mark.parametrize("name", MEASURED)
 def test_batches_of_keywords_and_losses_of_the_models_own_measure_the_same(name: str) -> None:
-    expected = some_measured(name, Small())
+    plain = {"temperature": 1.0} if "temperature" in CRITERIA[name].options else {}
+    expected = some_measured(name, Small(), **plain)
     model = Keywords()
     weights = dict(model.named_parameters())
     for batches in (
@@ -336,7 +339,7 @@ def test_batches_of_keywords_and_losses_of_the_models_own_measure_the_same(name:
         [({"images": images}, labels) for images, labels in some_batches()],
         [({"images": images, "labels": labels}, None) for images, labels in some_batches()],
     ):
-        found = measured(name, model, weights, batches)
+        found = measured(name, model, weights, batches, **plain)
         for need in expected:
             assert all(torch.equal(found[need][key], expected[need][key]) for key in weights)
 
@@ -407,4 +410,10 @@ def test_data_is_asked_for_where_it_is_needed_and_only_there(name: str) -> None:
         with pytest.raises(InputError, match="The data holds no batch"):
             measured(name, model, weights, [])
     else:
-        assert measured(name, model, weights, None) == {}
+        measured(name, model, weights, None, example_inputs=some_batches()[0][0])
+    if "example_inputs" in sources(name):
+        with pytest.raises(
+            InputError, match=rf"^The criterion {name} needs example inputs, .*: pass them after"
+        ):
+            measured(name, model, weights, None)
+    assert bool(sources(name)) == bool(some_measured(name, model))

@@ -17,18 +17,29 @@ from torch.nn import functional as F
 import secateur
 from secateur import models
 from secateur.allocate import SCOPES
-from secateur.criteria import CRITERIA, QUANTITIES
+from secateur.criteria import CRITERIA, sources
 from secateur.errors import InputError, ModelError
 from secateur.masks import Masks
 from secateur.prune import prune
 
-MEASURED = sorted(name for name in CRITERIA if any(need in QUANTITIES for need in CRITERIA[name].needs))
+EVERY = sorted(name for name in CRITERIA if "weight" in CRITERIA[name].granularities)
+MEASURED = sorted(name for name in EVERY if "data" in sources(name))
 """Criteria that need data."""
 
-CRITERION = pytest.mark.parametrize(
-    "criterion", sorted(name for name in CRITERIA if "weight" in CRITERIA[name].granularities)
-)
+SIGNED = {"grasp", "obd"}
+"""Criteria whose scores may be negative, which the scope lamp refuses."""
+
+CRITERION = pytest.mark.parametrize("criterion", EVERY)
 SCOPE = pytest.mark.parametrize("scope", sorted(SCOPES))
+PAIR = pytest.mark.parametrize(
+    ("criterion", "scope"),
+    [
+        (criterion, scope)
+        for criterion in EVERY
+        for scope in sorted(SCOPES)
+        if scope != "lamp" or criterion not in SIGNED
+    ],
+)
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
 
@@ -50,6 +61,18 @@ def data(criterion: str, dtype: torch.dtype = torch.float32) -> list[tuple[Tenso
     ]
 
 
+def asked(criterion: str, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
+    """What `prune` needs for `criterion` on `net`; three rounds where it takes many."""
+    return {
+        "criterion": criterion,
+        "data": data(criterion, dtype),
+        "example_inputs": torch.ones(1, 3, 6, 6, dtype=dtype)
+        if "example_inputs" in sources(criterion)
+        else None,
+        "rounds": min(3, CRITERIA[criterion].rounds),
+    }
+
+
 def state(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
@@ -63,8 +86,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 # --- every criterion with every scope ----------------------------------------------------------------------
 
 
-@CRITERION
-@SCOPE
+@PAIR
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("amount", [0.0, 0.37, 0.9, 1.0])
 def test_exactly_the_amount_goes_and_nothing_else_changes(
@@ -72,7 +94,7 @@ def test_exactly_the_amount_goes_and_nothing_else_changes(
 ) -> None:
     model = net(dtype=dtype)
     before = state(model)
-    result = prune(model, amount=amount, criterion=criterion, scope=scope, data=data(criterion, dtype))
+    result = prune(model, amount=amount, scope=scope, **asked(criterion, dtype), allow_empty=amount == 1)
     assert same(state(model), before)
     sizes = {name: mask.numel() for name, mask in result.masks.items()}
     assert sizes == {"0.weight": 216, "2.weight": 288, "4.weight": 96}
@@ -90,37 +112,31 @@ def test_exactly_the_amount_goes_and_nothing_else_changes(
         assert after[name].dtype == tensor.dtype
 
 
-@CRITERION
-@SCOPE
+@PAIR
 def test_constant_models_are_cut_exactly_too(criterion: str, scope: str) -> None:
     model = net()
     for parameter in model.parameters():
         nn.init.constant_(parameter, 0.5)
     for amount in (0.001, 0.5, 0.999):
-        result = prune(model, amount=amount, criterion=criterion, scope=scope, data=data(criterion))
+        result = prune(model, amount=amount, scope=scope, **asked(criterion), allow_empty=True)
         local = sum(round(amount * size) for size in (216, 288, 96))
         assert result.masks.pruned == (local if scope == "local" else round(amount * 600))
 
 
-@CRITERION
-@SCOPE
+@PAIR
 def test_the_same_call_gives_the_same_masks(criterion: str, scope: str) -> None:
-    one, other = (
-        prune(net(), amount=0.5, criterion=criterion, scope=scope, data=data(criterion), seed=4).masks
-        for _ in range(2)
-    )
+    one, other = (prune(net(), amount=0.5, scope=scope, **asked(criterion), seed=4).masks for _ in range(2))
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-@CRITERION
-@SCOPE
+@PAIR
 @given(first=st.floats(0, 1), second=st.floats(0, 1))
 @settings(max_examples=15, deadline=None)
 def test_earlier_cuts_stay_and_count_towards_the_amount(
     criterion: str, scope: str, first: float, second: float
 ) -> None:
     first, second = sorted([first, second])
-    choice: dict[str, Any] = {"criterion": criterion, "scope": scope, "data": data(criterion)}
+    choice: dict[str, Any] = {"scope": scope, **asked(criterion), "allow_empty": True}
     once = prune(net(), amount=first, **choice, seed=1)
     regrown = net(seed=5)  # even where the cut weights have grown back
     twice = prune(regrown, amount=second, **choice, seed=2, masks=once.masks)
@@ -131,17 +147,16 @@ def test_earlier_cuts_stay_and_count_towards_the_amount(
         assert (twice.model.get_parameter(name)[~mask] == 0).all()
 
 
-@CRITERION
-@SCOPE
+@PAIR
 def test_less_than_is_cut_already_is_refused(criterion: str, scope: str) -> None:
-    choice: dict[str, Any] = {"criterion": criterion, "scope": scope, "data": data(criterion)}
+    choice: dict[str, Any] = {"scope": scope, **asked(criterion)}
     earlier = prune(net(), amount=0.5, **choice).masks
     with pytest.raises(InputError, match="already"):
         prune(net(), amount=0.4, **choice, masks=earlier)
 
 
 def test_only_what_may_be_cut_counts() -> None:
-    earlier = prune(net(), amount=1.0, layers=["4"]).masks
+    earlier = prune(net(), amount=1.0, layers=["4"], allow_empty=True).masks
     result = prune(net(), amount=0.5, keep=["4"], masks=earlier)
     assert result.achieved == 0.5
     assert list(result.masks) == ["0.weight", "2.weight", "4.weight"]
@@ -210,8 +225,8 @@ def test_without_data_they_are_refused(
 @pytest.mark.parametrize("criterion", MEASURED)
 @pytest.mark.parametrize("choice", [{"amount": 0.5}, {"granularity": "2:4"}], ids=str)
 def test_data_may_come_one_batch_after_the_other(criterion: str, choice: dict[str, Any]) -> None:
-    expected = prune(net(), criterion=criterion, data=data(criterion), **choice).masks
-    masks = prune(net(), criterion=criterion, data=iter(data(criterion) or ()), **choice).masks
+    expected = prune(net(), **asked(criterion), **choice).masks
+    masks = prune(net(), **{**asked(criterion), "data": iter(data(criterion) or ())}, **choice).masks
     assert masks.keys() == expected.keys()
     assert all(torch.equal(masks[name], expected[name]) for name in expected)
 
@@ -221,13 +236,13 @@ def test_data_may_come_one_batch_after_the_other(criterion: str, choice: dict[st
 def test_frozen_weights_are_cut_like_others_and_measuring_leaves_no_trace(
     criterion: str, choice: dict[str, Any]
 ) -> None:
-    expected = prune(net(), criterion=criterion, data=data(criterion), **choice).masks
+    expected = prune(net(), **asked(criterion), **choice).masks
     model = net().requires_grad_(False)
     model[4].requires_grad_(True)
     model[4].weight.grad = torch.ones(6, 16)
     model[1].eval()
     before = state(model)
-    result = prune(model, criterion=criterion, data=data(criterion), **choice)
+    result = prune(model, **asked(criterion), **choice)
     assert all(torch.equal(result.masks[name], expected[name]) for name in expected)
     assert same(state(model), before)  # the statistics of the BatchNorm too
     for each in (model, result.model):
@@ -376,6 +391,9 @@ def test_the_result_says_what_was_done() -> None:
         "keep": ("0",),
         "layers": (),
         "seed": 3,
+        "rounds": 1,
+        "schedule": "exponential",
+        "allow_empty": False,
     }
     summary = result.summary()
     assert "removed 192 of 384 prunable weights (50.00%, requested 50.00%)" in summary
@@ -396,7 +414,7 @@ def test_an_empty_layer_has_its_line_in_the_summary() -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_patterns_keep_exactly_n_of_m(criterion: str, pattern: str, dtype: torch.dtype) -> None:
     n, m = map(int, pattern.split(":"))
-    result = prune(net(dtype=dtype), granularity=pattern, criterion=criterion, data=data(criterion, dtype))
+    result = prune(net(dtype=dtype), granularity=pattern, **asked(criterion, dtype))
     assert list(result.masks) == ["2.weight", "4.weight"]
     assert list(result.skipped) == ["0.weight"]
     assert result.skipped["0.weight"] == f"its input size 3 is not a multiple of {m}"
@@ -485,16 +503,15 @@ def test_choices_that_make_no_sense_are_refused(choice: dict[str, Any], sentence
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-@CRITERION
-@SCOPE
+@PAIR
 def test_weights_that_are_no_numbers_are_refused(criterion: str, scope: str, bad: float) -> None:
     model = net()
     with torch.no_grad():
         model[2].weight[0, 0, 0, 0] = bad
-    choice: dict[str, Any] = {"criterion": criterion, "scope": scope, "data": data(criterion)}
+    choice: dict[str, Any] = {"scope": scope, **asked(criterion)}
     with pytest.raises(ModelError, match=r"2\.weight holds NaN or infinite weights"):
         prune(model, amount=0.5, **choice)
-    if criterion in MEASURED:  # on outputs that are no numbers either
+    if sources(criterion):  # on outputs that are no numbers either
         with pytest.raises(InputError, match="NaN or infinity"):
             prune(model, amount=0.5, **choice, keep=["2"])
     else:

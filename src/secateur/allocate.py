@@ -112,8 +112,8 @@ def allocation(
     if not (allow_empty or rule.each) and any(plain[name] == 0 for name in alive):
         if sum(plain.values()) < len(alive):
             raise InputError(
-                f"The amount {amount} leaves {sum(plain.values())} weights for {len(alive)} tensors: choose a "
-                "smaller one, or let tensors lose all their weights with allow_empty."
+                f"The amount {amount} leaves fewer weights ({sum(plain.values())}) than tensors ({len(alive)}): "
+                "choose a smaller one, or let tensors lose all of theirs with allow_empty."
             )
         kept = selected(alive)
         moved = {name: int(mask.count_nonzero()) - plain[name] for name, mask in kept.items()}

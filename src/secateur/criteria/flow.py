@@ -30,9 +30,9 @@ def flow_gradient(
         name: tensor.detach().double() if tensor.is_floating_point() else tensor
         for name, tensor in chain(model.named_parameters(), model.named_buffers())
     }
-    for name, _ in model.named_parameters():
-        state[name] = state[name].abs()
-    leaves = [state[name].requires_grad_() for name in tensors]
+    for name, parameter in model.named_parameters():
+        state[name] = state[name].abs().requires_grad_(parameter.is_floating_point())
+    leaves = [state[name] for name in tensors]
     args, kwargs = _arguments(tree_map(_ones, example_inputs))
     with normalising(model, batch_norm), torch.enable_grad():
         try:
