@@ -21,7 +21,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, rnn
 from torch.utils import _pytree as pytree
 
 Inputs = Tensor | tuple[Any, ...] | dict[str, Any]
@@ -1060,6 +1060,27 @@ class Recurrent(nn.Module):
         y, state = self.rnn(self.stem(x))
         hidden = state[0] if isinstance(state, tuple) else state
         return self.head(y), self.tail(hidden[-1])
+
+
+@case(
+    lambda: (torch.randn(3, 6, 8), torch.tensor([4, 6, 1])),
+    packed_lstm={"kind": "LSTM", "batch_first": True},
+    packed_gru_both_ways={"kind": "GRU", "bidirectional": True, "num_layers": 2, "batch_first": True},
+)
+class Packed(nn.Module):
+    """Sequences of several lengths, packed: as many steps as each has, and nothing for the padding."""
+
+    def __init__(self, kind: str, **options: Any) -> None:
+        super().__init__()
+        ways = 2 if options.get("bidirectional") else 1
+        self.stem, self.rnn = nn.Linear(8, 10), getattr(nn, kind)(10, 12, **options)
+        self.head, self.tail = nn.Linear(12 * ways, 5), nn.Linear(12, 5)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        packed = rnn.pack_padded_sequence(self.stem(x), lengths, batch_first=True, enforce_sorted=False)
+        y, state = self.rnn(packed)
+        hidden = state[0] if isinstance(state, tuple) else state
+        return self.head(rnn.pad_packed_sequence(y, batch_first=True)[0]), self.tail(hidden[-1])
 
 
 # --- attention --------------------------------------------------------------------------------------------------

@@ -478,6 +478,40 @@ def test_a_unit_may_have_more_indices_than_another() -> None:
     assert all(index.dtype == torch.int64 for group in groups for m in group.members for index in m.index)
 
 
+class Spectral(nn.Module):
+    """A Fourier layer with complex weights, and a layer behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read, self.hidden, self.head = nn.Conv1d(3, 8, 1), nn.Conv1d(6, 12, 1), nn.Conv1d(12, 2, 1)
+        self.mix = nn.Parameter(torch.randn(8, 6, 5, dtype=torch.complex64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        modes = torch.einsum("bix,iox->box", torch.fft.rfft(self.read(x))[..., :5], self.mix)
+        return self.head(self.hidden(torch.fft.irfft(modes, n=x.shape[-1])).relu())
+
+
+def test_complex_weights_stay_and_the_rest_is_cut() -> None:
+    torch.manual_seed(0)
+    result = secateur.prune(
+        Spectral(), torch.randn(2, 3, 10), granularity="channel", amount=0.5, scope="local"
+    )
+    assert result.skipped["mix"] == "it is of type complex64, which no criterion scores (mix)"
+    assert (result.kept["mix"], result.kept["read.weight"]) == (8, 8)
+    assert result.kept["hidden.weight"] == 6
+    assert result.verification.error <= 1e-9
+
+
+def test_a_tensor_that_is_not_registered_is_named() -> None:
+    def code(m: Any, x: Tensor) -> Tensor:
+        return (x @ m.p * m.scales[0]) @ m.q
+
+    scales = [torch.rand(8)]
+    found = stuck(code, torch.randn(5, 3), p=torch.randn(3, 8), q=torch.randn(8, 2), scales=scales)
+    reason = "it meets the tensor scales, which is no parameter and no buffer: register it"
+    assert (found["p.1"], found["q.0"]) == (reason, reason)
+
+
 def test_attention_without_a_scale_keeps_the_features_of_a_head() -> None:
     def code(m: Any, x: Tensor, **scale: float) -> Tensor:
         return F.scaled_dot_product_attention(x @ m.q, x @ m.k, x @ m.v, **scale) @ m.o

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 import secateur
 
@@ -122,3 +123,24 @@ class Collects(nn.Module):
 def test_a_block_whose_other_results_are_used_is_no_candidate() -> None:
     with pytest.raises(secateur.ModelError, match="no two residual blocks"):
         secateur.prune(Collects(), torch.randn(2, 8), granularity="layer", amount=0.5)
+
+
+class OfPacked(nn.Module):
+    """Takes and returns a packed sequence."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn, self.head = nn.GRU(4, 12, bidirectional=True), nn.Linear(24, 3)
+
+    def forward(self, x: PackedSequence) -> PackedSequence:
+        y, _ = self.rnn(x)
+        return y._replace(data=self.head(y.data))
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_packed_sequence_is_an_input(alone: bool) -> None:
+    x = pack_sequence([torch.randn(3, 4), torch.randn(5, 4)], enforce_sorted=False)
+    result = secateur.prune(OfPacked(), x if alone else (x,), **HALF)
+    assert result.model.rnn.hidden_size == 6
+    assert result.model(x).data.shape == (8, 3)
+    assert result.verification.error <= 1e-9

@@ -17,6 +17,7 @@ import numpy as np
 
 from secateur.graph.labels import FIXED, Labels, Lock, Vector
 from secateur.graph.program import Node, Program, Ref, Value, refs
+from secateur.targets import DTYPES
 
 Dims = list[Vector | None]
 Rule = Callable[["Coupling", Node], None]
@@ -184,11 +185,15 @@ def _couple(program: Program, locks: Sequence[tuple[int, str]], picks: Mapping[s
     for value in program.values:
         if value.kind == "result":
             continue
-        real = value.kind in ("parameter", "buffer")
+        real = value.kind in ("parameter", "buffer") or value.name != ""
         coupling.dims[value.id] = [
             coupling.labels.fresh(size, real=value.kind == "parameter") if real and size > 1 else None
             for size in value.shape
         ]
+        if (lock := _own_lock(value)) is not None:
+            for vector in coupling.dims[value.id]:
+                if vector is not None:
+                    coupling.labels.lock(vector, lock)
     for node in program.nodes:
         try:
             rule_of(node)(coupling, node)
@@ -214,6 +219,19 @@ def _couple(program: Program, locks: Sequence[tuple[int, str]], picks: Mapping[s
             if vector is not None:
                 coupling.labels.lock(vector, Lock("it is an output of the model", "the model's output"))
     return coupling
+
+
+def _own_lock(value: Value) -> Lock | None:
+    """Return why a tensor that is there before the model runs must stay as it is."""
+    if value.kind == "parameter" and value.dtype not in DTYPES:
+        return Lock(
+            f"it is of type {str(value.dtype).removeprefix('torch.')}, which no criterion scores", value.name
+        )
+    if value.kind == "constant" and value.name:
+        return Lock(
+            f"it meets the tensor {value.name}, which is no parameter and no buffer: register it", "the model"
+        )
+    return None
 
 
 def _follow_siblings(coupling: Coupling) -> None:

@@ -34,7 +34,7 @@ def copy_with(
         for value in vars(module).values():
             if type(value) in (dict, OrderedDict) and not value:
                 memo[id(value)] = type(value)()  # a module has a dozen of them
-            for tensor in _tensors_of(value):
+            for tensor in tensors_in(value):
                 memo.setdefault(id(tensor), held(tensor))
     for tensor in (*model.parameters(), *model.buffers()):
         memo[id(tensor)] = substitute(tensor)
@@ -104,15 +104,16 @@ def _is_record(value: Any) -> bool:
     return not callable(value) and home not in ("torch", "builtins", "functools", "collections", "enum")
 
 
-def _tensors_of(tree: Any, depth: int = 3) -> Iterator[Tensor]:
+def tensors_in(tree: Any, depth: int = 3) -> Iterator[Tensor]:
+    """Yield the tensors in a nest of lists, tuples and dicts that a module holds as an attribute."""
     if isinstance(tree, Tensor):
         yield tree
     elif depth and isinstance(tree, Mapping):
         for item in tree.values():
-            yield from _tensors_of(item, depth - 1)
+            yield from tensors_in(item, depth - 1)
     elif depth and isinstance(tree, list | tuple):
         for item in tree:
-            yield from _tensors_of(item, depth - 1)
+            yield from tensors_in(item, depth - 1)
 
 
 def is_plain_attention(module: nn.Module) -> bool:

@@ -23,7 +23,7 @@ class Ref:
 
 @dataclass
 class Value:
-    """One tensor: its shape and dtype, and, if it is one, the name of the parameter or buffer it is.
+    """One tensor: its shape and dtype, and, if it is one, the name of the parameter, buffer or attribute it is.
 
     `kind` is "parameter", "buffer", "input", "constant" or "result".
     """
@@ -141,7 +141,7 @@ def replace(tree: Any, leaf: Callable[[Any], Any]) -> Any:
         return tuple(replace(item, leaf) for item in tree)
     if isinstance(tree, tuple):
         items = [replace(item, leaf) for item in tree]
-        return type(tree)(*items) if hasattr(tree, "_fields") else tuple(items)
+        return type(tree)._make(items) if hasattr(tree, "_make") else tuple(items)
     if isinstance(tree, list):
         return [replace(item, leaf) for item in tree]
     if isinstance(tree, dict):

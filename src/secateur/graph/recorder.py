@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from secateur.graph.ghost import tensors_in
 from secateur.graph.program import Call, Node, Program, Ref, Run, Value, refs, replace
 from secateur.graph.sizes import Extent, Size
 from secateur.shrink.overrides import call_name
@@ -38,15 +39,20 @@ class Recorder:
         self.latest: dict[int, int] = {}  # first value of a memory → its present content
         self.seen: dict[int, int] = {}  # value → content of the memory when it was made
         self.view: dict[int, tuple[int, int, int]] = {}  # view → value viewed, node, which output
+        self.attributes: dict[int, str] = {}  # id of a tensor that a module holds unregistered → its name
 
     def name_tensors(self, ghost: nn.Module, inputs: Arguments) -> None:
-        """Make values of the model's tensors and the inputs."""
+        """Make values of the model's tensors and the inputs, and note the names of tensors held unregistered."""
         for kind, named in (("parameter", ghost.named_parameters()), ("buffer", ghost.named_buffers())):
             for name, tensor in named:
                 self.program.tensors[name] = self.new(tensor, kind, name)
         for leaf in tree_leaves(inputs):
             if isinstance(leaf, Tensor):
                 self.new(leaf, "input")
+        for path, module in ghost.named_modules():
+            for key, value in vars(module).items():
+                for tensor in tensors_in(value):
+                    self.attributes.setdefault(id(tensor), f"{path}.{key}".lstrip("."))
 
     def follow(self, ghost: nn.Module) -> None:
         """Have every module say when its forward runs: only what runs inside it counts as its own."""
@@ -94,7 +100,7 @@ class Recorder:
     def read(self, tensor: Tensor) -> int:
         """Return the value a tensor holds now, seen through any write to its memory since it was made."""
         if id(tensor) not in self.known:
-            return self.new(tensor, "constant")
+            return self.new(tensor, "constant", self.attributes.get(id(tensor), ""))
         index = self.known[id(tensor)][1]
         content = self.latest[self.root[index]]
         if self.seen[index] == content:

@@ -75,11 +75,11 @@ def attempt(
             stack.enter_context(torch.device("meta"))
         elif kind == "fake":
             stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
-        inputs = tree_map(lambda leaf: substitute(leaf) if isinstance(leaf, Tensor) else leaf, inputs)
         held = substitute if kind == "meta" else _itself
         ghost = copy_with(model, substitute, held)
         program = Program(tensors_were=kind)
         try:
+            inputs = tree_map(lambda leaf: substitute(leaf) if isinstance(leaf, Tensor) else leaf, inputs)
             _record(ghost, model, inputs, program, training)
         except Exception as error:
             return program, error

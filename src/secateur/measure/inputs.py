@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from secateur.errors import InputError, ModelError
 from secateur.masks import Masks
@@ -20,10 +21,10 @@ Inputs: TypeAlias = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
 
 
 def arguments(example_inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Split example inputs into positional and keyword arguments."""
+    """Split example inputs into positional and keyword arguments; a packed sequence is one argument."""
     if isinstance(example_inputs, Mapping):
         return (), dict(example_inputs)
-    if isinstance(example_inputs, tuple | list):
+    if isinstance(example_inputs, tuple | list) and not isinstance(example_inputs, PackedSequence):
         return tuple(example_inputs), {}
     return (example_inputs,), {}
 

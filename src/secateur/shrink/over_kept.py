@@ -37,6 +37,13 @@ def crossing(cut: Cut) -> dict[str, dict[int, Node]]:
     return dict(found)
 
 
+def type_for(own: torch.dtype, dtype: torch.dtype) -> torch.dtype:
+    """Return the type that takes the place of a tensor's own where all runs in `dtype`."""
+    if own.is_complex:
+        return dtype.to_complex()
+    return dtype if own in NARROW else own
+
+
 class Widened(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Keeps every number in `dtype`, and the statistics of some operators to what stays.
 
@@ -57,8 +64,8 @@ class Widened(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
-        if kwargs.get("dtype") in NARROW:
-            kwargs["dtype"] = self.dtype
+        if kwargs.get("dtype") is not None:
+            kwargs["dtype"] = type_for(kwargs["dtype"], self.dtype)
         name = func._schema.name.partition("::")[2]
         nth = self.count[name]
         self.count[name] += 1

@@ -27,7 +27,7 @@ from secateur.graph.trace import tensors_of
 from secateur.measure.inputs import Inputs, arguments
 from secateur.modes import evaluating, own_code_training, unfused
 from secateur.shrink.draws import Draws
-from secateur.shrink.over_kept import NARROW, Widened, crossing
+from secateur.shrink.over_kept import NARROW, Widened, crossing, type_for
 from secateur.shrink.plan import named_tensors
 from secateur.shrink.standins import stand_in
 
@@ -167,7 +167,8 @@ def distance(left: list[Tensor], right: list[Tensor]) -> float:
 
 
 def _as(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    if tensor.dtype not in NARROW:  # buffers and inputs may be written to
+    dtype = type_for(tensor.dtype, dtype)
+    if tensor.dtype == dtype:  # buffers and inputs may be written to
         return tensor if isinstance(tensor, nn.Parameter) else tensor.clone()
     wide = tensor.detach().to(dtype)
     return nn.Parameter(wide, requires_grad=False) if isinstance(tensor, nn.Parameter) else wide
@@ -196,7 +197,7 @@ class _Copies:
             dims = self.kept.get(name, {}) if isinstance(tensor, nn.Parameter) else {}
             if not dims and name not in self.drawn:
                 return _as(tensor, self.dtype)
-            wide = self.drawn.get(name, tensor.detach()).to(self.dtype, copy=True)
+            wide = self.drawn.get(name, tensor.detach()).to(type_for(tensor.dtype, self.dtype), copy=True)
             for dim, stay in dims.items():
                 if (name, dim) in self.spared:  # its scale is zeroed instead
                     continue

@@ -114,6 +114,16 @@ def along_index(c: Coupling, node: Node) -> None:
     c.give(node, out)
 
 
+@rule("_pack_padded_sequence")
+def pack(c: Coupling, node: Node) -> None:
+    """[batch, time, …] → [steps of all sequences, …], and how many sequences go on at each time."""
+    batch, time, *rest = c.of(node.args[0])
+    for vector in (batch, time):
+        c.lock(node, vector, "it is packed by the lengths of the sequences")
+    c.give(node, [None, *rest])
+    c.give(node, [None], 1)
+
+
 @rule("masked_select", "nonzero", "masked_scatter", "unique", "_unique2", "unique_dim", "histc", "bincount")
 @rule("searchsorted", "one_hot", "linalg_inv", "cdist", "_cdist_forward", "sym_size", "multinomial")
 def by_value(c: Coupling, node: Node) -> None:
