@@ -13,7 +13,7 @@ from torch import nn
 
 from secateur import InputError, ModelError, allocate
 from secateur.methods import start
-from secateur.methods.dynamic import Dynamic
+from secateur.methods.draws import uniform
 from secateur.methods.schedule import cubic
 from test_methods import Net, advance, batch, begin, fresh, optimizer_of
 
@@ -146,10 +146,11 @@ def test_rigl_sees_dense_gradients_although_the_loop_zeroes_them_to_clip() -> No
     assert all(torch.equal(outcomes[0][key], outcomes[1][key]) for key in outcomes[0])
 
 
-def test_set_grows_at_random_and_alike_on_all_processes() -> None:
-    a, b = torch.empty(4, 5), torch.empty(4, 5)
-    assert torch.equal(Dynamic.drawn(0, 3, "x", a), Dynamic.drawn(0, 3, "x", b))
-    assert not torch.equal(Dynamic.drawn(0, 3, "x", a), Dynamic.drawn(0, 4, "x", a))
+def test_draws_depend_on_their_purpose_alone() -> None:
+    one = uniform((4, 5), "cpu", "x", 3)
+    torch.rand(3)
+    assert torch.equal(one, uniform((4, 5), "cpu", "x", 3))
+    assert not torch.equal(one, uniform((4, 5), "cpu", "x", 4))
 
 
 def test_what_earlier_masks_cut_never_grows() -> None:

@@ -7,7 +7,18 @@
 One file is one idea; a file registers its methods by being imported here.
 """
 
-from secateur.methods import dynamic, gradual, slimming  # noqa: F401
+from secateur.methods import (  # noqa: F401
+    dynamic,
+    gradual,
+    group_lasso,
+    growing,
+    l0,
+    layerdrop,
+    movement,
+    slimming,
+    supermask,
+    targeted_dropout,
+)
 from secateur.methods.base import Job, Method
 from secateur.methods.registry import METHODS, Entry, loose_options, method, start
 

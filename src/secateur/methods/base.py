@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from secateur.errors import InputError
 from secateur.masks import Masks
 from secateur.measure.inputs import Inputs
-from secateur.targets import prunable
+from secateur.targets import matches, prunable
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,14 @@ class Job:
     def targets(self) -> dict[str, nn.Parameter]:
         """Return name → parameter of all that may be cut."""
         return prunable(self.model, self.include, self.keep, self.layers)
+
+    def meant(self, *names: str) -> bool:
+        """Whether what goes by one of these names is to be touched, as `keep` and `layers` say."""
+        kept, chosen = (
+            any(matches(name, pattern) for name in names for pattern in patterns)
+            for patterns in (self.keep, self.layers)
+        )
+        return not kept and (chosen or not self.layers)
 
     def inputs(self) -> Inputs:
         """Return the example inputs. Raises `InputError` where none were given."""
@@ -94,6 +102,7 @@ class Method:
 
     def zero_gradients(self) -> None:
         """Zero the gradients of cut weights; call it before clipping a gradient's norm, as with `Held`."""
+        self._earlier.zero_gradients()
 
     def before_step(self) -> None:
         """Act when the gradients are there, unscaled."""
@@ -115,13 +124,20 @@ class Method:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go back to a state; the model and the optimiser are back already."""
 
+    def push(self, parameter: nn.Parameter, gradient: Tensor) -> None:
+        """Add to a parameter's gradient, where it has one; for `before_step`."""
+        if parameter.grad is not None:
+            scale = getattr(self.job.optimizer, "grad_scale", None)  # a fused optimiser divides by it itself
+            parameter.grad.add_(gradient if scale is None else gradient * scale)
+
     def attach(self) -> None:
-        """Hang on the optimiser's hooks."""
+        """Hang on the optimiser's hooks, and hold earlier cuts."""
         optimizer = self.job.optimizer
         self._hooks = [
             optimizer.register_step_pre_hook(lambda *_: self._before()),
             optimizer.register_step_post_hook(lambda *_: self._after()),
         ]
+        self._earlier = self.job.masks.hold(self.job.model, optimizer)
 
     def remove(self) -> None:
         """Let go without a final cut: the model has its ordinary parameters again, as they are."""
@@ -129,6 +145,7 @@ class Method:
             for hook in self._hooks:
                 hook.remove()
             self._hooks = []
+            self._earlier.remove()
             self.release()
 
     def finish(self) -> Masks:
@@ -140,7 +157,7 @@ class Method:
             raise InputError(f"The method {self.job.name} has ended already: start it again.")
         with torch.no_grad():
             self.remove()
-            masks = self.cut()
+            masks = self.cut() & self.job.masks
             masks.apply_(self.job.model)
         return masks
 

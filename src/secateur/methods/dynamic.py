@@ -16,10 +16,10 @@ from secateur.allocate import SCOPES, allocate, check_amount, keep_highest
 from secateur.errors import InputError
 from secateur.masks import Masks
 from secateur.methods.base import Job
+from secateur.methods.draws import uniform
 from secateur.methods.masking import Masking
 from secateur.methods.registry import method
 from secateur.methods.schedule import check_every, check_span
-from secateur.seeds import seed_of
 
 
 class Dynamic(Masking):
@@ -39,17 +39,14 @@ class Dynamic(Masking):
         check_span(0, end)
         check_every(every)
         given = {name: mask for name, mask in job.masks.items() if name in targets}
-        lottery = {name: self.drawn(job.seed, 0, name, target) for name, target in targets.items()}
+        lottery = {
+            name: uniform(target.shape, target.device, "dynamic", job.seed, 0, name)
+            for name, target in targets.items()
+        }
         super().__init__(job, allocate(lottery, job.amount, scope, already=given))
         self.fraction, self.every, self.end = check_amount(fraction), every, end
         self.allowed = {name: mask.to(targets[name].device) for name, mask in given.items()}
         self._updated = 0
-
-    @staticmethod
-    def drawn(seed: int, step: int, name: str, like: Tensor) -> Tensor:
-        """Draw uniform numbers of the shape of `like`, the same on every device and in every process."""
-        stream = torch.Generator().manual_seed(seed_of("dynamic", seed, step, name))
-        return torch.rand(like.shape, generator=stream).to(like.device)
 
     def grows(self, name: str, parameter: nn.Parameter) -> Tensor | None:
         """Return a score of each weight, the highest grow; None where nothing can be said yet."""
@@ -100,7 +97,8 @@ class Set(Dynamic):
 
     def grows(self, name: str, parameter: nn.Parameter) -> Tensor:
         """Draw."""
-        return self.drawn(self.job.seed, self.clock.step, name, parameter)
+        purpose = ("dynamic", self.job.seed, self.clock.step, name)
+        return uniform(parameter.shape, parameter.device, *purpose)
 
 
 @method("rigl", paper="Evci et al. 2020")

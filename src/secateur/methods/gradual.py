@@ -7,7 +7,7 @@ from secateur.masks import Masks
 from secateur.methods.base import Job
 from secateur.methods.masking import Masking
 from secateur.methods.registry import method
-from secateur.methods.schedule import check_every, check_span, cubic
+from secateur.methods.schedule import already_cut, check_every, check_span, cubic
 
 
 @method("gradual", paper="Zhu & Gupta 2018")
@@ -58,10 +58,3 @@ class Gradual(Masking):
     def _cut_to(self, amount: float) -> Masks:
         magnitudes = {name: parameter.detach().abs() for name, parameter in self.targets.items()}
         return allocate(magnitudes, amount, self.scope, already=self.masks)
-
-
-def already_cut(masks: Masks, scope: str) -> float:
-    """Return the smallest amount that includes all that `masks` cut."""
-    if scope != "local":
-        return masks.sparsity
-    return max(Masks({name: mask}).sparsity for name, mask in masks.items())

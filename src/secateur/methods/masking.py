@@ -40,6 +40,7 @@ class Masking(Method):
 
     def zero_gradients(self) -> None:
         """Zero the gradients of cut weights."""
+        super().zero_gradients()
         self._held.zero_gradients()
 
     def release(self) -> None:

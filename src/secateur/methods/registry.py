@@ -21,7 +21,7 @@ from secateur.masks import Masks
 from secateur.measure.inputs import Inputs
 from secateur.methods.base import Job, Method
 from secateur.registry import Registry
-from secateur.targets import as_names, require_module
+from secateur.targets import as_names, matches, require_module
 
 AnyMethod = TypeVar("AnyMethod", bound=type[Method])
 
@@ -142,6 +142,12 @@ def start(
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
         raise InputError(f"The steps are {steps!r}: give how often optimizer.step() will be called.")
     Masks(masks or {}).of(model)
+    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    for pattern in (*as_names(keep), *as_names(layers)):
+        if not any(matches(name, pattern) for name in names):
+            raise InputError(
+                f"No layer with parameters matches '{pattern}': list the layers with secateur inspect."
+            )
     job = Job(
         name=name,
         model=model,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from secateur.errors import InputError
+from secateur.masks import Masks
 
 
 def cubic(
@@ -22,6 +23,13 @@ def cubic(
     if step <= first:
         return initial
     return final + (initial - final) * (1 - (step - first) / (last - first)) ** 3
+
+
+def already_cut(masks: Masks, scope: str) -> float:
+    """Return the smallest amount, spread by `scope`, that includes all that `masks` cut."""
+    if scope != "local":
+        return masks.sparsity
+    return max(Masks({name: mask}).sparsity for name, mask in masks.items())
 
 
 def check_span(begin: float, end: float) -> None:

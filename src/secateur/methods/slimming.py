@@ -9,7 +9,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from secateur.errors import InputError, ModelError
 from secateur.methods.base import Job, Method
 from secateur.methods.registry import method
-from secateur.targets import matches
 
 FORMS = ("subgradient", "proximal")
 
@@ -34,38 +33,28 @@ class Slimming(Method):
         self.scales = [
             module.weight
             for path, module in job.model.named_modules()
-            if isinstance(module, _BatchNorm) and module.affine and self._meant(f"{path}.weight")
+            if isinstance(module, _BatchNorm) and module.affine and job.meant(f"{path}.weight")
         ]
         if not self.scales:
             raise ModelError(
                 f"{type(job.model).__name__} has no BatchNorm with scales: "
                 "the method slimming looks at nothing else; take group_lasso."
             )
-        self.rates = {
-            id(parameter): group for group in job.optimizer.param_groups for parameter in group["params"]
-        }
 
     def before_step(self) -> None:
         """Add the subgradient λ sign(γ)."""
         if self.form == "subgradient":
-            scale = getattr(self.job.optimizer, "grad_scale", None)  # a fused optimiser divides by it itself
             for gamma in self.scales:
-                if gamma.grad is not None:
-                    push = self.strength * gamma.sign()
-                    gamma.grad.add_(push if scale is None else push * scale)
+                self.push(gamma, self.strength * gamma.sign())
 
     def after_step(self) -> None:
         """Apply the proximal operator of η λ |γ|."""
         if self.form == "proximal":
-            for gamma in self.scales:
-                rate = self.rates[id(gamma)]["lr"] if id(gamma) in self.rates else 0.0
-                soft_threshold_(gamma, rate * self.strength)
-
-    def _meant(self, name: str) -> bool:
-        kept = any(matches(name, pattern) for pattern in self.job.keep)
-        return not kept and (
-            not self.job.layers or any(matches(name, pattern) for pattern in self.job.layers)
-        )
+            scales = {id(gamma) for gamma in self.scales}
+            for group in self.job.optimizer.param_groups:
+                for parameter in group["params"]:
+                    if id(parameter) in scales:
+                        soft_threshold_(parameter, group["lr"] * self.strength)
 
 
 @torch.no_grad()

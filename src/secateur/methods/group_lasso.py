@@ -1,0 +1,54 @@
+"""Group lasso: a penalty under which whole channels, heads or features become small together."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from secateur.errors import InputError
+from secateur.masks import Masks
+from secateur.methods.base import Job, Method
+from secateur.methods.registry import method
+from secateur.methods.units import Units
+from secateur.spread import SPREADS, spread
+
+
+@method("group_lasso", paper="Yuan & Lin 2006, Wen et al. 2016")
+class GroupLasso(Method):
+    """Penalise λ Σ_u √n_u ‖θ_u‖₂ over units u, θ_u being all n_u weights that go with one; λ is `strength`.
+
+    With an amount the units with the lowest ‖θ_u‖₂ / √n_u go in the end, spread by `scope` (global, local or
+    isomorphic); without one nothing is cut: prune channels afterwards.
+    """
+
+    amount = "optional"
+    counts = "units"
+
+    def __init__(self, job: Job, *, strength: float = 1e-4, scope: str = "global") -> None:
+        super().__init__(job)
+        SPREADS[scope]
+        if not strength >= 0:
+            raise InputError(f"The strength {strength!r} is no penalty: give a number from 0, such as 1e-4.")
+        self.strength, self.scope = strength, scope
+        self.units = Units(job)
+
+    def penalty(self) -> Tensor:
+        """Return λ Σ_u √n_u ‖θ_u‖₂."""
+        sizes = torch.cat(list(self.units.sizes.values()))
+        squares = torch.cat(list(self.units.squares().values()))
+        tiny = torch.finfo(squares.dtype).tiny  # √ has no slope at 0
+        return self.strength * ((sizes * squares).clamp(min=tiny)).sqrt().sum()
+
+    def cut(self) -> Masks:
+        """Cut the units with the lowest norms, if an amount was given."""
+        if self.job.requested is None:
+            return Masks({})
+        return self.units.masks(lowest_cut(self.units, self.job.requested, self.scope))
+
+
+def lowest_cut(units: Units, amount: float, scope: str) -> dict[str, Tensor]:
+    """Return group → [units] boolean that cuts the units of the lowest mean θ²; one of each group stays."""
+    means = {
+        name: (square.detach() / units.sizes[name]).double().cpu() for name, square in units.squares().items()
+    }
+    return dict(spread(units.groups, means, amount, scope))

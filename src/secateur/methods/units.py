@@ -1,0 +1,80 @@
+"""Norms and masks of units: channels, heads and features with all the weights that go with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from secateur.errors import ModelError
+from secateur.graph.groups import Group
+from secateur.masks import Masks
+from secateur.methods.base import Job
+from secateur.structured import analyze
+from secateur.targets import DTYPES
+
+
+class Units:
+    """The groups of a model that may be cut, and the parameters their units run through."""
+
+    def __init__(self, job: Job) -> None:
+        """Trace the model. Raises `ModelError` where it has no unit that may go."""
+        self.parameters = {n: p for n, p in job.model.named_parameters() if p.dtype in DTYPES}
+        self.groups = [g for g in analyze(job.model, job.inputs()).free if job.meant(*_owners(g))]
+        if not self.groups:
+            raise ModelError(
+                f"{type(job.model).__name__} has no channels, heads or features that may go: "
+                "see secateur inspect --groups."
+            )
+        self._members = {
+            group.name: [
+                (
+                    self.parameters[member.name],
+                    member.name,
+                    member.dim,
+                    _on(self.parameters[member.name], member.unit),
+                )
+                for member in group.members
+                if member.name in self.parameters
+            ]
+            for group in self.groups
+        }
+        self.sizes = {group.name: self._summed(group, torch.ones_like) for group in self.groups}
+        """Group → how many weights each unit has."""
+
+    def squares(self) -> dict[str, Tensor]:
+        """Return Σ θ² over all weights of each unit, group → [units], differentiable."""
+        return {group.name: self._summed(group, torch.square) for group in self.groups}
+
+    def masks(self, kept: Mapping[str, Tensor]) -> Masks:
+        """Return the masks that cut every weight of the units that are not `kept`, group → [units] boolean."""
+        masks: dict[str, Tensor] = {}
+        for group in self.groups:
+            for parameter, name, dim, unit in self._members[group.name]:
+                alive = kept[group.name].to(unit.device)[unit.clamp(min=0)] | (unit < 0)
+                shape = [-1 if at == dim else 1 for at in range(parameter.ndim)]
+                whole = masks.get(name, torch.ones_like(parameter, dtype=torch.bool))
+                masks[name] = whole & alive.reshape(shape)
+        return Masks(masks)
+
+    def _summed(self, group: Group, function: object) -> Tensor:
+        """Sum a function of the weights over each unit."""
+        assert callable(function)
+        members = self._members[group.name]
+        total = members[0][0].new_zeros(group.units)
+        for parameter, _, dim, unit in members:
+            others = [at for at in range(parameter.ndim) if at != dim]
+            values = function(parameter)
+            profile = values.sum(others) if others else values
+            inside = unit >= 0
+            total = total.index_add(0, unit[inside], profile[inside].to(total))
+        return total
+
+
+def _on(parameter: nn.Parameter, unit: object) -> Tensor:
+    return torch.as_tensor(unit, dtype=torch.int64, device=parameter.device)
+
+
+def _owners(group: Group) -> list[str]:
+    return [member.name for member in group.members if not member.buffer]
