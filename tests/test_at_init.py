@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,11 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import secateur
+from secateur import steps
 from secateur.allocate import allocate
 from secateur.criteria import CRITERIA, balanced, measured, score
 from secateur.errors import InputError, ModelError
 from secateur.masks import Masks
 from secateur.prune import prune
+from secateur.steps.prune import samples
 from secateur.unstructured import PATHS
 
 DOUBLE = torch.float64
@@ -530,6 +533,68 @@ def test_what_was_redistributed_is_told() -> None:
     assert result.summary().splitlines()[-1].startswith("  so that no tensor is empty: ")
     with pytest.raises(InputError, match=r"leaves fewer weights \(2\) than tensors \(7\): .* allow_empty"):
         prune(Deep(), amount=0.999)
+
+
+# --- the command -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run of a network that was not trained, `fresh`."""
+    root = tmp_path_factory.mktemp("runs")
+    steps.Train(model="convnet", data="digits", epochs=0, out="fresh")(root)
+    return root
+
+
+@pytest.mark.parametrize("criterion", WEIGHTED)
+def test_every_criterion_cuts_a_run_with_samples_of_its_data(criterion: str, untrained: Path) -> None:
+    many = {"rounds": 2} if CRITERIA[criterion].rounds > 1 else {}
+    step = steps.Prune(
+        run="fresh", out=criterion, amount=0.99, criterion=criterion, calibration=40, evaluate=False, **many
+    )
+    record = step(untrained).record
+    assert record["pruned"] == round(0.99 * record["prunable"])
+    assert all(
+        mask.any() for mask in secateur.load_masks(untrained / criterion / "model.safetensors").values()
+    )
+
+
+def test_options_of_what_is_measured_come_through_the_command_line(
+    untrained: Path, secateur_command: Any
+) -> None:
+    words = ["prune", untrained / "fresh", "--criterion", "grasp", "--amount", "0.9", "--no-evaluate"]
+    more = ["--temperature", "1", "--redraw", "true", "--parts", "4", "--batch-norm", "eval", "--rounds", "2"]
+    result = secateur_command(*words, *more, "--schedule", "linear", "--out", untrained / "optioned")
+    assert (result.code, result.err) == (0, "")
+    masks = secateur.load_masks(untrained / "optioned" / "model.safetensors")
+    run = secateur.Run.open(untrained / "fresh")
+    data = run.load_data()
+    expected = prune(
+        run.load_model()[0],
+        amount=0.9,
+        criterion="grasp",
+        data=samples(data, 512, 0),
+        temperature=1,
+        redraw=True,
+        parts=4,
+        batch_norm="eval",
+        rounds=2,
+        schedule="linear",
+    ).masks
+    assert all(torch.equal(masks[name], expected[name]) for name in expected)
+    other = prune(run.load_model()[0], amount=0.9, criterion="grasp", data=samples(data, 512, 0)).masks
+    assert any(not torch.equal(masks[name], other[name]) for name in other)
+    refused = secateur_command(*words, "--parts", "none", "--out", untrained / "refused")
+    assert refused.code == 2
+    assert "The option parts is 'none'" in refused.err
+
+
+def test_the_command_tells_which_layers_were_spared(untrained: Path, secateur_command: Any) -> None:
+    words = ["prune", untrained / "fresh", "--amount", "0.999", "--no-evaluate"]
+    told = secateur_command(*words, "--out", untrained / "spared").out
+    assert "So that no layer is empty, " in told
+    allowed = secateur_command(*words, "--allow-empty", "--out", untrained / "allowed").out
+    assert "empty" not in allowed
 
 
 # --- samples -----------------------------------------------------------------------------------------------

@@ -85,6 +85,18 @@ class Prune(Step):
     layers: Annotated[
         tuple[str, ...], Field(description="cut only this layer, by name or glob, or this group, by name")
     ] = ()
+    rounds: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="score what is left so many times, each time cutting a part; the criterion's own number when "
+            "left out; weights, patterns",
+        ),
+    ] = None
+    schedule: Annotated[
+        str, Field(description="how the density falls from round to round: exponential or linear")
+    ] = "exponential"
+    allow_empty: Annotated[bool, Field(description="let layers lose all their weights")] = False
     calibration: Annotated[
         int, Field(ge=1, description="training samples that criteria such as taylor look at, class-balanced")
     ] = 512
@@ -100,11 +112,11 @@ class Prune(Step):
     @classmethod
     def loose_options(cls) -> dict[str, str]:
         """Return the options of all criteria: --norm and the like."""
-        return {
-            option: f"option of the criterion {criterion.name} [default: {default}]"
-            for criterion in CRITERIA.values()
-            for option, default in criterion.options.items()
-        }
+        defaults: dict[str, dict[str, Any]] = {}
+        for criterion in CRITERIA.values():
+            for option, default in criterion.options.items():
+                defaults.setdefault(option, {})[criterion.name] = default
+        return {option: _told(of) for option, of in defaults.items()}
 
     def perform(self, context: Context) -> Outcome:
         """Score, spread, cut, measure, keep."""
@@ -147,6 +159,9 @@ class Prune(Step):
             max_amount=self.max_amount,
             round_to=self.round_to,
             masks=masks,
+            rounds=self.rounds,
+            schedule=self.schedule,
+            allow_empty=self.allow_empty,
             data=samples(data, self.calibration, self.seed) if data is not None and calibrates else None,
             seed=self.seed,
             inplace=True,
@@ -174,7 +189,21 @@ class Prune(Step):
             )
         if not shrinks:
             lines += [f"{name} was left alone: {reason}." for name, reason in pruned.skipped.items()]
+            spared = [name for name, count in pruned.redistributed.items() if count > 0]
+            if spared:
+                lines.append(
+                    f"So that no layer is empty, {', '.join(spared)} kept their best weight, and others went instead."
+                )
         return Outcome(tuple(lines), record={"run": str(folder), **result})
+
+
+def _told(defaults: Mapping[str, Any]) -> str:
+    """Say whose option it is, and what it is when left out: criterion → default."""
+    if len(set(map(str, defaults.values()))) > 1:
+        return f"option of {', '.join(f'{name} (default {value})' for name, value in defaults.items())}"
+    value = next(iter(defaults.values()))
+    kind = "criteria" if len(defaults) > 1 else "criterion"
+    return f"option of the {kind} {', '.join(defaults)} [default: {value}]"
 
 
 def samples(data: Dataset, count: int, seed: int) -> Iterator[tuple[Any, Tensor]]:
@@ -187,7 +216,8 @@ def samples(data: Dataset, count: int, seed: int) -> Iterator[tuple[Any, Tensor]
 
 def sparser(pruned: Pruned) -> dict[str, Any]:
     """Return what a cut of weights came to."""
-    return {"pruned": pruned.masks.pruned, "prunable": pruned.masks.total}
+    counts = {"pruned": pruned.masks.pruned, "prunable": pruned.masks.total}
+    return {**counts, **({"redistributed": dict(pruned.redistributed)} if pruned.redistributed else {})}
 
 
 def tell_sparser(result: Mapping[str, Any]) -> str:
