@@ -405,6 +405,48 @@ class Slices(nn.Module):
 
 
 @case(images)
+class ChannelPick(nn.Module):
+    """One channel, picked by number, gates all: it must not become another one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.mix, self.last, self.head = conv(3, 12), conv(12, 16), conv(16, 12), classifier(12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).tanh()
+        return self.head(self.last(self.mix(x).relu()) * x[:, 0].sigmoid()[:, None])
+
+
+@case(images)
+class EveryOther(nn.Module):
+    """Even channels go one way and odd ones another: slices with a step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.even, self.odd = conv(3, 8), conv(4, 16), conv(4, 16)
+        self.last, self.head = conv(16, 12), classifier(12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).tanh()
+        return self.head(self.last(self.even(x[:, ::2]) + self.odd(x[:, 1::2]).relu()).relu())
+
+
+@case(images, sorted_channels={"kind": "sort"}, largest_channels={"kind": "topk"})
+class Ranked(nn.Module):
+    """Channels are sorted, or the largest of them taken, at every pixel: their places mean something else then."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.stem, self.mix, self.last, self.head = conv(3, 8), conv(4, 16), conv(16, 12), classifier(12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        best = x.topk(4, dim=1).values if self.kind == "topk" else x.sort(dim=1).values[:, 4:]
+        return self.head(self.last(self.mix(best).relu()).relu())
+
+
+@case(images)
 class DenseConnections(nn.Module):
     """DenseNet: every layer reads all earlier feature maps, joined, the input of the block among them."""
 
@@ -649,6 +691,20 @@ class TransposedConv(nn.Module):
         return self.last(self.up(self.stem(x).relu()).relu())
 
 
+@case(images)
+class TiedTransposed(nn.Module):
+    """An autoencoder whose decoder uses the encoder's kernels: one tensor, its dimensions read in either order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.down, self.last = conv(3, 12), nn.Conv2d(12, 16, 2, 2), conv(12, 3)
+        self.shift = nn.Parameter(torch.randn(12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.down(self.stem(x).relu()).relu()
+        return self.last(F.conv_transpose2d(x, self.down.weight, self.shift, stride=2).relu())
+
+
 @case(lambda: torch.randn(2, 3, 16))
 class Conv1d(nn.Module):
     """Convolutions along time, one of them dilated and causal."""
@@ -717,16 +773,26 @@ class StandardisedConv(nn.Conv2d):
         return F.conv2d(x, (self.weight - mean) / (std + 1e-5), self.bias, padding=self.padding)
 
 
-@case(images, exact=False)
+class NormalisedConv(nn.Conv2d):
+    """A convolution whose weight goes through a batch normalisation, each filter a channel, before use."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = F.batch_norm(self.weight.reshape(1, self.out_channels, -1), None, None, training=True)
+        return F.conv2d(x, flat.reshape_as(self.weight), self.bias, padding=self.padding)
+
+
+@case(
+    images,
+    exact=False,
+    weight_standardisation={"kind": StandardisedConv},
+    weight_standardisation_by_norm={"kind": NormalisedConv},
+)
 class WeightStandardisation(nn.Module):
     """The weight that acts is a function of the parameter, with statistics over the inputs."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: type[nn.Conv2d]) -> None:
         super().__init__()
-        self.first, self.second = (
-            StandardisedConv(3, 12, 3, padding=1),
-            StandardisedConv(12, 12, 3, padding=1),
-        )
+        self.first, self.second = kind(3, 12, 3, padding=1), kind(12, 12, 3, padding=1)
         self.head = classifier(12)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -1166,6 +1232,20 @@ class LockedWidthAttention(nn.Module):
         else:
             mixed = (q @ k.transpose(-2, -1) * (c // self.heads) ** -0.5).softmax(-1) @ v
         return x + self.out(mixed.transpose(1, 2).reshape(b, n, c))
+
+
+@case(sequences, exact=False)
+class ScaledAttention(nn.Module):
+    """Attention with a scale of its own: features of queries and keys may go, and the scale stays what it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(8, 12) for _ in range(3))
+        self.scale, self.out = self.q.out_features**-0.5, nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mixed = F.scaled_dot_product_attention(self.q(x), self.k(x), self.v(x), scale=self.scale)
+        return self.out(mixed)
 
 
 @case(sequences)

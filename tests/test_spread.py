@@ -119,8 +119,18 @@ def test_a_multiple_of_units_is_kept(
             assert kept % round_to == 0 or not after
             assert kept >= round_to
             assert abs(len(after) - len(before)) < round_to
+            assert kept == len(row) or kept == round_to or 2 * abs(len(after) - len(before)) <= round_to
             order = sorted(range(len(row)), key=lambda unit: (row[unit], unit))
             assert after == sorted(order[: len(after)])
+
+
+@pytest.mark.parametrize(
+    ("keep", "multiple"),
+    [(1, 4), (4, 4), (5, 4), (6, 8), (7, 8), (9, 8), (10, 12), (14, 16), (15, 16), (17, 16), (18, 20)],
+)
+def test_the_nearest_multiple_is_kept_and_of_two_as_near_the_larger(keep: int, multiple: int) -> None:
+    (gone,) = cut([[float(n) for n in range(20)]], 1 - keep / 20, "local", round_to=4)
+    assert 20 - len(gone) == multiple
 
 
 @pytest.mark.parametrize(("amount", "max_amount"), [(0.5, 0.5), (0.9, 0.3), (1.0, 0.1), (1.0, 0.0)])

@@ -160,7 +160,7 @@ def prune(
         masks: earlier cuts; they stay cut and count towards `amount`. Under a pattern they count as the lowest,
             so that a group keeps fewer than N only where fewer were left.
         max_amount: the largest fraction of one group of units that may go; one unit always stays.
-        round_to: keep a multiple of so many units in every group that has more.
+        round_to: keep the nearest multiple of so many units, rather more, in every group that has more.
         reduction: how a unit's tensors are brought together: "mean" over all its scores, "sum", "max" of the
             tensors' means, "first" (only what makes the unit).
         normalization: what a group's scores are divided by before groups are compared: "none", their "mean",

@@ -1,7 +1,8 @@
 """How an amount is spread over groups of units: which units go.
 
 The lowest-scored go first, exactly round(amount · n) of them, ties broken by position. No group ever loses all its
-units, nor more of them than `max_amount`; `round_to` keeps a multiple of so many units where a group has as many.
+units, nor more of them than `max_amount`; `round_to` keeps the nearest multiple of so many units, of two as near the
+larger, where a group has more.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def spread(
         for name, mask in masks.items():
             kept = int(mask.count_nonzero())
             least = math.ceil((len(mask) - most(len(mask), max_amount)) / round_to)
-            wanted = min(max(least, round(kept / round_to)) * round_to, len(mask))
+            wanted = min(max(least, math.floor(kept / round_to + 0.5)) * round_to, len(mask))
             if len(mask) > round_to:
                 masks[name] = keep_highest(scores[name], len(mask) - wanted)
     return masks
