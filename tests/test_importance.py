@@ -110,8 +110,8 @@ def test_every_criterion_for_units_tells_units_apart(criterion: str) -> None:
     inputs = torch.randn(2, 3, 6, 6)
     groups = secateur.analyze(model, inputs.double()).free
     data = [(inputs.double(), torch.zeros(len(inputs), dtype=torch.int64))]
-    found = unit_scores(model, groups, criterion, data=data, seed=3)
-    again = unit_scores(model, groups, criterion, data=data, seed=3)
+    found = unit_scores(model, groups, criterion, example_inputs=inputs.double(), data=data, seed=3)
+    again = unit_scores(model, groups, criterion, example_inputs=inputs.double(), data=data, seed=3)
     for group in groups:
         assert found[group.name].shape == (group.units,)
         assert found[group.name].isfinite().all()

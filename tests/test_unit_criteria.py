@@ -157,3 +157,18 @@ def test_convolutions_read_their_inputs(kind: int, transposed: bool) -> None:
     model = nn.Sequential(layer(2, 4, 1), nn.ReLU(), layer(4, 3, 1))
     (group,) = secateur.analyze(model, torch.ones(1, 2, *[5] * kind)).free
     assert {(m.name, m.dim) for m in group.members if m.reads} == {("2.weight", 0 if transposed else 1)}
+
+
+def test_by_default_the_scale_of_a_group_does_not_matter_to_a_global_cut() -> None:
+    model, x = small()
+    larger, _ = small()
+    with torch.no_grad():
+        for name in ("3.weight", "3.bias"):
+            larger.get_parameter(name).mul_(1e4)
+    kept = [
+        secateur.prune(m, x, granularity="channel", amount=0.5, reduction="first", **how).kept["3.weight"]  # type: ignore[arg-type]
+        for m in (model, larger)
+        for how in ({}, {"normalization": "none"})
+    ]
+    assert kept[0] == kept[2]
+    assert kept[3] > kept[1]

@@ -127,7 +127,7 @@ def prune(
     max_amount: float = 1.0,
     round_to: int | None = None,
     reduction: str = "mean",
-    normalization: str = "none",
+    normalization: str = "mean",
     rounds: int | None = None,
     schedule: str = "exponential",
     allow_empty: bool = False,
@@ -163,8 +163,8 @@ def prune(
         round_to: keep the nearest multiple of so many units, rather more, in every group that has more.
         reduction: how a unit's tensors are brought together: "mean" over all its scores, "sum", "max" of the
             tensors' means, "first" (only what makes the unit).
-        normalization: what a group's scores are divided by before groups are compared: "none", their "mean",
-            "max" or "l2" norm.
+        normalization: what a group's scores are divided by before groups are compared: their "mean", "max" or "l2"
+            norm, or "none".
         rounds: for weights and patterns, score what is left in so many rounds, each of which cuts a part; the
             criterion's own number when left out: 100 for synflow, 1 for most. Units are cut in one.
         schedule: densities after the rounds: "exponential", d^(k/n), or "linear".

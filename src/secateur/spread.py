@@ -69,13 +69,10 @@ def local(groups: Sequence[Group], scores: Scores, amount: float, max_amount: fl
 
 
 def ranked(groups: Sequence[Group], scores: Scores, amount: float, max_amount: float) -> Masks:
-    """All units ranked together, each group's scores as multiples of their mean."""
-    normalised = [
-        scores[group.name] / scores[group.name].abs().mean().clamp(min=torch.finfo(torch.float64).tiny)
-        for group in groups
-    ]
+    """All units ranked together."""
     safe = []
-    for group, values in zip(groups, normalised, strict=True):
+    for group in groups:
+        values = scores[group.name]
         floor = keep_highest(values, most(group.units, max_amount))
         safe.append(torch.where(floor, torch.inf, values))
     if not safe:

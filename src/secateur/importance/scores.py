@@ -17,8 +17,8 @@ from secateur.registry import Registry
 
 NORMALIZATIONS: Registry[Callable[[Tensor], Tensor]] = Registry("normalization")
 NORMALIZATIONS.add("none", lambda scores: scores)
-NORMALIZATIONS.add("mean", lambda scores: _divided(scores, scores.mean()))
-NORMALIZATIONS.add("max", lambda scores: _divided(scores, scores.amax()))
+NORMALIZATIONS.add("mean", lambda scores: _divided(scores, scores.abs().mean()))
+NORMALIZATIONS.add("max", lambda scores: _divided(scores, scores.abs().amax()))
 NORMALIZATIONS.add("l2", lambda scores: _divided(scores, torch.linalg.vector_norm(scores)))
 
 
