@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -92,6 +94,37 @@ def test_a_size_written_into_code_that_only_training_runs_is_left_alone() -> Non
     assert (result.kept["stem.weight"], result.kept["hidden.weight"]) == (16, 8)
     result.model.train()
     assert [tuple(output.shape) for output in result.model(X)] == [(4, 3), (4, 3)]
+
+
+class DropsLayers(nn.Module):
+    """Leaves out layers at random in training mode, where a token of its own stands for some samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head, self.token = nn.Linear(6, 8), nn.Linear(8, 3), nn.Parameter(torch.randn(8))
+        self.layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.stem(x)
+        if self.training:
+            h = torch.where(torch.rand(len(h), 1) < 0.5, self.token, h)
+        for layer in self.layers:
+            if not self.training or (random.random() < 0.5) == (np.random.rand() < 0.5):  # noqa: NPY002
+                h = h + layer(h).relu()
+        return self.head(h)
+
+
+def test_chance_is_the_same_each_time_and_nobody_elses() -> None:
+    def state() -> tuple[Any, ...]:
+        return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
+
+    model, before = DropsLayers(), state()
+    calls = [len(trace(model, X, training=True).calls) for _ in range(4)]
+    result = secateur.prune(model, X, **HALF)
+    assert state() == before
+    assert len(set(calls)) == 1
+    assert result.verification.error <= 1e-9
+    assert result.model.token.shape == (4,)
 
 
 class NeedsTargets(Auxiliary):

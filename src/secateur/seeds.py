@@ -7,6 +7,12 @@ seed, epoch), so that a run continued in the middle draws exactly what the undis
 from __future__ import annotations
 
 import hashlib
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
 
 
 def seed_of(*parts: str | int) -> int:
@@ -17,3 +23,25 @@ def seed_of(*parts: str | int) -> int:
     """
     text = "\x1f".join(f"{type(part).__name__}:{part}" for part in parts)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+@contextmanager
+def same_draws() -> Iterator[None]:
+    """Have torch, NumPy and Python draw the same numbers in each such block; then go on as if it had not been.
+
+    For somebody else's code, which draws from the generators all share.
+    """
+    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    on_gpu = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    devices = list(range(torch.cuda.device_count())) if on_gpu else []
+    with torch.random.fork_rng(devices):
+        torch.default_generator.manual_seed(0)
+        if devices:
+            torch.cuda.manual_seed_all(0)
+        np.random.seed(0)  # noqa: NPY002
+        random.seed(0)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(legacy)  # noqa: NPY002

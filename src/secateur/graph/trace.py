@@ -26,6 +26,7 @@ from secateur.graph.recorder import Arguments, Recorder
 from secateur.graph.sizes import remembered_roots
 from secateur.measure.inputs import Inputs, arguments, shapes
 from secateur.modes import evaluating, own_code_training, unfused
+from secateur.seeds import same_draws
 from secateur.shrink.standins import stand_in
 
 
@@ -68,7 +69,7 @@ def attempt(
     inputs = arguments(example_inputs)
     substitute: Callable[[Tensor], Tensor] = KINDS[kind]
     logger = logging.getLogger("torch._subclasses.fake_tensor")
-    with ExitStack() as stack:
+    with same_draws(), ExitStack() as stack:
         stack.callback(setattr, logger, "disabled", logger.disabled)
         logger.disabled = True  # what fails here is told in one sentence, or tried in another way
         if kind == "meta":

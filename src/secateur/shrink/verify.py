@@ -8,13 +8,11 @@ its own code and its own sizes: nothing of the cut but the list of kept indices 
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
@@ -26,6 +24,7 @@ from secateur.graph.program import Node, refs
 from secateur.graph.trace import tensors_of
 from secateur.measure.inputs import Inputs, arguments
 from secateur.modes import evaluating, own_code_training, unfused
+from secateur.seeds import same_draws
 from secateur.shrink.draws import Draws
 from secateur.shrink.over_kept import NARROW, Widened, crossing, type_for
 from secateur.shrink.plan import named_tensors
@@ -245,26 +244,11 @@ def _run(
         if path in (inside or ()):
             module.register_forward_hook(lambda module, args, outputs: heard.extend(tensors_of(outputs)))
     outputs: list[Tensor] = []
-    with torch.no_grad(), unfused(), _same_draws(), _default(dtype), widened:
+    with torch.no_grad(), unfused(), same_draws(), _default(dtype), widened:
         for mode in (evaluating,) if widened.cut.coupling.program.training is None else MODES:
             with mode(model):
                 outputs += tensors_of(model(*args, **kwargs))
     return outputs if inside is None else heard
-
-
-@contextmanager
-def _same_draws() -> Iterator[None]:
-    """Have torch, NumPy and Python draw the same numbers in each such block; then go on as before it."""
-    states = random.getstate(), np.random.get_state()  # noqa: NPY002  (what a model's code may draw from)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        np.random.seed(0)  # noqa: NPY002
-        random.seed(0)
-        try:
-            yield
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])  # noqa: NPY002
 
 
 @contextmanager
