@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,12 +11,16 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import secateur
 from secateur import Calibration
-from secateur.criteria import CRITERIA
+from secateur.criteria import CRITERIA, spectra
+from secateur.criteria.spectra import nuclear_losses
+from secateur.criteria.spectra import ranks as ranks_of
 from secateur.errors import InputError
 from secateur.importance import unit_scores
 
@@ -78,18 +83,52 @@ def ranks(maps: Tensor) -> list[float]:
     return [float(np.mean(channel)) for channel in found]
 
 
-BY_HAND: dict[str, Callable[[Tensor], list[float]]] = {"hrank": ranks}
+def independence(maps: Tensor) -> list[float]:
+    """What the nuclear norm of an image's channels loses without each: plain singular values, row by row."""
+
+    def nuclear(matrix: Tensor) -> float:
+        return float(np.linalg.svd(matrix.numpy(), compute_uv=False).sum())
+
+    images = [image.flatten(1) for image in maps]
+    found = []
+    for channel in range(maps.shape[1]):
+        without = [image.clone() for image in images]
+        for image in without:
+            image[channel] = 0
+        found.append(np.mean([nuclear(a) - nuclear(b) for a, b in zip(images, without, strict=True)]).item())
+    return found
 
 
-@pytest.mark.parametrize("criterion", EVERY)
-def test_maps_are_taken_behind_the_activation(criterion: str) -> None:
+def by_channel(size: Callable[[list[float]], float]) -> Callable[[Tensor], list[float]]:
+    """Mean over images of a number made of each map's entries."""
+    return lambda maps: [
+        sum(size(image[channel].flatten().tolist()) for image in maps) / len(maps)
+        for channel in range(maps.shape[1])
+    ]
+
+
+BY_HAND: dict[tuple[str, str | None], Callable[[Tensor], list[float]]] = {
+    ("hrank", None): ranks,
+    ("chip", None): independence,
+    ("activation", None): by_channel(lambda a: sum(map(abs, a)) / len(a)),
+    ("activation", "l2"): by_channel(lambda a: (sum(x * x for x in a) / len(a)) ** 0.5),
+    ("apoz", None): by_channel(lambda a: 1 - a.count(0.0) / len(a)),
+}
+
+
+def test_every_criterion_of_maps_is_tried() -> None:
+    assert {name for name, _ in BY_HAND} == set(EVERY)
+
+
+@pytest.mark.parametrize(("criterion", "norm"), BY_HAND)
+def test_maps_are_taken_behind_the_activation(criterion: str, norm: str | None) -> None:
     model, x = small()
     with hooked([model[2], model[5], model[8]]) as maps, torch.no_grad():  # type: ignore[index]
         model(x)
     maps[2] = maps[2][:, :, None, None]
-    found = scores(model, x, criterion)
+    found = scores(model, x, criterion, **({"norm": norm} if norm else {}))
     for name, of in zip(("0.weight", "4.weight", "7.weight"), maps, strict=True):
-        assert found[name].tolist() == pytest.approx(BY_HAND[criterion](of), rel=1e-7, abs=1e-12)
+        assert found[name].tolist() == pytest.approx(BY_HAND[criterion, norm](of), rel=3e-6, abs=1e-12)
 
 
 @pytest.mark.parametrize("criterion", EVERY)
@@ -141,6 +180,26 @@ def test_another_amount_costs_no_second_pass_until_the_weights_change() -> None:
     with torch.no_grad():
         model[1].weight.mul_(2)  # type: ignore[index, operator]
     assert cut(0.3) == first
+
+
+def test_a_vgg_is_seen_behind_its_rectifiers() -> None:
+    torch.manual_seed(0)
+    model = secateur.build("vgg11_bn", num_classes=10, input_shape=(3, 32, 32)).double().eval()
+    x = torch.randn(3, 3, 32, 32, dtype=torch.float64)
+    rectifiers = [module for module in model.modules() if isinstance(module, nn.ReLU)]
+    with hooked(rectifiers) as maps, torch.no_grad():
+        model(x)
+    for criterion in ("apoz", "activation"):
+        found = scores(model, x, criterion, batches(x, 2, 1))
+        assert len(found) == len(maps)
+        for each, of in zip(found.values(), maps, strict=True):
+            assert each.tolist() == pytest.approx(BY_HAND[criterion, None](of), rel=1e-9)
+
+
+def test_an_unknown_norm_is_refused() -> None:
+    model, x = small()
+    with pytest.raises(InputError, match=r"There is no norm 'l3' for activation: choose l1 or l2\."):
+        scores(model, x, "activation", norm="l3")
 
 
 def test_residual_blocks_are_seen_behind_their_sum() -> None:
@@ -253,3 +312,73 @@ def test_a_cut_is_proved(criterion: str) -> None:
     )
     assert result.verification is not None
     assert result.achieved == pytest.approx(0.4, abs=0.05)
+
+
+# --- many spectra at once -----------------------------------------------------------------------------------
+
+
+@given(
+    rows=st.integers(1, 9),
+    columns=st.integers(1, 9),
+    rank=st.integers(0, 9),
+    rectified=st.booleans(),
+    scale=st.sampled_from([1e-30, 1e-3, 1.0, 1e12]),
+    seed=st.integers(0, 2**16),
+)
+@settings(max_examples=80, deadline=None)
+def test_losses_of_the_nuclear_norm_against_plain_singular_values(
+    rows: int, columns: int, rank: int, rectified: bool, scale: float, seed: int
+) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    shapes = (3, rows, rank), (3, rank, columns)
+    left, right = (torch.randn(shape, generator=draw, dtype=torch.float64) for shape in shapes)
+    matrices = left @ right * scale
+    matrices = matrices.relu() if rectified else matrices
+    found = nuclear_losses(matrices)
+    expected = torch.tensor([independence(each[None, :, :, None]) for each in matrices])
+    whole = torch.linalg.svdvals(matrices).sum(1, keepdim=True)
+    # the difference of two sums has their error
+    assert bool(((found - expected).abs() <= 1e-5 * expected.abs() + 1e-9 * whole).all())
+
+
+def test_losses_do_not_depend_on_how_many_are_computed_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrices = torch.randn(7, 5, 12, generator=torch.Generator().manual_seed(0))
+    together, counted = nuclear_losses(matrices), ranks_of(matrices)
+    monkeypatch.setattr(spectra, "CHUNK", 1)
+    assert torch.allclose(nuclear_losses(matrices), together, rtol=1e-12, atol=0)
+    assert torch.equal(ranks_of(matrices), counted)
+
+
+@given(
+    rows=st.integers(1, 12),
+    columns=st.integers(1, 12),
+    smallest=st.floats(-12, 0),
+    zeros=st.integers(0, 3),
+    scale=st.sampled_from([1e-30, 1.0, 1e30]),
+    seed=st.integers(0, 2**16),
+)
+@settings(max_examples=200, deadline=None)
+def test_ranks_in_float32_are_those_of_exact_singular_values(
+    rows: int, columns: int, smallest: float, zeros: int, scale: float, seed: int
+) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    size = min(rows, columns)
+    u, v = (
+        torch.linalg.qr(torch.randn(4, n, size, generator=draw, dtype=torch.float64))[0]
+        for n in (rows, columns)
+    )
+    spectrum = torch.logspace(0, smallest, size, dtype=torch.float64)
+    spectrum[max(1, size - zeros) :] = 0
+    matrices = (u * spectrum @ v.mT * scale).float()
+    values = torch.linalg.svdvals(matrices.double())
+    bound = max(rows, columns) * 2**-23 * values[:, :1]
+    near = ((values / bound - 1).abs() < 1e-3).any(1)
+    counted = (values > bound).sum(1).double()
+    assert torch.equal(ranks_of(matrices)[~near], counted[~near])
+
+
+def test_ranks_of_maps_that_are_not_finite_are_not_numbers() -> None:
+    for dtype in (torch.float32, torch.float64):
+        matrices = torch.eye(3, dtype=dtype).repeat(3, 1, 1)
+        matrices[0, 0, 0], matrices[1, 2, 1] = torch.nan, torch.inf
+        assert ranks_of(matrices).tolist() == pytest.approx([math.nan, math.nan, 3], nan_ok=True)

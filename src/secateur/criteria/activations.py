@@ -5,10 +5,11 @@ The view of units takes each map behind the normalisation and activation of its 
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from secateur.criteria.registry import OBSERVED, criterion
+from secateur.criteria.spectra import nuclear_losses, ranks
+from secateur.errors import InputError
 
 OBSERVED.add("maps", "the feature maps")
 
@@ -23,11 +24,54 @@ OBSERVED.add("maps", "the feature maps")
 def hrank(maps: Tensor) -> Tensor:
     """Rank of a unit's feature map, as a matrix of its rows and columns, mean over samples.
 
-    The rank is how many singular values exceed max(H, W) · ε · the largest of them, with the ε of the map's dtype,
-    float32 at least. Of maps with more than two dimensions of places the rank is the mean over their last two; those
-    with fewer count as one column, whose rank is 1 unless it is zero.
+    Singular values count above max(H, W) · ε times the largest, with the ε of the map's dtype, float32 at least. Of
+    maps with more than two dimensions of places the rank is the mean over their last two; those with fewer count as
+    one column, whose rank is 1 unless it is zero.
     """
     while maps.ndim < 4:
         maps = maps.unsqueeze(-1)
-    ranks: Tensor = torch.linalg.matrix_rank(maps.float() if maps.dtype.itemsize < 4 else maps)
-    return ranks.double().unsqueeze(-1).flatten(2).mean(2)
+    return ranks(maps).unsqueeze(-1).flatten(2).mean(2)
+
+
+@criterion(
+    "chip",
+    granularities={"channel"},
+    per="map",
+    moment="after",
+    paper="Sui et al. 2021, CHIP, eq. 2",
+)
+def chip(maps: Tensor) -> Tensor:
+    """Independence of a channel from the others, ‖A‖_* − ‖A with its row zero‖_*, A = [channels, places] of a sample.
+
+    Mean over samples. Computed in float64 from one eigendecomposition for each sample, to a relative error below 1e-6.
+    """
+    return nuclear_losses(maps.unsqueeze(-1).flatten(2))
+
+
+@criterion(
+    "activation",
+    granularities={"channel", "head"},
+    per="map",
+    moment="after",
+    paper="baseline; mean activation as compared in Molchanov et al. 2017, Pruning CNNs",
+)
+def activation(maps: Tensor, *, norm: str = "l1") -> Tensor:
+    """Size of a unit's activations, mean |a|, or √ mean a² with `norm` "l2", mean over samples."""
+    values = maps.double().unsqueeze(-1).flatten(2)
+    if norm == "l1":
+        return values.abs().mean(2)
+    if norm == "l2":
+        return values.square().mean(2).sqrt()
+    raise InputError(f"There is no norm '{norm}' for activation: choose l1 or l2.")
+
+
+@criterion(
+    "apoz",
+    granularities={"channel", "head"},
+    per="map",
+    moment="after",
+    paper="Hu et al. 2016, Network Trimming, eq. 1: one minus the average percentage of zeros",
+)
+def apoz(maps: Tensor) -> Tensor:
+    """Share of a unit's activations that are not zero, 1 − APoZ, mean over samples."""
+    return (maps != 0).unsqueeze(-1).flatten(2).double().mean(2)
