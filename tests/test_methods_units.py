@@ -89,7 +89,7 @@ def test_group_lasso_shrinks_units_and_cuts_the_smallest() -> None:
         optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
         method = begin("group_lasso", model, optimizer, strength=strength, amount=0.5, scope="local")
         advance(model, optimizer, method)
-        norms.append(sum(float(square.sqrt().sum()) for square in method.units.squares().values()))
+        norms.append(sum(float(square.detach().sqrt().sum()) for square in method.units.squares().values()))
     assert norms[1] < 0.95 * norms[0]
     before = {name: square.detach() for name, square in method.units.squares().items()}
     masks = method.finish()

@@ -8,11 +8,13 @@ the model's class, its state dict and its exports stay what they were.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from secateur.errors import InputError
 from secateur.targets import require_module
@@ -162,7 +164,7 @@ class Held:
         """Keep zeroed weights zero; one fused multiplication serves all of them, which is fast."""
         self.change(pairs)
         self._hooks = (
-            optimizer.register_step_pre_hook(lambda *_: self.zero_gradients()),
+            before_step(optimizer, self.zero_gradients),
             optimizer.register_step_post_hook(lambda *_: self.zero_weights()),
         )
 
@@ -197,6 +199,28 @@ class Held:
 
     def __exit__(self, *_: object) -> None:
         self.remove()
+
+
+def before_step(optimizer: torch.optim.Optimizer, act: Callable[[], None]) -> RemovableHandle:
+    """Have `act` run in every `optimizer.step()` when the gradients are there: after its closure, if it is given one.
+
+    Returns what takes the hook away again.
+    """
+
+    def hook(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        given = args[1] if len(args) > 1 else kwargs.get("closure")
+        if given is None:
+            act()
+            return args, kwargs
+
+        def closure() -> Any:
+            loss = given()
+            act()
+            return loss
+
+        return args[:1], {**kwargs, "closure": closure}
+
+    return optimizer.register_step_pre_hook(hook)
 
 
 def _shape(tensor: Tensor) -> str:

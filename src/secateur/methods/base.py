@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import InputError
-from secateur.masks import Masks
+from secateur.masks import Masks, before_step
 from secateur.measure.inputs import Inputs
 from secateur.targets import matches, prunable
 
@@ -83,6 +83,8 @@ class Method:
     """Whether the method must, may or can't be told how much to cut."""
     counts: ClassVar[Literal["weights", "units"]] = "weights"
     """What the amount is a fraction of."""
+    learns: ClassVar[bool] = False
+    """Whether it adds parameters to the model and the optimiser."""
     reshapes: ClassVar[bool] = False
     """Whether weights are computed from other parameters meanwhile, which a copy of the model would not follow."""
 
@@ -134,7 +136,7 @@ class Method:
         """Hang on the optimiser's hooks, and hold earlier cuts."""
         optimizer = self.job.optimizer
         self._hooks = [
-            optimizer.register_step_pre_hook(lambda *_: self._before()),
+            before_step(optimizer, self._before),
             optimizer.register_step_post_hook(lambda *_: self._after()),
         ]
         self._earlier = self.job.masks.hold(self.job.model, optimizer)

@@ -17,14 +17,14 @@ from secateur.spread import SPREADS, spread
 class GroupLasso(Method):
     """Penalise λ Σ_u √n_u ‖θ_u‖₂ over units u, θ_u being all n_u weights that go with one; λ is `strength`.
 
-    With an amount the units with the lowest ‖θ_u‖₂ / √n_u go in the end, spread by `scope` (global, local or
+    With an amount the units with the lowest ‖θ_u‖₂ / √n_u go in the end, spread by `scope` (local, global or
     isomorphic); without one nothing is cut: prune channels afterwards.
     """
 
     amount = "optional"
     counts = "units"
 
-    def __init__(self, job: Job, *, strength: float = 1e-4, scope: str = "global") -> None:
+    def __init__(self, job: Job, *, strength: float = 1e-4, scope: str = "local") -> None:
         super().__init__(job)
         SPREADS[scope]
         if not strength >= 0:

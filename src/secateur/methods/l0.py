@@ -55,7 +55,7 @@ class L0(Penalised):
         self,
         job: Job,
         *,
-        strength: float = 1.0,
+        strength: float = 100.0,
         scope: str = "global",
         block: str = "1x1",
         begin: float = 0.1,

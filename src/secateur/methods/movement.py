@@ -78,7 +78,7 @@ class SoftMovement(Penalised):
         self,
         job: Job,
         *,
-        strength: float = 1.0,
+        strength: float = 100.0,
         threshold: float = 0.1,
         scope: str = "global",
         block: str = "1x1",

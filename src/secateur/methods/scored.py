@@ -85,6 +85,7 @@ def straight_through(decision: Tensor, scores: Tensor) -> Tensor:
 class ScoreBased(Method):
     """Learn scores in gates of the class `gate`; `frozen` says that nothing else is learned."""
 
+    learns = True
     reshapes = True
     gate: ClassVar[type[ScoreGate]]
     frozen: ClassVar[bool] = False

@@ -14,7 +14,7 @@ from secateur.methods.scored import ScoreBased, ScoreGate, TopScores, straight_t
 
 
 class EdgeGate(ScoreGate):
-    """m = 1 for the highest |S|, ∂m/∂S = 1; scores begin uniform in ±1/√(fan in)."""
+    """m = 1 for the highest |S|, ∂m/∂|S| = 1; scores begin uniform in ±1/√(fan in)."""
 
     def initial(self, weight: Tensor) -> Tensor:
         """Draw the first scores."""
@@ -24,7 +24,7 @@ class EdgeGate(ScoreGate):
 
     def opened(self) -> Tensor:
         """Let through what the method keeps."""
-        return straight_through(self.kept, self.scores)
+        return straight_through(self.kept, self.scores.abs())
 
     def ranks(self) -> Tensor:
         """Compare |S|."""

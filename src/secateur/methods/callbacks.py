@@ -1,0 +1,177 @@
+"""Methods in other people's training loops: callbacks for the Trainers of Transformers and of Lightning.
+
+    trainer = transformers.Trainer(..., callbacks=[hugging_face("gradual", amount=0.9)])
+    trainer = lightning.Trainer(..., callbacks=[lightning("rigl", amount=0.9)])
+
+Each starts the method with the training, adds its penalty to the gradients, stores its state with checkpoints, and
+makes the final cut when the training ends; its `masks` are there afterwards. The libraries are imported on use.
+
+Methods that learn scores join the model and the optimiser when the training starts. That is too late for
+DistributedDataParallel, and for a checkpoint of the model that holds scores: there, call `start` in a loop of your own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from secateur.errors import MissingExtraError, ModelError, StoreError
+from secateur.masks import Masks
+from secateur.methods.base import Method
+from secateur.methods.registry import METHODS, start
+from secateur.store import read_tree, write_tree
+
+STATE = "secateur.safetensors"
+
+
+class Pruning:
+    """A method that waits for a training to start; what both callbacks have in common."""
+
+    def __init__(self, name: str, options: Mapping[str, Any]) -> None:
+        METHODS[name]
+        self.name, self.options = name, dict(options)
+        self.method: Method | None = None
+        self.masks = Masks({})
+
+    def begin(
+        self, model: nn.Module, optimizer: Any, schedulers: list[Any], steps: int, state: Any = None
+    ) -> None:
+        """Start the method, or go on from a state of it."""
+        learns = METHODS[self.name].make.learns
+        if learns and (state is not None or _processes() > 1):
+            why = "go on from a checkpoint" if state is not None else "join several processes"
+            raise ModelError(
+                f"The scores of {self.name} can't {why} through a callback: start it in a loop of your own, "
+                "before the model is wrapped, or take a method without scores."
+            )
+        while hasattr(optimizer, "optimizer"):  # of accelerate
+            optimizer = optimizer.optimizer
+        weights = (
+            [parameter.detach().clone() for parameter in model.parameters()] if state is not None else []
+        )
+        self.method = start(self.name, model, optimizer, steps=steps, **self.options)
+        for scheduler in schedulers if learns else ():
+            _include(getattr(scheduler, "scheduler", scheduler), optimizer.param_groups[-1])
+        if state is not None:
+            with torch.no_grad():  # loaded already, and not to be cut by first masks
+                for parameter, weight in zip(model.parameters(), weights, strict=True):
+                    parameter.copy_(weight)
+            self.method.load_state_dict(state)
+
+    def add_penalty(self) -> None:
+        """Add the gradient of the penalty; gradients are there and unscaled."""
+        assert self.method is not None
+        with torch.enable_grad():
+            penalty = self.method.penalty()
+            if penalty.requires_grad:
+                penalty.backward()  # type: ignore[no-untyped-call]
+
+    def end(self) -> None:
+        """Make the final cut."""
+        assert self.method is not None
+        self.masks = self.method.finish()
+
+
+def hugging_face(name: str, **options: Any) -> Any:
+    """Return a callback for `transformers.Trainer`; `name` and `options` are those of `secateur.methods.start`.
+
+    In 16-bit floats (fp16) leave `max_grad_norm` above 0, its default, so that gradients are unscaled in time.
+    Raises `MissingExtraError` without Transformers.
+    """
+    try:
+        from transformers import TrainerCallback
+    except ImportError:
+        raise MissingExtraError("transformers", "transformers", "A callback for its Trainer") from None
+    pruning = Pruning(name, options)
+
+    class PruningCallback(TrainerCallback):
+        """Prunes while the Trainer trains."""
+
+        @property
+        def masks(self) -> Masks:
+            """What was cut."""
+            return pruning.masks
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            held = None
+            if state.global_step:
+                path = _checkpoint(args, state)
+                if not path.exists():
+                    raise StoreError(f"There is no {path}: the checkpoint was made without this callback.")
+                held = read_tree(path)
+            schedulers = [given["lr_scheduler"]] if given.get("lr_scheduler") is not None else []
+            pruning.begin(given["model"], given["optimizer"], schedulers, state.max_steps, held)
+
+        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            pruning.add_penalty()
+
+        def on_save(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            if state.is_world_process_zero and pruning.method is not None:
+                write_tree(_checkpoint(args, state), pruning.method.state_dict())
+
+        def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            pruning.end()
+
+    return PruningCallback()
+
+
+def lightning(name: str, **options: Any) -> Any:
+    """Return a callback for `lightning.Trainer`; `name` and `options` are those of `secateur.methods.start`.
+
+    It follows the first optimiser. Raises `MissingExtraError` without Lightning.
+    """
+    try:
+        from lightning.pytorch.callbacks import Callback
+    except ImportError:
+        raise MissingExtraError("lightning", "lightning", "A callback for its Trainer") from None
+    pruning = Pruning(name, options)
+
+    class PruningCallback(Callback):  # type: ignore[misc]
+        """Prunes while the Trainer trains."""
+
+        held: dict[str, Any] | None = None
+
+        @property
+        def masks(self) -> Masks:
+            """What was cut."""
+            return pruning.masks
+
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
+            steps = int(trainer.estimated_stepping_batches)
+            pruning.begin(pl_module, trainer.optimizers[0], schedulers, steps, self.held)
+
+        def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+            pruning.add_penalty()
+
+        def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+            pruning.end()
+
+        def state_dict(self) -> dict[str, Any]:
+            return pruning.method.state_dict() if pruning.method is not None else {}
+
+        def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+            self.held = state_dict or None
+
+    return PruningCallback()
+
+
+def _processes() -> int:
+    distributed = torch.distributed
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def _checkpoint(args: Any, state: Any) -> Path:
+    return Path(args.output_dir) / f"checkpoint-{state.global_step}" / STATE
+
+
+def _include(scheduler: Any, group: dict[str, Any]) -> None:
+    """Have a scheduler that was made before the scores joined the optimiser move their rate as well."""
+    if hasattr(scheduler, "base_lrs"):
+        scheduler.base_lrs.append(group["initial_lr"])
+    if hasattr(scheduler, "lr_lambdas"):
+        scheduler.lr_lambdas.append(scheduler.lr_lambdas[0])
