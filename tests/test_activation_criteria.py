@@ -268,7 +268,7 @@ def test_a_layer_no_data_reaches_is_named() -> None:
             return self.b(F.relu(self.a(x))) if len(x) > 1 else x[:, :2]
 
     model, x = Chosen(), torch.randn(4, 3)
-    with pytest.raises(InputError, match=r"No calibration data reaches .*, whose feature maps count"):
+    with pytest.raises(InputError, match=r"No calibration data reaches .*, whose activations count"):
         scores(model, x, "hrank", [(x[:1], None)])
 
 

@@ -55,7 +55,7 @@ def test_what_is_given_for_an_argument_takes_its_place() -> None:
     program = trace(model, torch.ones(1, 3))
     places = Places(program)
     at, call = next((n, c) for n, c in enumerate(program.calls) if c.module == "1")
-    place = places.into(program, at, next(refs(call.args)))
+    place = places.into(at, next(refs(call.args)))
     assert place is not None
     assert place.side == "args"
     x = torch.randn(6, 3)

@@ -2,6 +2,7 @@
 
 from secateur.criteria import (  # registers
     activations,
+    attention,
     filters,
     flow,
     gradients,
@@ -23,6 +24,7 @@ __all__ = [
     "Criterion",
     "Source",
     "activations",
+    "attention",
     "balanced",
     "criterion",
     "filters",

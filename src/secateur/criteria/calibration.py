@@ -77,11 +77,15 @@ class Calibration:
                 )
             yield batch[0], batch[1]
 
-    def tracked(self, title: str) -> Iterator[Batch]:
-        """Return the same under a progress bar. Raises `InputError` where there is no batch."""
+    def __len__(self) -> int:
+        """Return the number of batches. Raises `InputError` where there is none."""
         if not self._size:
             raise InputError("The data holds no batch: pass batches of inputs and labels as data=.")
-        return track(self, title, self._size)
+        return self._size
+
+    def tracked(self, title: str) -> Iterator[Batch]:
+        """Return the same under a progress bar."""
+        return track(self, title, len(self))
 
     def found(self, model: nn.Module, what: str) -> dict[Any, Any]:
         """Return where to keep what is measured of `model` for one purpose; that of other tensors is forgotten."""

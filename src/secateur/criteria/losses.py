@@ -202,7 +202,7 @@ def _derived(
         for part, answers, size in _parts(inputs, labels, parts):
             try:
                 outputs = model(**part) if isinstance(part, Mapping) else model(part)
-                derived = derive(size * _loss(outputs, answers, temperature))
+                derived = derive(size * loss_of(outputs, answers, temperature))
             except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
                 raise InputError(
                     f"The calibration data gives no gradient ({reason_of(error)}): pass batches of what the "
@@ -219,7 +219,7 @@ def _grad(output: Tensor, tensors: Mapping[str, Tensor], create_graph: bool = Fa
     return torch.autograd.grad(output, list(tensors.values()), allow_unused=True, create_graph=create_graph)
 
 
-def _loss(outputs: Any, labels: Tensor | None, temperature: float) -> Tensor:
+def loss_of(outputs: Any, labels: Tensor | None, temperature: float = 1.0) -> Tensor:
     """Mean loss of a batch: cross-entropy with its labels, or what the model computed itself."""
     if labels is None:
         loss: Tensor = outputs.loss

@@ -28,7 +28,7 @@ def ranks(matrices: Tensor) -> Tensor:
     flat = matrices.reshape(-1, *matrices.shape[-2:])
     chunk = max(1, CHUNK // max(1, flat[:1].numel()))
     count = _computed if matrices.dtype == torch.float64 else _counted
-    return torch.cat([count(part) for part in flat.split(chunk)]).view(matrices.shape[:-2])
+    return torch.cat([count(part) for part in torch.split(flat, chunk)]).view(matrices.shape[:-2])
 
 
 def _counted(matrices: Tensor) -> Tensor:
@@ -57,7 +57,8 @@ def _counted(matrices: Tensor) -> Tensor:
 def _above_zero(symmetric: Tensor) -> Tensor:
     """Count the positive eigenvalues, [n, size, size] → float64 [n]."""
     if symmetric.device.type != "cpu":  # where the decomposition is made for one matrix after another
-        return (torch.linalg.eigvalsh(symmetric) > 0).sum(1).double()
+        values: Tensor = torch.linalg.eigvalsh(symmetric)
+        return (values > 0).sum(1).double()
     factors, pivots, _ = torch.linalg.ldl_factor_ex(symmetric)
     positive = (factors.diagonal(dim1=1, dim2=2) > 0).double()
     return torch.where(pivots > 0, positive, 0.5).sum(1)  # of a block of two, one is positive
@@ -95,7 +96,7 @@ def nuclear_losses(matrices: Tensor) -> Tensor:
     error is below 1e-6.
     """
     chunk = max(1, CHUNK // max(matrices[:1].numel(), min(matrices.shape[1:]) * matrices.shape[1]))
-    return torch.cat([_losses(part) for part in matrices.double().split(chunk)])
+    return torch.cat([_losses(part) for part in torch.split(matrices.double(), chunk)])
 
 
 def _losses(matrices: Tensor) -> Tensor:
@@ -105,7 +106,7 @@ def _losses(matrices: Tensor) -> Tensor:
     largest = largest.where(largest > 0, 1)
     real = values > max(rows, columns) * EPS * largest
     values = values.where(real, 0)
-    outside: Tensor | float = 0.0  # what of each row's unit vector no eigenvector at hand has a share in
+    outside = values.new_zeros(())  # what of each row's unit vector no eigenvector at hand has a share in
     if rows > columns:  # eigenvectors of A Aᵀ from those of Aᵀ A, without those of its null space
         vectors = (matrices @ vectors) / values.where(real, torch.inf).sqrt()[:, None]
         outside = 1 - vectors.square().sum(2, keepdim=True)
@@ -116,4 +117,5 @@ def _losses(matrices: Tensor) -> Tensor:
     total = values[:, :, None] + squares
     gone, left = weights @ (values[:, :, None] / total), weights @ (squares / total) + outside  # 1 − q, q
     logs = torch.where(gone < 0.5, torch.log1p(-gone), left.clamp(min=TINY).log())
-    return -(logs * nodes).sum(2) * largest.sqrt() * STEP / math.pi
+    losses: Tensor = -(logs * nodes).sum(2) * largest.sqrt() * STEP / math.pi
+    return losses

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from secateur.errors import InputError, ModelError, SecateurError, reason_of
 from secateur.graph.ghost import copy_with, is_plain_attention
-from secateur.graph.program import Program, Ref
+from secateur.graph.program import Call, Program, Ref
 from secateur.graph.recorder import SIZE_READERS
 from secateur.measure.inputs import Inputs, arguments, batch_size
 from secateur.shrink.overrides import call_name
@@ -53,13 +53,14 @@ Seen = Callable[[Place, Tensor], Tensor | None]
 
 
 class Places:
-    """Where the values of a program can be seen."""
+    """Where the values of a program can be seen when the model is evaluated."""
 
     def __init__(self, program: Program) -> None:
+        self.calls = evaluated(program)
         self.points: list[Point] = []
         self._out: dict[int, Place] = {}
         turns: Counter[tuple[str, str, int]] = Counter()
-        for call in program.calls:
+        for call in self.calls:
             key = call.module, call.name, call.nth.get(call.module, 0)
             point = Point(*key, turns[key])
             turns[key] += 1
@@ -71,13 +72,19 @@ class Places:
         """Return where a value comes out of a call; None for one that never does, being inside of one."""
         return self._out.get(value)
 
-    def into(self, program: Program, call: int, value: int) -> Place | None:
+    def into(self, call: int, value: int) -> Place | None:
         """Return where a value goes into a call; None where it does not."""
         for side in ("args", "kwargs"):
-            for path, found in _paths(getattr(program.calls[call], side)):
+            for path, found in _paths(getattr(self.calls[call], side)):
                 if found == value:
                     return Place(self.points[call], side, path)
         return None
+
+
+def evaluated(program: Program) -> list[Call]:
+    """Return the calls of the pass in eval mode, which comes before one in training mode where there are two."""
+    later = [] if program.training is None else program.nodes[program.training :]
+    return program.calls[: min((node.call for node in later if node.call is not None), default=None)]
 
 
 class Probe:
@@ -94,7 +101,7 @@ class Probe:
             self.wanted[place.point].append(place)
         functions = {(point.module, point.function) for point in self.wanted}
         self.expected = Counter(
-            (call.module, call.name) for call in program.calls if (call.module, call.name) in functions
+            (call.module, call.name) for call in evaluated(program) if (call.module, call.name) in functions
         )
         self.ghost = copy_with(model, _shared).eval()
         stand_in(self.ghost, [name for name, each in self.ghost.named_modules() if is_plain_attention(each)])

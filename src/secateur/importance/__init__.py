@@ -5,6 +5,7 @@ normalisation over the group.
 """
 
 from secateur.importance.change import change_parts
+from secateur.importance.heads import attention_parts, masked_parts
 from secateur.importance.maps import map_parts
 from secateur.importance.parts import REDUCTIONS, VIEWS, Part, Question
 from secateur.importance.rows import row_parts, scale_parts
@@ -17,8 +18,10 @@ __all__ = [
     "VIEWS",
     "Part",
     "Question",
+    "attention_parts",
     "change_parts",
     "map_parts",
+    "masked_parts",
     "row_parts",
     "scale_parts",
     "unit_scores",

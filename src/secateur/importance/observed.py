@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Container, Hashable, Iterable, Sequence
 from typing import TypeVar
 
-import numpy as np
 from torch import Tensor
 
 from secateur.criteria.calibration import Calibration
 from secateur.criteria.registry import OBSERVED
 from secateur.errors import InputError
 from secateur.graph.couple import Coupling
-from secateur.graph.groups import Group
-from secateur.graph.labels import FIXED, Vector
 from secateur.importance.parts import Question
+from secateur.importance.sites import Spot
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -55,19 +53,6 @@ def remembered(
     return {key: found[key] for key in asked}
 
 
-def units_along(coupling: Coupling, group: Group, value: int) -> tuple[int, Vector] | None:
-    """Return the first dimension of a value that a group runs through, and the unit of each index, −1 for none."""
-    for dim, vector in enumerate(coupling.dims[value]):
-        if vector is None:
-            continue
-        roots = coupling.labels.find(vector)
-        at = np.searchsorted(group.roots, roots).clip(max=group.units - 1)
-        inside = (group.roots[at] == roots) & (vector != FIXED)
-        if inside.any():
-            return dim, np.where(inside, at, -1)
-    return None
-
-
 def by_samples(tensor: Tensor, along: int | None, samples: int, dim: int) -> Tensor:
     """Return a tensor as [N, units, …]: samples, which lie along one dimension, first, and dimension `dim` second.
 
@@ -80,3 +65,13 @@ def by_samples(tensor: Tensor, along: int | None, samples: int, dim: int) -> Ten
         tensor = tensor.reshape(*tensor.shape[:along], samples, -1, *tensor.shape[along + 1 :])
         dim += dim > along
     return tensor.movedim((along, dim), (0, 1))
+
+
+def check_reached(wanted: Iterable[Spot], found: Container[Spot]) -> None:
+    """Raise `InputError` unless the data have come to everything that was to be looked at."""
+    for spot in wanted:
+        if spot not in found:
+            raise InputError(
+                f"No calibration data reaches {spot.place.point.module or 'the model'}, whose activations count: "
+                "pass more data."
+            )

@@ -1,0 +1,119 @@
+"""Where the activations of units can be seen in a traced model: what weights make of them, and what weights read."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from secateur.graph.couple import Coupling
+from secateur.graph.groups import Group
+from secateur.graph.labels import FIXED, Vector
+from secateur.graph.probe import Place, Places
+from secateur.graph.program import Node, refs
+from secateur.graph.rules import RULES, rule_of
+
+FOLLOWED = frozenset(
+    RULES[op] for op in ("pointwise", "native_batch_norm", "native_layer_norm", "native_group_norm")
+)
+"""Rules of the operators that a map is followed through."""
+
+
+class Spot(NamedTuple):
+    """One dimension of a tensor that can be seen."""
+
+    place: Place
+    dim: int
+
+
+class Sites:
+    """Finds where activations of units can be seen in a traced model."""
+
+    def __init__(self, coupling: Coupling) -> None:
+        self.coupling, self.program = coupling, coupling.program
+        self.places = Places(self.program)
+        self.users: dict[int, list[Node]] = defaultdict(list)
+        self.products: dict[str, list[Node]] = defaultdict(list)
+        self.made_of: dict[int, set[str]] = {}
+        self._follow_weights()
+
+    def _follow_weights(self) -> None:
+        """Note who uses each value, and where what is made of a weight meets an activation."""
+        made_of = self.made_of
+        for value in self.program.values:
+            if value.kind in ("parameter", "buffer"):
+                made_of[value.id] = {value.name}
+        for node in self.program.nodes:
+            operands = set(refs((node.args, node.kwargs)))
+            for operand in operands:
+                self.users[operand].append(node)
+            names = set().union(*(made_of.get(operand, ()) for operand in operands))
+            if operands <= made_of.keys():
+                made_of.update(dict.fromkeys(node.outputs, names))
+            else:
+                for name in names:
+                    self.products[name].append(node)
+
+    def made(self, group: Group, weight: str) -> Iterator[tuple[Spot, Vector]]:
+        """Yield where the maps are seen that a weight makes of a group, and the unit of each index there.
+
+        A map is taken behind the normalisation and activation that follow, and behind the sum where it ends in a
+        residual stream: as far as nothing else uses it on the way. A weight that is used several times makes several;
+        one that works inside of a fused call none.
+        """
+        for node in self.products[weight]:
+            outputs = [] if node.call is None else refs(self.program.calls[node.call].outputs)
+            for value in (*outputs, *node.outputs):
+                if (along := units_along(self.coupling, group, value)) is not None:
+                    last = self._followed(value, along[0])
+                    if (place := self.places.out(last)) is not None:
+                        yield Spot(place, along[0]), along[1]
+                    break
+
+    def read(self, group: Group, weight: str) -> Iterator[tuple[Spot, Vector]]:
+        """Yield where the activations are seen that meet a weight, and the unit of each index there."""
+        for node in self.products[weight]:
+            if node.call is None or node.call >= len(self.places.calls):
+                continue
+            call = self.program.calls[node.call]
+            for value in refs((call.args, call.kwargs)):
+                along = None if value in self.made_of else units_along(self.coupling, group, value)
+                place = None if along is None else self.places.into(node.call, value)
+                if along is not None and place is not None:
+                    yield Spot(place, along[0]), along[1]
+                    break
+
+    def _followed(self, value: int, dim: int) -> int:
+        """Return the last value that can be seen of those that a map becomes before anything else uses it."""
+        last = value
+        while len(self.users[value]) == 1 and value not in self.program.outputs:
+            (node,) = self.users[value]
+            if rule_of(node) not in FOLLOWED or not self._same(value, node.outputs[0], dim):
+                break
+            value = node.outputs[0]
+            if self.places.out(value) is not None:
+                last = value
+        return last
+
+    def _same(self, value: int, other: int, dim: int) -> bool:
+        """Whether two values have the same shape and the same units along a dimension."""
+        if self.program.values[value].shape != self.program.values[other].shape:
+            return False
+        one, two = self.coupling.dims[value][dim], self.coupling.dims[other][dim]
+        find = self.coupling.labels.find
+        return one is not None and two is not None and np.array_equal(find(one), find(two))
+
+
+def units_along(coupling: Coupling, group: Group, value: int) -> tuple[int, Vector] | None:
+    """Return the first dimension of a value that a group runs through, and the unit of each index, −1 for none."""
+    for dim, vector in enumerate(coupling.dims[value]):
+        if vector is None:
+            continue
+        roots = coupling.labels.find(vector)
+        at = np.searchsorted(group.roots, roots).clip(max=group.units - 1)
+        inside = (group.roots[at] == roots) & (vector != FIXED)
+        if inside.any():
+            return dim, np.where(inside, at, -1)
+    return None
