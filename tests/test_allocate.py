@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from secateur.allocate import SCOPES, allocate, allocation, check_amount, erk_counts, keep_highest
+from secateur.allocate import SCOPES, allocate, check_amount, erk_counts, keep_highest, redistributed
 from secateur.criteria.lamp import lamp_scores
 from secateur.errors import InputError
 from secateur.masks import Masks
@@ -355,7 +355,8 @@ def test_every_tensor_keeps_its_highest_and_exactly_k_go(
         ):
             allocate(scores, amount, scope, already)
         return
-    masks, moved = allocation(scores, amount, scope, already)
+    masks = allocate(scores, amount, scope, already)
+    moved = redistributed(masks, scores, amount, scope, already)
     plain = allocate(scores, amount, scope, already, allow_empty=True)
     assert masks.pruned == k
     for name in lively:
@@ -373,12 +374,12 @@ def test_every_tensor_keeps_its_highest_and_exactly_k_go(
 
 def test_the_next_lowest_elsewhere_pays_for_a_tensor_that_is_spared() -> None:
     scores = {"small": torch.tensor([1.0, 2.0]), "large": torch.tensor([9.0, 7.0, 8.0])}
-    masks, moved = allocation(scores, 0.6, "global")
+    masks = allocate(scores, 0.6, "global")
     assert {name: mask.tolist() for name, mask in masks.items()} == {
         "small": [False, True],
         "large": [True, False, False],
     }
-    assert moved == {"small": 1, "large": -1}
+    assert redistributed(masks, scores, 0.6, "global", {}) == {"small": 1, "large": -1}
     plain = allocate(scores, 0.6, "global", allow_empty=True)
     assert {name: mask.tolist() for name, mask in plain.items()} == {
         "small": [False, False],
@@ -388,16 +389,17 @@ def test_the_next_lowest_elsewhere_pays_for_a_tensor_that_is_spared() -> None:
 
 def test_erk_leaves_one_entry_where_its_density_says_none() -> None:
     scores = {"thin": torch.rand(2, 2), "wide": torch.rand(100, 100)}
-    masks, moved = allocation(scores, 1 - 12 / 10_004, "erk")
+    masks = allocate(scores, 1 - 12 / 10_004, "erk")
     assert int(masks["thin"].sum()) == 1
     assert masks.total - masks.pruned == 12
-    assert moved == {"thin": 1, "wide": -1}
+    assert redistributed(masks, scores, 1 - 12 / 10_004, "erk", {}) == {"thin": 1, "wide": -1}
 
 
 def test_local_takes_its_share_of_every_tensor_even_where_that_is_all() -> None:
-    masks, moved = allocation({"a": torch.rand(2), "b": torch.rand(100)}, 0.9, "local")
+    scores = {"a": torch.rand(2), "b": torch.rand(100)}
+    masks = allocate(scores, 0.9, "local")
     assert [int(mask.sum()) for mask in masks.values()] == [0, 10]
-    assert not moved
+    assert redistributed(masks, scores, 0.9, "local", {}) == {}
 
 
 # --- earlier masks -----------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ import structural_zoo as zoo
 from secateur import container, store
 from secateur.errors import ModelError, SecateurError, StoreError
 from secateur.graph.trace import tensors_of
-from secateur.prune import Pruned
+from secateur.pruned import Pruned
 from secateur.runs import Run
 from secateur.shrink import Override, Plan, apply
 from secateur.shrink.plan import named_tensors

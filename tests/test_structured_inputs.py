@@ -53,11 +53,13 @@ CHOICES: dict[str, tuple[dict[str, Any], type[SecateurError], str]] = {
     "a latency in words": (
         {"amount": None, "budget": {"latency_ms": "fast"}}, InputError, "A latency budget is"),
     "a budget for weights": (
-        {"granularity": "weight", "budget": {"macs": 0.5}}, InputError, "The setting budget is for granularities"),
+        {"granularity": "weight", "budget": {"macs": 0.5}}, InputError,
+        "The setting budget has no meaning for the granularity weight, only for channel, head: leave it out"),
     "a multiple for weights": (
-        {"granularity": "weight", "round_to": 8}, InputError, "The setting round_to is for granularities"),
+        {"granularity": "weight", "round_to": 8}, InputError, "The setting round_to has no meaning for"),
     "a limit for weights": (
-        {"granularity": "2:4", "amount": None, "max_amount": 0.5}, InputError, "The setting max_amount is for"),
+        {"granularity": "2:4", "amount": None, "max_amount": 0.5}, InputError,
+        "The setting max_amount has no meaning for the granularity 2:4"),
     "a limit above 1": ({"max_amount": 1.7}, InputError, "1.7 is not a number between 0 and 1"),
     "an unknown layer to keep": ({"keep": "nope"}, InputError, "No layer with parameters matches 'nope'"),
     "an unknown layer to cut": ({"layers": ["0", "nope.*"]}, InputError, "No layer with parameters matches 'nope.*'"),
@@ -67,7 +69,7 @@ CHOICES: dict[str, tuple[dict[str, Any], type[SecateurError], str]] = {
     "an unknown criterion": ({"criterion": "magnitute"}, InputError, "There is no criterion named 'magnitute'"),
     "an unknown option": ({"power": 2}, InputError, "The criterion magnitude has no option 'power'"),
     "an unknown norm": ({"norm": "l7"}, InputError, "There is no norm 'l7'"),
-    "roles": ({"include": "all"}, InputError, "leave include out"),
+    "roles": ({"include": "all"}, InputError, "The setting include has no meaning for"),
     "a criterion without its data": ({"criterion": "taylor"}, InputError, "needs the gradient on some data"),
     "no data at all": ({"criterion": "taylor", "data": []}, InputError, "The data holds no batch"),
     "data of another shape": (

@@ -17,7 +17,7 @@ import secateur
 from secateur.errors import ModelError, VerificationError
 from secateur.graph.cut import Cut
 from secateur.graph.trace import tensors_of
-from secateur.prune import Pruned
+from secateur.pruned import Pruned
 from secateur.shrink import verify as verification
 from secateur.shrink.apply import apply
 from secateur.shrink.plan import Plan

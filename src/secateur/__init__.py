@@ -33,7 +33,8 @@ from secateur.masks import Masks
 from secateur.measure import Measurement, measure
 from secateur.methods import METHODS
 from secateur.models import build
-from secateur.prune import Pruned, prune
+from secateur.prune import prune
+from secateur.pruned import Pruned
 from secateur.recipe import run
 from secateur.runs import Run
 from secateur.store import load, load_masks, save

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,16 +43,6 @@ class Scope:
     each: bool = False
 
 
-class Allocation(NamedTuple):
-    """Masks, and where they differ from the plain order of scores so that no tensor is empty.
-
-    `redistributed` counts the entries a tensor keeps above (or, below 0, under) what that order leaves it.
-    """
-
-    masks: Masks
-    redistributed: dict[str, int]
-
-
 SCOPES: Registry[Scope] = Registry("scope")
 
 
@@ -75,52 +65,49 @@ def allocate(
     >>> allocate({"a": torch.tensor([1.0, 4.0]), "b": torch.tensor([2.0, 3.0])}, 0.5, "global")["b"]
     tensor([False,  True])
     """
-    return allocation(scores, amount, scope, already, allow_empty).masks
-
-
-def allocation(
-    scores: Mapping[str, Tensor],
-    amount: float,
-    scope: str,
-    already: Mapping[str, Tensor] | None = None,
-    allow_empty: bool = False,
-) -> Allocation:
-    """Do what `allocate` does, and say what was redistributed so that no tensor is empty."""
     amount = check_amount(amount)
     rule = SCOPES[scope]
     earlier = Masks({name: mask for name, mask in (already or {}).items() if name in scores})
     shapes = {name: tuple(tensor.shape) for name, tensor in scores.items()}
     devices = {name: tensor.device for name, tensor in scores.items()}
     spent = {name: mask.numel() - int(mask.count_nonzero()) for name, mask in earlier.items()}
-
-    def selected(guarded: frozenset[str]) -> dict[str, Tensor]:
-        ranked = {
-            name: _ranked(name, tensor, rule, earlier.get(name), name in guarded)
-            for name, tensor in scores.items()
-        }
-        if rule.counts is None:
-            return _keep_highest_of_all(ranked, amount, spent)
+    left = {name: _left(name, tensor, rule, earlier.get(name)) for name, tensor in scores.items()}
+    alive = [name for name, tensor in left.items() if len(tensor)]
+    guarded = () if allow_empty or rule.each else alive
+    if rule.counts is None:
+        sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+        cut = _total_cut(sum(sizes.values()), amount, spent)
+        _require_one_each(amount, sum(sizes.values()) - cut, guarded)
+        kept = _keep_highest_of_all(left, cut - sum(spent.values()), guarded)
+    else:
         counts = rule.counts(shapes, amount, spent)
-        if guarded:
-            counts = _none_empty(counts, shapes, guarded)
-        return {name: keep_highest(tensor, counts[name]) for name, tensor in ranked.items()}
+        stays = {name: math.prod(shape) - counts[name] for name, shape in shapes.items()}
+        _require_one_each(amount, sum(stays.values()), guarded)
+        stays = _none_empty(stays, guarded)
+        kept = {name: keep_highest(tensor, len(tensor) - stays[name]) for name, tensor in left.items()}
+    masks = {}
+    for name, mask in kept.items():
+        if name in earlier:
+            before = earlier[name].to(mask.device)
+            mask = torch.zeros_like(before).masked_scatter_(before, mask)
+        masks[name] = mask.reshape(shapes[name]).to(devices[name])
+    return Masks(masks)
 
-    kept = selected(frozenset())
-    plain = {name: int(mask.count_nonzero()) for name, mask in kept.items()}
-    alive = frozenset(name for name, mask in kept.items() if mask.numel() > spent.get(name, 0))
-    moved: dict[str, int] = {}
-    if not (allow_empty or rule.each) and any(plain[name] == 0 for name in alive):
-        if sum(plain.values()) < len(alive):
-            raise InputError(
-                f"The amount {amount} leaves fewer weights ({sum(plain.values())}) than tensors ({len(alive)}): "
-                "choose a smaller one, or let tensors lose all of theirs with allow_empty."
-            )
-        kept = selected(alive)
-        moved = {name: int(mask.count_nonzero()) - plain[name] for name, mask in kept.items()}
-    return Allocation(
-        Masks({name: mask.reshape(shapes[name]).to(devices[name]) for name, mask in kept.items()}),
-        {name: count for name, count in moved.items() if count},
-    )
+
+def redistributed(
+    masks: Masks, scores: Mapping[str, Tensor], amount: float, scope: str, already: Mapping[str, Tensor]
+) -> dict[str, int]:
+    """Count what `allocate` moved so that no tensor is empty; of its arguments, `masks` are what it returned.
+
+    Returns by how many entries more (or, below 0, fewer) a tensor keeps than by the plain order of scores; only
+    where there is a difference.
+    """
+    kept = {name: int(mask.count_nonzero()) for name, mask in masks.items()}
+    if SCOPES[scope].each or 1 not in kept.values():
+        return {}  # a tensor that is spared keeps just one entry
+    plain = allocate(scores, amount, scope, already, allow_empty=True)
+    moved = {name: count - int(plain[name].count_nonzero()) for name, count in kept.items()}
+    return {name: count for name, count in moved.items() if count}
 
 
 def keep_highest(scores: Tensor, cut: int) -> Tensor:
@@ -224,29 +211,27 @@ def least_amount(scope: str, sizes: Counts, spent: Counts) -> float:
     return sum(spent.values()) / max(1, sum(sizes.values()))
 
 
-def _none_empty(counts: Counts, shapes: Shapes, guarded: Collection[str]) -> dict[str, int]:
+def _require_one_each(amount: float, stays: int, guarded: Collection[str]) -> None:
+    """Raise `InputError` where not every guarded tensor can keep an entry."""
+    if stays < len(guarded):
+        raise InputError(
+            f"The amount {amount} leaves fewer weights ({stays}) than tensors ({len(guarded)}): "
+            "choose a smaller one, or let tensors lose all of theirs with allow_empty."
+        )
+
+
+def _none_empty(stays: Counts, guarded: Collection[str]) -> dict[str, int]:
     """Leave each guarded tensor one entry, at the cost of those that keep most."""
-    kept = {name: math.prod(shape) - counts[name] for name, shape in shapes.items()}
+    stays = dict(stays)
     for name in guarded:
-        if not kept[name]:
-            kept[max(kept, key=lambda each: kept[each])] -= 1
-            kept[name] = 1
-    return {name: math.prod(shape) - kept[name] for name, shape in shapes.items()}
+        if not stays[name]:
+            stays[max(stays, key=lambda each: stays[each])] -= 1
+            stays[name] = 1
+    return stays
 
 
-def _ranked(name: str, scores: Tensor, rule: Scope, earlier: Tensor | None, guarded: bool) -> Tensor:
-    """Flatten and normalise a tensor's scores; what is cut already ranks below everything (−∞).
-
-    Where `guarded`, the highest, of equals the last, ranks above everything (∞).
-    """
-    ranked = _normalised(name, scores, rule, earlier)
-    if guarded:
-        ranked = ranked.clone()
-        ranked[len(ranked) - 1 - ranked.flip(0).argmax()] = math.inf
-    return ranked
-
-
-def _normalised(name: str, scores: Tensor, rule: Scope, earlier: Tensor | None) -> Tensor:
+def _left(name: str, scores: Tensor, rule: Scope, earlier: Tensor | None) -> Tensor:
+    """Return the normalised scores of a tensor's entries that are not cut already, 1-D."""
     flat = scores.detach().flatten()
     flat = flat if flat.is_floating_point() else flat.double()
     if not bool(flat.isfinite().all()):
@@ -257,18 +242,23 @@ def _normalised(name: str, scores: Tensor, rule: Scope, earlier: Tensor | None) 
         raise InputError(
             f"The mask of {name} has another shape than its scores: it belongs to another model."
         )
-    alive = earlier.flatten().to(flat.device)
-    left = rule.normalise(flat.masked_select(alive))
-    return left.new_full(flat.shape, -math.inf).masked_scatter_(alive, left)
+    return rule.normalise(flat.masked_select(earlier.flatten().to(flat.device)))
 
 
-def _keep_highest_of_all(ranked: dict[str, Tensor], amount: float, spent: Counts) -> dict[str, Tensor]:
-    """Rank all tensors together, on the device of the first."""
-    sizes = {name: tensor.numel() for name, tensor in ranked.items()}
-    device = next((tensor.device for tensor in ranked.values()), None)
-    joined = torch.cat([torch.empty(0, device=device), *(tensor.to(device) for tensor in ranked.values())])
-    ranked.clear()  # `joined` holds it all: halves the memory
-    kept = keep_highest(joined, _total_cut(joined.numel(), amount, spent))
+def _keep_highest_of_all(left: dict[str, Tensor], cut: int, guarded: Collection[str]) -> dict[str, Tensor]:
+    """Rank all tensors together, on the device of the first.
+
+    The highest of each guarded tensor, of equals the last, stays.
+    """
+    sizes = {name: tensor.numel() for name, tensor in left.items()}
+    device = next((tensor.device for tensor in left.values()), None)
+    highest = {name: (left[name] == left[name].amax()).nonzero()[-1] for name in guarded}
+    joined = torch.cat([torch.empty(0, device=device), *(tensor.to(device) for tensor in left.values())])
+    left.clear()  # `joined` holds it all: halves the memory
+    for name, part in zip(sizes, torch.split(joined, list(sizes.values())), strict=True):
+        if name in highest:
+            part[highest[name]] = math.inf
+    kept = keep_highest(joined, cut)
     return dict(zip(sizes, torch.split(kept, list(sizes.values())), strict=True))
 
 

@@ -8,26 +8,30 @@ criterion over their weights.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from secateur.allocate import keep_highest
-from secateur.criteria import Batches, measured, score
-from secateur.errors import ModelError
+from secateur.allocate import check_amount, keep_highest
+from secateur.criteria import measured, score
+from secateur.errors import InputError, ModelError
 from secateur.graph import cost
 from secateur.graph.cost import MACS
 from secateur.graph.couple import couple
 from secateur.graph.cut import Cut
 from secateur.graph.program import Program, Ref, refs
 from secateur.graph.trace import trace
+from secateur.masks import Masks
 from secateur.measure.inputs import Inputs
+from secateur.pruned import Pruned
+from secateur.settings import Settings
 from secateur.shrink.apply import apply
 from secateur.shrink.plan import Plan
 from secateur.shrink.skip import bypass
-from secateur.shrink.verify import Verification, verify
+from secateur.shrink.verify import verify
+from secateur.spending import spent, stored_bytes
 from secateur.targets import DTYPES, matches
 
 CARRIES = {
@@ -42,17 +46,6 @@ class Block(NamedTuple):
 
     path: str
     items: int
-
-
-class Skipped(NamedTuple):
-    """The model without some blocks, the plan, the proof, all blocks, and parameters and MACs before and after."""
-
-    model: nn.Module
-    plan: Plan
-    verification: Verification | None
-    blocks: tuple[Block, ...]
-    parameters: tuple[int, int]
-    macs: tuple[int, int]
 
 
 def blocks_of(model: nn.Module, program: Program) -> list[Block]:
@@ -97,72 +90,64 @@ def _residual(program: Program, source: int, target: int, nodes: range) -> bool:
     return target in summed and product
 
 
-def skip_layers(
-    model: nn.Module,
-    example_inputs: Inputs,
-    *,
-    amount: float,
-    criterion: str,
-    keep: Sequence[str],
-    layers: Sequence[str],
-    check: bool,
-    data: Batches | None,
-    seed: int,
-    inplace: bool,
-    options: Mapping[str, Any],
-) -> Skipped:
+def skip_layers(model: nn.Module, example_inputs: Inputs | None, settings: Settings) -> Pruned:
     """Bypass the least important blocks: exactly round(amount · blocks) of those that may go; one always stays.
 
-    Raises `ModelError` for a model without residual blocks.
+    Raises `ModelError` for a model without residual blocks. See `secateur.prune`.
     """
+    if example_inputs is None:
+        raise InputError(
+            "The granularity layer needs example inputs to find blocks: pass prune(model, inputs, …)."
+        )
+    amount, before = check_amount(settings.amount), stored_bytes(model)
     program = trace(model, example_inputs)
     blocks = [
         block
         for block in blocks_of(model, program)
-        if not any(matches(block.path, pattern) for pattern in keep)
-        and (not layers or any(matches(block.path, pattern) for pattern in layers))
+        if not any(matches(block.path, pattern) for pattern in settings.keep)
+        and (not settings.layers or any(matches(block.path, pattern) for pattern in settings.layers))
     ]
     if len(blocks) < 2:
         raise ModelError(
             f"{type(model).__name__} has no two residual blocks to choose from: prune channels instead."
         )
-    scores = _scores(model, blocks, criterion, example_inputs, data, seed, options)
+    scores = _scores(model, blocks, example_inputs, settings)
     kept = keep_highest(scores, min(round(amount * len(blocks)), len(blocks) - 1))
     gone = {block.path: block.items for block, stays in zip(blocks, kept.tolist(), strict=True) if not stays}
     plan = Plan(skipped=gone)
     small = apply(model, plan)
     whole, after = Cut.of(couple(program), []), Cut.of(couple(trace(small, example_inputs)), [])
     proof = None
-    if check:
+    if settings.verify:
         proof = verify(model, small, whole, example_inputs, lambda large: bypass(large, gone))
-    return Skipped(
-        apply(model, plan, inplace=True) if inplace else small,
-        plan,
-        proof,
-        tuple(blocks),
-        (cost.parameters(whole), cost.parameters(after)),
-        (cost.macs(whole), cost.macs(after)),
+    small = apply(model, plan, inplace=True) if settings.inplace else small
+    return Pruned(
+        small,
+        Masks({}),
+        requested=amount,
+        achieved=len(gone) / len(blocks),
+        choices=settings.choices(),
+        plan=plan,
+        verification=proof,
+        parameters=(cost.parameters(whole), cost.parameters(after)),
+        macs=(cost.macs(whole), cost.macs(after)),
+        kept={block.path: int(block.path not in gone) for block in blocks},
+        **spent(model, small, example_inputs, settings, before),
     )
 
 
-def _scores(
-    model: nn.Module,
-    blocks: Sequence[Block],
-    criterion: str,
-    example_inputs: Inputs,
-    data: Batches | None,
-    seed: int,
-    options: Mapping[str, Any],
-) -> Tensor:
+def _scores(model: nn.Module, blocks: Sequence[Block], example_inputs: Inputs, settings: Settings) -> Tensor:
     """Mean score of each block's weights, float64 [blocks]."""
-    tensors = {name: tensor for name, tensor in model.named_parameters() if tensor.dtype in DTYPES}
+    criterion, seed, options = settings.criterion, settings.seed, settings.options
     tensors = {
-        name: tensor for name, tensor in tensors.items() if any(name.startswith(f"{b.path}.") for b in blocks)
+        name: tensor
+        for name, tensor in model.named_parameters()
+        if tensor.dtype in DTYPES and any(name.startswith(f"{block.path}.") for block in blocks)
     }
-    quantities = measured(
-        criterion, model, tensors, data, example_inputs=example_inputs, seed=seed, **options
+    found = measured(
+        criterion, model, tensors, settings.data, example_inputs=example_inputs, seed=seed, **options
     )
-    weights = score(criterion, tensors, seed=seed, granularity="layer", measured=quantities, **options)
+    weights = score(criterion, tensors, seed=seed, granularity="layer", measured=found, **options)
     means = []
     for block in blocks:
         own = [tensor for name, tensor in weights.items() if name.startswith(f"{block.path}.")]

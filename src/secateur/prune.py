@@ -1,114 +1,39 @@
 """Prune a model: score what could go, spread the amount, cut, prove.
 
-The one public function follows the pipeline from left to right. Weights and patterns are cut by masks: targets →
-scores → masks → applied to a copy of the model. Channels and heads are cut out: see `secateur.structured`.
+The one public function hands what is asked to the road its granularity takes. Weights and patterns are cut by masks
+(`secateur.unstructured`), channels and heads out of the tensors (`secateur.structured`), whole layers are bypassed
+(`secateur.layers`).
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
-from secateur import budget as budgets
 from secateur import granularity as granularities
-from secateur.allocate import check_amount
-from secateur.criteria import CRITERIA, Batches
-from secateur.errors import InputError, ModelError, reason_of
-from secateur.graph.groups import Groups
+from secateur.criteria import Batches
 from secateur.layers import skip_layers
-from secateur.masks import Masks
-from secateur.measure.inputs import Inputs, batch_size
-from secateur.measure.latency import compare_latency
-from secateur.shrink.plan import Plan, named_tensors
-from secateur.shrink.verify import Verification
+from secateur.measure.inputs import Inputs
+from secateur.pruned import Pruned
+from secateur.registry import Registry
+from secateur.settings import Settings
 from secateur.structured import prune_units
 from secateur.targets import as_names
 from secateur.unstructured import prune_weights
 
-
-@dataclass(frozen=True)
-class Pruned:
-    """What `prune` gives back.
-
-    `model` is the pruned model (same class), `requested` and `achieved` the fraction of the prunable weights or
-    units to remove and removed, `choices` the arguments that made it, `skipped` what was left alone and why.
-
-    A cut of weights has `masks` of what was kept, and in `redistributed` how many weights more (or, below 0, fewer)
-    a tensor kept than the scope alone would have left, so that none is empty.
-
-    A cut of units has a `plan`, the `verification` that the smaller model computes what the large one computes
-    without them, `parameters`, `macs`, `bytes` and, where asked for, `milliseconds` before and after, the `groups`
-    the units belong to (None for whole layers), and in `kept` how many of each group are left. Its `masks` are those
-    given, made smaller too.
-    """
-
-    model: nn.Module
-    masks: Masks
-    requested: float
-    achieved: float
-    choices: Mapping[str, Any]
-    skipped: Mapping[str, str] = field(default_factory=dict)
-    plan: Plan | None = None
-    verification: Verification | None = None
-    parameters: tuple[int, int] | None = None
-    macs: tuple[int, int] | None = None
-    bytes: tuple[int, int] | None = None
-    milliseconds: tuple[float, float] | None = None
-    groups: Groups | None = None
-    kept: Mapping[str, int] = field(default_factory=dict)
-    redistributed: Mapping[str, int] = field(default_factory=dict)
-
-    def summary(self) -> str:
-        """Say in a few lines what was removed from where."""
-        lines = [
-            f"{self.choices['granularity']} pruning by {self.choices['criterion']}, scope {self.choices['scope']}",
-        ]
-        lines += self._smaller() if self.plan is not None else self._sparser()
-        width = max((len(name) for name in self.skipped), default=0)
-        lines += [f"  {name:<{width}}  left alone: {reason}" for name, reason in self.skipped.items()]
-        return "\n".join(lines)
-
-    def _sparser(self) -> list[str]:
-        parameters = sum(parameter.numel() for parameter in self.model.parameters())
-        lines = [
-            f"removed {self.masks.pruned:,} of {self.masks.total:,} prunable weights "
-            f"({self.achieved:.2%}, requested {self.requested:.2%}); the model has {parameters:,} parameters",
-        ]
-        width = max(len(name) for name in self.masks)
-        for name, mask in self.masks.items():
-            kept = int(mask.count_nonzero())
-            lines.append(
-                f"  {name:<{width}}  kept {kept:>12,} of {mask.numel():>12,}  "
-                f"({1 - kept / max(1, mask.numel()):.2%} cut)"
-            )
-        moved = ", ".join(f"{name} {count:+d}" for name, count in self.redistributed.items())
-        return [*lines, *([f"  so that no tensor is empty: {moved}"] if moved else [])]
-
-    def _smaller(self) -> list[str]:
-        assert self.plan is not None
-        assert self.parameters is not None
-        assert self.macs is not None
-        lines = [f"removed {self.achieved:.2%} of the units that may go (requested {self.requested:.2%})"]
-        for what, pair in (("parameters", self.parameters), ("MACs", self.macs), ("bytes", self.bytes)):
-            if pair is not None:
-                before, after = pair
-                lines.append(f"  {what:<12}{before:>16,} → {after:>16,}  (×{after / max(1, before):.3f})")
-        if self.milliseconds is not None:
-            slow, fast = self.milliseconds
-            lines.append(f"  {'ms a pass':<12}{slow:>16.3f} → {fast:>16.3f}  (×{fast / slow:.3f})")
-        lines.append(f"  verified: {self.verification or 'not asked for'}")
-        changed = len(self.plan.attributes), len(self.plan.overrides), len(self.plan.standins)
-        if any(changed):
-            lines.append(
-                f"  in code: {changed[0]} attributes changed, {changed[1]} sizes overridden, "
-                f"{changed[2]} attention forwards replaced"
-            )
-        return lines
+Road: TypeAlias = Callable[[nn.Module, Inputs | None, Settings], Pruned]
+ROADS: Registry[Road] = Registry("granularity")
+"""Kind of granularity → what cuts it."""
+for _kind, _road in {
+    "weight": prune_weights,
+    "n:m": prune_weights,
+    "channel": prune_units,
+    "head": prune_units,
+    "layer": skip_layers,
+}.items():
+    ROADS.add(_kind, _road)
 
 
 def prune(
@@ -186,189 +111,29 @@ def prune(
     >>> result.masks.pruned
     4
     """
-    pattern = granularities.parse(granularity)
-    CRITERIA[criterion].check(pattern.kind, options)
-    choices: dict[str, Any] = {
-        "granularity": granularity,
-        "criterion": criterion,
-        **options,
-        "scope": scope,
-        "amount": amount,
-        "keep": as_names(keep),
-        "layers": as_names(layers),
-        "seed": seed,
-    }
-    if pattern.shrinks:
-        if rounds is not None:
-            raise InputError(
-                f"Units are cut in one round: leave rounds out for the granularity {granularity}, or call prune again."
-            )
-        if example_inputs is None:
-            raise InputError(
-                f"The granularity {granularity} needs example inputs to find what belongs together: "
-                "pass prune(model, example_inputs, …)."
-            )
-        if as_names(include) != ("weights",):
-            raise InputError(
-                f"The granularity {granularity} removes units from all that belongs to them: leave include out."
-            )
-        Masks(masks or {}).of(model)
-        large, size = model, _bytes(model)
-        if timed and inplace:
-            raise InputError("Timing compares the model with the smaller one: leave inplace out.")
-
-        def spent(small: nn.Module) -> dict[str, Any]:
-            """Return bytes and time before and after."""
-            times = _milliseconds(large, small, example_inputs) if timed else None
-            return {"bytes": (size, _bytes(small)), "milliseconds": times}
-
-        limits = {
-            "budget": budget,
-            "max_amount": max_amount,
-            "round_to": round_to,
-            "reduction": reduction,
-            "normalization": normalization,
-        }
-        if granularity == "layer":
-            for name, given in {"budget": budget, "round_to": round_to, "masks": masks}.items():
-                if given:
-                    raise InputError(f"The setting {name} has no meaning for whole layers: leave it out.")
-            skipped = skip_layers(
-                model,
-                example_inputs,
-                amount=check_amount(amount),
-                criterion=criterion,
-                keep=as_names(keep),
-                layers=as_names(layers),
-                check=verify,
-                data=data,
-                seed=seed,
-                inplace=inplace,
-                options=options,
-            )
-            gone, of = len(skipped.plan.skipped), len(skipped.blocks)
-            return Pruned(
-                skipped.model,
-                Masks({}),
-                requested=check_amount(amount),
-                achieved=gone / of,
-                choices=choices,
-                plan=skipped.plan,
-                verification=skipped.verification,
-                parameters=skipped.parameters,
-                macs=skipped.macs,
-                **spent(skipped.model),
-                kept={block.path: int(block.path not in skipped.plan.skipped) for block in skipped.blocks},
-            )
-        shrunk = prune_units(
-            model,
-            example_inputs,
-            amount=_one_of(amount, budget),
-            budget=None if budget is None else budgets.read(budget),
-            granularity=granularity,
-            criterion=criterion,
-            scope=scope,
-            keep=as_names(keep),
-            layers=as_names(layers),
-            max_amount=check_amount(max_amount),
-            round_to=round_to,
-            check=verify,
-            data=data,
-            seed=seed,
-            inplace=inplace,
-            reduction=reduction,
-            normalization=normalization,
-            options=options,
-        )
-        before, after = shrunk.units
-        return Pruned(
-            shrunk.model,
-            Masks({name: shrunk.plan.slice(name, mask) for name, mask in (masks or {}).items()}),
-            requested=amount if amount is not None else (before - after) / max(1, before),
-            achieved=(before - after) / max(1, before),
-            choices={**choices, **limits},
-            skipped={
-                each.name: f"{each.lock.reason} ({each.lock.at})"
-                for each in shrunk.groups
-                if each.lock is not None
-            },
-            plan=shrunk.plan,
-            verification=shrunk.verification,
-            parameters=shrunk.parameters,
-            macs=shrunk.macs,
-            **spent(shrunk.model),
-            groups=shrunk.groups,
-            kept=shrunk.kept,
-        )
-    for name, given in {"budget": budget, "max_amount": max_amount != 1.0, "round_to": round_to}.items():
-        if given:
-            raise InputError(
-                f"The setting {name} is for granularities that make the model smaller: channel or head."
-            )
-    sparse = prune_weights(
-        model,
-        example_inputs,
-        pattern,
-        amount=amount,
+    settings = Settings(
+        granularity=granularities.parse(granularity),
         criterion=criterion,
         scope=scope,
+        amount=amount,
+        budget=budget,
         include=as_names(include),
         keep=as_names(keep),
         layers=as_names(layers),
-        masks=masks,
+        masks=masks or None,
+        max_amount=max_amount,
+        round_to=round_to,
+        reduction=reduction,
+        normalization=normalization,
         rounds=rounds,
         schedule=schedule,
         allow_empty=allow_empty,
         data=data,
+        verify=verify,
+        timed=timed,
         seed=seed,
+        inplace=inplace,
         options=options,
     )
-    pruned = model if inplace else _copy(model)
-    sparse.masks.apply_(pruned)
-    choices |= {
-        "scope": scope if pattern.kind == "weight" else "local",
-        "amount": sparse.requested,
-        "include": as_names(include),
-        "rounds": sparse.rounds,
-        "schedule": schedule,
-        "allow_empty": allow_empty,
-    }
-    return Pruned(
-        pruned,
-        sparse.masks,
-        sparse.requested,
-        sparse.achieved,
-        choices,
-        sparse.skipped,
-        redistributed=sparse.redistributed,
-    )
-
-
-def _one_of(amount: float | None, budget: Mapping[str, float] | None) -> float | None:
-    if (amount is None) == (budget is None):
-        raise InputError(
-            "Say how much to remove: either an amount such as 0.5, or a budget such as macs 0.5, not both."
-        )
-    return amount
-
-
-def _bytes(model: nn.Module) -> int:
-    """Return what a model's tensors take, shared ones once and lazy ones, which have no size yet, not at all."""
-    tensors = (tensor for tensor in named_tensors(model).values() if not is_lazy(tensor))
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
-def _milliseconds(large: nn.Module, small: nn.Module, example_inputs: Inputs) -> tuple[float, float]:
-    """Time one pass of each by turns, in evaluation mode: medians."""
-    batch = batch_size(example_inputs)
-    times = compare_latency({"large": large, "small": small}, example_inputs, (batch,))
-    return times["large"][0].median * 1e3, times["small"][0].median * 1e3
-
-
-def _copy(model: nn.Module) -> nn.Module:
-    try:
-        return copy.deepcopy(model)
-    except Exception as error:
-        raise ModelError(
-            f"{type(model).__name__} can't be copied ({reason_of(error)}): prune it itself, with inplace=True."
-        ) from error
+    settings.check()
+    return ROADS[settings.granularity.kind](model, example_inputs, settings)

@@ -19,7 +19,7 @@ from secateur.container import NONSENSE, dense, read_container, write_container
 from secateur.errors import InputError, ModelError, StoreError
 from secateur.filling import check_cut, check_dense, fill
 from secateur.masks import Masks
-from secateur.prune import Pruned
+from secateur.pruned import Pruned
 from secateur.shrink.plan import Plan
 
 MASK, PLAN = "mask:", "plan:"

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +17,10 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
+from secateur import budget as budgets
 from secateur.allocate import check_amount
-from secateur.budget import Budget, LatencyBudget, meet, meet_latency
-from secateur.criteria import Batches, Calibration
+from secateur.budget import LatencyBudget, meet, meet_latency
+from secateur.criteria import Calibration
 from secateur.errors import InputError, ModelError, VerificationError
 from secateur.graph import cost
 from secateur.graph.couple import couple
@@ -31,33 +31,20 @@ from secateur.graph.groups import Group, Groups, group
 from secateur.graph.settle import settle
 from secateur.graph.trace import trace
 from secateur.importance import unit_scores
+from secateur.masks import Masks
 from secateur.measure.inputs import Inputs
 from secateur.measure.latency import latency
+from secateur.pruned import Pruned
+from secateur.settings import Settings
 from secateur.shrink.apply import apply
 from secateur.shrink.plan import Plan, named_tensors
 from secateur.shrink.verify import Verification, verify
+from secateur.spending import spent, stored_bytes
 from secateur.spread import spread
 from secateur.targets import as_names, check_finite, matches, require_module
 
 ATTEMPTS = 32
 """How many places in the code that don't follow may be found and locked before a model is given up."""
-
-
-@dataclass(frozen=True)
-class Shrunk:
-    """A smaller model, the plan that made it, the groups it came from, the proof, and the cost before and after.
-
-    `kept` says how many units of each group are left.
-    """
-
-    model: nn.Module
-    plan: Plan
-    groups: Groups
-    verification: Verification | None
-    parameters: tuple[int, int]
-    macs: tuple[int, int]
-    units: tuple[int, int]
-    kept: Mapping[str, int]
 
 
 def analyze(model: nn.Module, example_inputs: Inputs) -> Groups:
@@ -77,67 +64,65 @@ def analyze(model: nn.Module, example_inputs: Inputs) -> Groups:
     return group(couple(trace(model, example_inputs, training=True)))
 
 
-def prune_units(
-    model: nn.Module,
-    example_inputs: Inputs,
-    *,
-    amount: float | None,
-    budget: Budget | LatencyBudget | None,
-    granularity: str,
-    criterion: str,
-    scope: str,
-    keep: Sequence[str],
-    layers: Sequence[str],
-    max_amount: float,
-    round_to: int | None,
-    check: bool,
-    data: Batches | None,
-    seed: int,
-    inplace: bool,
-    reduction: str,
-    normalization: str,
-    options: Mapping[str, Any],
-) -> Shrunk:
-    """Remove the least important units of `model`; see `secateur.prune`."""
+def prune_units(model: nn.Module, example_inputs: Inputs | None, settings: Settings) -> Pruned:
+    """Remove the least important units of `model`, or of a copy; see `secateur.prune`."""
     require_module(model)
-    _require_values(model)
+    kind, round_to = settings.granularity.kind, settings.round_to
+    if example_inputs is None:
+        raise InputError(
+            f"The granularity {kind} needs example inputs to find what belongs together: "
+            "pass prune(model, example_inputs, …)."
+        )
+    if (settings.amount is None) == (settings.budget is None):
+        raise InputError(
+            "Say how much to remove: either an amount such as 0.5, or a budget such as macs 0.5, not both."
+        )
     if round_to is not None and (isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1):
         raise InputError(f"round_to is {round_to!r}: give a whole number of units from 1, such as 8.")
+    budget = None if settings.budget is None else budgets.read(settings.budget)
+    max_amount, before = check_amount(settings.max_amount), stored_bytes(model)
+    Masks(settings.masks or {}).of(model)
+    _require_values(model)
     check_finite({name: t for name, t in named_tensors(model).items() if isinstance(t, nn.Parameter)})
     program = trace(model, example_inputs, training=True)
-    data = None if data is None else Calibration.of(data)  # scored again where a place in the code is locked
+    # scored again where a place in the code is locked
+    data = None if settings.data is None else Calibration.of(settings.data)
     locks: list[tuple[int, str]] = []
     for _ in range(ATTEMPTS):
         groups = group(couple(program, locks))
-        chosen = _chosen(groups, granularity, keep, layers)
+        chosen = _chosen(groups, kind, settings.keep, settings.layers)
         if not chosen:
-            raise ModelError(_nothing(groups, granularity))
+            raise ModelError(_nothing(groups, kind))
         scores = unit_scores(
             model,
             chosen,
-            criterion,
+            settings.criterion,
             coupling=groups.coupling,
             example_inputs=example_inputs,
             data=data,
-            seed=seed,
-            reduction=reduction,
-            normalization=normalization,
-            **options,
+            seed=settings.seed,
+            reduction=settings.reduction,
+            normalization=settings.normalization,
+            **settings.options,
         )
         chosen = [each for each in chosen if each.name in scores]
         if not chosen:
             raise ModelError(
-                f"The criterion {criterion} finds nothing to look at in any group: choose another."
+                f"The criterion {settings.criterion} finds nothing to look at in any group: choose another."
             )
-        cutter = _Cutter(groups, chosen, scores, scope, max_amount, round_to)
+        cutter = _Cutter(groups, chosen, scores, settings.scope, max_amount, round_to)
         try:
             if isinstance(budget, LatencyBudget):
                 cut = meet_latency(
                     budget, cutter, partial(_milliseconds, model, example_inputs, budget.batch)
                 )
             else:
-                cut = meet(budget, cutter) if budget else cutter.cut(cutter.masks(check_amount(amount)))
-            small, plan, proof = _made(model, cut, example_inputs, check)
+                cut = (
+                    meet(budget, cutter)
+                    if budget
+                    else cutter.cut(cutter.masks(check_amount(settings.amount)))
+                )
+            small, plan, proof = _made(model, cut, example_inputs, settings.verify)
             break
         except _Misfit as misfit:
             failures = misfit.failures
@@ -146,16 +131,25 @@ def prune_units(
         locks += failures
     else:
         raise ModelError(f"{type(model).__name__} can't be made smaller: {locks[-1][1]}.")
-    whole = Cut.of(groups.coupling, [])
-    return Shrunk(
-        apply(model, plan, inplace=True) if inplace else small,
-        plan,
-        groups,
-        proof,
-        (cost.parameters(whole), cost.parameters(cut)),
-        (cost.macs(whole), cost.macs(cut)),
-        (sum(each.units for each in chosen), sum(each.units for each in chosen) - len(cut.removed)),
-        {each.name: int(cut.alive[each.roots].sum()) for each in groups},
+    whole, units = Cut.of(groups.coupling, []), sum(each.units for each in chosen)
+    achieved = len(cut.removed) / max(1, units)
+    small = apply(model, plan, inplace=True) if settings.inplace else small
+    return Pruned(
+        small,
+        Masks({name: plan.slice(name, mask) for name, mask in (settings.masks or {}).items()}),
+        requested=achieved if settings.amount is None else settings.amount,
+        achieved=achieved,
+        choices=settings.choices("budget", "max_amount", "round_to", "reduction", "normalization"),
+        skipped={
+            each.name: f"{each.lock.reason} ({each.lock.at})" for each in groups if each.lock is not None
+        },
+        plan=plan,
+        verification=proof,
+        parameters=(cost.parameters(whole), cost.parameters(cut)),
+        macs=(cost.macs(whole), cost.macs(cut)),
+        groups=groups,
+        kept={each.name: int(cut.alive[each.roots].sum()) for each in groups},
+        **spent(model, small, example_inputs, settings, before),
     )
 
 

@@ -6,22 +6,27 @@ schedule; the last step is the amount asked for, exactly.
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 from secateur import granularity as granularities
-from secateur.allocate import SCOPES, Allocation, allocation, check_amount, least_amount
-from secateur.criteria import CRITERIA, Batches, measured, score
-from secateur.errors import InputError
+from secateur.allocate import SCOPES, allocate, check_amount, least_amount, redistributed
+from secateur.criteria import CRITERIA, measured, score
+from secateur.errors import InputError, ModelError, reason_of
 from secateur.masks import Masks
-from secateur.measure.inputs import Inputs, masked
+from secateur.measure.inputs import Inputs
 from secateur.progress import track
+from secateur.pruned import Pruned
 from secateur.registry import Registry
+from secateur.settings import Settings
 from secateur.targets import prunable
 
 Path: TypeAlias = Callable[[float, float, float], float]
@@ -41,52 +46,19 @@ def linear(start: float, end: float, t: float) -> float:
     return start + (end - start) * t
 
 
-@dataclass(frozen=True)
-class Sparsified:
-    """Masks of what is left, those given before included, and how they came about.
-
-    `requested` and `achieved` are fractions of the weights that may go, `skipped` says what was left alone and why,
-    `redistributed` where a tensor kept weights that others lost instead, so that none is empty.
-    """
-
-    masks: Masks
-    requested: float
-    achieved: float
-    rounds: int
-    skipped: Mapping[str, str]
-    redistributed: Mapping[str, int]
-
-
-def prune_weights(
-    model: nn.Module,
-    example_inputs: Inputs | None,
-    pattern: granularities.Granularity,
-    *,
-    amount: float | None,
-    criterion: str,
-    scope: str,
-    include: Sequence[str],
-    keep: Sequence[str],
-    layers: Sequence[str],
-    masks: Mapping[str, Tensor] | None,
-    rounds: int | None,
-    schedule: str,
-    allow_empty: bool,
-    data: Batches | None,
-    seed: int,
-    options: Mapping[str, Any],
-) -> Sparsified:
-    """Find the masks that cut the least important weights of `model`, which stays as it is; see `secateur.prune`."""
-    entry, rule = CRITERIA[criterion], SCOPES[scope]
-    entry.check(pattern.kind, options)
+def prune_weights(model: nn.Module, example_inputs: Inputs | None, settings: Settings) -> Pruned:
+    """Cut the least important weights of `model`, or of a copy; see `secateur.prune`."""
+    criterion, pattern, seed, data = settings.criterion, settings.granularity, settings.seed, settings.data
+    entry, rule = CRITERIA[criterion], SCOPES[settings.scope]
     if pattern.kind != "weight" and rule.name not in ("global", "local"):
         raise InputError(
             f"The pattern {pattern} takes the same of every group: leave the scope {rule.name} out."
         )
-    requested = _requested(amount, pattern)
-    path, rounds = PATHS[schedule], entry.rounds if rounds is None else _whole(rounds)
-    targets: Mapping[str, Tensor] = prunable(model, include, keep, layers)
-    earlier = Masks(masks or {})
+    requested = _requested(settings.amount, pattern)
+    path = PATHS[settings.schedule]
+    rounds = entry.rounds if settings.rounds is None else _whole(settings.rounds)
+    targets: Mapping[str, Tensor] = prunable(model, settings.include, settings.keep, settings.layers)
+    earlier = Masks(settings.masks or {})
     earlier.of(model)
     skipped: dict[str, str] = {}
     if pattern.kind != "weight":
@@ -95,41 +67,73 @@ def prune_weights(
     data = list(data) if data is not None and rounds > 1 else data
 
     def scores(cut: Masks) -> dict[str, Tensor]:
-        with masked(model, cut):
+        with _without(model, cut):
             found = measured(
-                criterion, model, targets, data, example_inputs=example_inputs, seed=seed, **options
+                criterion, model, targets, data, example_inputs=example_inputs, seed=seed, **settings.options
             )
-            return score(criterion, weights, seed=seed, granularity=pattern.kind, measured=found, **options)
+            return score(
+                criterion, weights, seed=seed, granularity=pattern.kind, measured=found, **settings.options
+            )
 
-    cuts: list[Callable[[Mapping[str, Tensor], Masks], Allocation]]
+    cuts: list[Callable[..., Masks]]
     if pattern.kind == "weight":
         cuts = [
-            partial(_by_amount, amount=step, scope=rule.name, allow_empty=allow_empty)
+            partial(allocate, amount=step, scope=rule.name, allow_empty=settings.allow_empty)
             for step in _amounts(path, rounds, requested, _cut_already(targets, earlier, rule.name))
         ]
     else:
         cuts = [
-            partial(_by_pattern, pattern=step) for step in _patterns(path, rounds, pattern, entry.regrows)
+            partial(granularities.keep_patterns, pattern=step)
+            for step in _patterns(path, rounds, pattern, entry.regrows)
         ]
-    latest = Allocation(Masks({}), {})
+    latest, ranked, already = Masks({}), dict[str, Tensor](), earlier
     for cut in track(cuts, "rounds", len(cuts)) if len(cuts) > 1 else cuts:
-        before = latest.masks & earlier
-        latest = cut(scores(before), earlier if entry.regrows else before)
-    return Sparsified(
-        latest.masks & earlier, requested, latest.masks.sparsity, rounds, skipped, latest.redistributed
+        before = latest & earlier
+        already = earlier if entry.regrows else before
+        ranked = scores(before)
+        latest = cut(ranked, already=already)
+    moved: dict[str, int] = {}
+    if pattern.kind == "weight" and not settings.allow_empty:
+        moved = redistributed(latest, ranked, requested, rule.name, already)
+    del ranked  # as large as the model that is copied next
+    masks = latest & earlier
+    pruned = model if settings.inplace else _copy(model)
+    masks.apply_(pruned)
+    choices = settings.choices("include", "schedule", "allow_empty") | {
+        "scope": rule.name if pattern.kind == "weight" else "local",
+        "amount": requested,
+        "rounds": rounds,
+    }
+    return Pruned(
+        pruned,
+        masks,
+        requested,
+        latest.sparsity,
+        choices,
+        skipped,
+        redistributed=moved,
     )
 
 
-def _by_amount(
-    scores: Mapping[str, Tensor], already: Masks, amount: float, scope: str, allow_empty: bool
-) -> Allocation:
-    return allocation(scores, amount, scope, already, allow_empty)
+@contextmanager
+def _without(model: nn.Module, cut: Masks) -> Iterator[None]:
+    """Let what is cut be zero while the block runs; then all values are what they were.
 
-
-def _by_pattern(
-    scores: Mapping[str, Tensor], already: Masks, pattern: granularities.Granularity
-) -> Allocation:
-    return Allocation(granularities.keep_patterns(scores, pattern, already), {})
+    A tensor whose cut weights are zero already is not copied. (`measure.inputs.masked` copies single weights, which
+    needs less memory and much more time.)
+    """
+    lent: list[tuple[Tensor, Tensor]] = []
+    with torch.no_grad():
+        for parameter, mask in cut.of(model):
+            if bool(parameter.masked_fill(mask, 0).any()):
+                lent.append((parameter, parameter.clone()))
+                parameter.masked_fill_(~mask, 0)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for tensor, dense in lent:
+                tensor.copy_(dense)
 
 
 def _amounts(path: Path, rounds: int, requested: float, already: float) -> list[float]:
@@ -185,3 +189,12 @@ def _whole(rounds: Any) -> int:
     if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
         raise InputError(f"The number of rounds is {rounds!r}: give a whole number from 1.")
     return rounds
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:
+        raise ModelError(
+            f"{type(model).__name__} can't be copied ({reason_of(error)}): prune it itself, with inplace=True."
+        ) from error

@@ -14,7 +14,8 @@ from secateur.criteria import CRITERIA, sources
 from secateur.data import Dataset
 from secateur.granularity import parse
 from secateur.graph.outline import through
-from secateur.prune import Pruned, prune
+from secateur.prune import prune
+from secateur.pruned import Pruned
 from secateur.runs import Run
 from secateur.steps.base import (
     SAMPLES,

@@ -1,0 +1,71 @@
+"""What is asked of a cut: one value, of which every granularity reads its part."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any
+
+from torch import Tensor
+
+from secateur.criteria import CRITERIA, Batches
+from secateur.errors import InputError
+from secateur.granularity import Granularity
+
+WEIGHTS, UNITS, SMALLER = ("weight", "n:m"), ("channel", "head"), ("channel", "head", "layer")
+
+
+def _for(kinds: Collection[str], default: Any) -> Any:
+    """Declare a setting that has a meaning for these kinds of granularity only."""
+    return field(default=default, metadata={"kinds": frozenset(kinds)})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The arguments of `secateur.prune`, which says what each means."""
+
+    granularity: Granularity
+    criterion: str = "magnitude"
+    scope: str = "global"
+    amount: float | None = None
+    budget: Mapping[str, float] | None = _for(UNITS, None)
+    include: tuple[str, ...] = _for(WEIGHTS, ("weights",))
+    keep: tuple[str, ...] = ()
+    layers: tuple[str, ...] = ()
+    masks: Mapping[str, Tensor] | None = _for((*WEIGHTS, *UNITS), None)
+    max_amount: float = _for(UNITS, 1.0)
+    round_to: int | None = _for(UNITS, None)
+    reduction: str = _for(UNITS, "mean")
+    normalization: str = _for(UNITS, "mean")
+    rounds: int | None = _for(WEIGHTS, None)
+    schedule: str = _for(WEIGHTS, "exponential")
+    allow_empty: bool = _for(WEIGHTS, False)
+    data: Batches | None = None
+    verify: bool = _for(SMALLER, True)
+    timed: bool = _for(SMALLER, False)
+    seed: int = 0
+    inplace: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Raise `InputError` for a setting without a meaning for the granularity, and an option no one knows."""
+        kind = self.granularity.kind
+        CRITERIA[self.criterion].check(kind, self.options)
+        for setting in fields(self):
+            kinds = setting.metadata.get("kinds", (kind,))
+            assert setting.default is not MISSING or kind in kinds
+            if kind not in kinds and getattr(self, setting.name) != setting.default:
+                raise InputError(
+                    f"The setting {setting.name} has no meaning for the granularity {self.granularity}, only for "
+                    f"{', '.join(sorted(kinds))}: leave it out."
+                )
+
+    def choices(self, *more: str) -> dict[str, Any]:
+        """Return what identifies a cut, by name: the settings all granularities share, and `more` of them."""
+        names = ("scope", "amount", "keep", "layers", "seed", *more)
+        return {
+            "granularity": str(self.granularity),
+            "criterion": self.criterion,
+            **self.options,
+            **{name: getattr(self, name) for name in names},
+        }
