@@ -48,7 +48,7 @@ def test_fpgm_sums_the_distances_to_all_other_filters(distance: str, p: int) -> 
 
 def test_fpgm_by_cosine() -> None:
     model, found = scores("fpgm", distance="cosine")
-    filters = model[3].weight.flatten(1)  # type: ignore[index, operator, union-attr]
+    filters = model[3].weight.detach().flatten(1)  # type: ignore[index, operator, union-attr]
     by_hand = [sum(1 - float(F.cosine_similarity(a, b, dim=0)) for b in filters) for a in filters]
     assert found["3.weight"].tolist() == pytest.approx(by_hand, rel=1e-10)
 
@@ -68,7 +68,9 @@ def test_an_unknown_distance_is_refused() -> None:
 
 def test_linf_is_the_largest_weight_of_each_filter() -> None:
     model, found = scores("linf")
-    assert found["3.weight"].tolist() == [max(map(abs, f.flatten().tolist())) for f in model[3].weight]  # type: ignore[index, operator, union-attr]
+    assert found["3.weight"].tolist() == [
+        max(map(abs, f.flatten().tolist())) for f in model[3].weight.detach()
+    ]  # type: ignore[index, operator, union-attr]
 
 
 def test_bn_scale_is_the_normalisations_and_leaves_other_layers_alone() -> None:
@@ -84,6 +86,14 @@ def test_bn_scale_without_any_normalisation_says_so() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     with pytest.raises(ModelError, match="The criterion bn_scale finds nothing to look at in any group"):
         secateur.prune(model, torch.ones(1, 3), granularity="channel", criterion="bn_scale", amount=0.5)
+
+
+def test_lamp_of_filters_by_explicit_sorting() -> None:
+    model, found = scores("lamp")
+    energies = [float((f**2).sum()) for f in model[0].weight.detach()]  # type: ignore[index, operator, union-attr]
+    by_hand = [energy / sum(other for other in energies if other >= energy) for energy in energies]
+    assert found["0.weight"].tolist() == pytest.approx(by_hand, rel=1e-12)
+    assert found["0.weight"].max() == 1
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)

@@ -33,9 +33,16 @@ def lamp_scores(scores: Tensor) -> Tensor:
     return torch.empty_like(lamp).scatter_(0, order, lamp)
 
 
+def lamp_of_filters(rows: Tensor) -> Tensor:
+    """Share of a filter's squared norm among those of its layer that are at least as large."""
+    return lamp_scores(torch.linalg.vector_norm(rows, dim=1))
+
+
 @criterion(
     "lamp",
-    granularities={"weight", "n:m"},
+    granularities={"weight", "n:m", "channel", "head"},
+    unit=lamp_of_filters,
+    per="row",
     paper="Lee et al. 2021, Layer-adaptive Sparsity for Magnitude-based Pruning, eq. 4",
 )
 def lamp(weight: Tensor) -> Tensor:
