@@ -1,0 +1,114 @@
+"""Wanda: weights by how much they carry, |w| · ‖x‖, x being the input they are multiplied with."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from secateur.criteria.calibration import Calibration
+from secateur.criteria.quantities import Batches
+from secateur.criteria.registry import QUANTITIES, criterion
+from secateur.errors import InputError, reason_of
+from secateur.modes import evaluating
+
+Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
+
+
+@QUANTITIES.register("input_norm")
+def input_norm(model: nn.Module, tensors: Mapping[str, Tensor], data: Batches) -> dict[str, Tensor]:
+    """Root mean square of the input each weight meets, over all samples and places; float32, of the weight's shape.
+
+    It is known for the weights of linear layers and convolutions, and is 1 for all others: biases, which meet ones,
+    and what no linear layer or convolution reads.
+
+    Cost: a pass for each batch.
+    """
+    layers = [module for module in model.modules() if isinstance(module, Layer)]
+    energy: dict[nn.Module, Tensor] = {}
+    places: dict[nn.Module, int] = defaultdict(int)
+
+    def seen(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        rows = _rows(module, args[0] if args else next(iter(kwargs.values())))
+        squares = rows.square().sum(0, dtype=torch.float64)
+        energy[module] = energy[module] + squares if module in energy else squares
+        places[module] += len(rows)
+
+    handles = [module.register_forward_pre_hook(seen, with_kwargs=True) for module in layers]
+    try:
+        with evaluating(model), torch.no_grad():
+            for inputs, _ in Calibration.of(data).tracked("inputs"):
+                _run(model, inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    norms = {
+        id(module.weight): _spread(module, (energy[module] / max(1, places[module])).sqrt())
+        for module in layers
+        if module in energy
+    }
+    own = dict(model.named_parameters(remove_duplicate=False))
+    return {
+        name: norms.get(id(own[name]), torch.ones((), device=tensor.device).expand(tensor.shape))
+        for name, tensor in tensors.items()
+    }
+
+
+def _rows(module: nn.Module, inputs: Tensor) -> Tensor:
+    """Return a layer's input as [samples and places, channels]."""
+    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        inputs = inputs.movedim(1 - module.weight.ndim, -1)
+    rows = inputs.reshape(-1, inputs.shape[-1])
+    return rows if rows.dtype.itemsize > 2 else rows.float()
+
+
+def _spread(module: Layer, norms: Tensor) -> Tensor:
+    """Bring norms of a layer's input channels to the shape of its weight: each output reads those of its group."""
+    weight = module.weight
+    groups = 1 if isinstance(module, nn.Linear) else module.groups
+    rows = norms.float().view(groups, -1).repeat_interleave(weight.shape[0] // groups, 0)
+    return rows.view(*rows.shape, *(1 for _ in weight.shape[2:])).expand(weight.shape)
+
+
+def _run(model: nn.Module, inputs: Any) -> None:
+    try:
+        if isinstance(inputs, Mapping):
+            model(**inputs)
+        else:
+            model(inputs)
+    except Exception as error:
+        raise InputError(
+            f"The model does not run on the calibration data ({reason_of(error)}): pass batches of what it takes."
+        ) from error
+
+
+def _carried(weight: Tensor, input_norm: Tensor, *, compare: str = "row") -> Tensor:
+    """What a weight adds to its unit's score, |w| · ‖x‖."""
+    return weight.abs() * input_norm
+
+
+@criterion(
+    "wanda",
+    granularities={"weight", "n:m", "channel", "head", "layer"},
+    moment="after",
+    paper="Sun et al. 2024, A Simple and Effective Pruning Approach for Large Language Models, eq. 1",
+    unit=_carried,
+)
+def wanda(weight: Tensor, input_norm: Tensor, *, compare: str = "row") -> Tensor:
+    """Size of a weight times that of its input, |w| · ‖x‖₂, ranked among the weights of its output.
+
+    With `compare` "row", the paper's way, the score is the weight's rank in its row, in (0, 1], so that every row
+    loses the same fraction; with "none" it is |w| · ‖x‖ itself. A unit's is the sum over its weights.
+    """
+    carried = _carried(weight, input_norm)
+    if compare == "none" or weight.ndim < 2 or not weight.numel():
+        return carried
+    if compare != "row":
+        raise InputError(f"There is no comparison '{compare}' for wanda: choose row or none.")
+    order = carried.flatten(1).argsort(dim=1, stable=True)
+    places = torch.arange(1, order.shape[1] + 1, device=order.device, dtype=torch.float32) / order.shape[1]
+    ranks = torch.empty(order.shape, dtype=torch.float32, device=order.device)
+    return ranks.scatter_(1, order, places.expand(order.shape)).view(weight.shape)
