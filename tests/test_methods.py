@@ -273,6 +273,26 @@ def test_nonsense_is_refused_in_one_sentence_and_leaves_nothing(change: dict[str
     assert not optimizer._optimizer_step_pre_hooks
 
 
+@ALL
+def test_a_scaled_loss_changes_nothing(name: str) -> None:
+    """Hooks see gradients as they are, whatever power of two the loss was multiplied by in mixed precision."""
+    expected, masks = whole(name)
+    model = fresh()
+    optimizer = optimizer_of(model)
+    method = begin(name, model, optimizer)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    model.train()
+    for step in range(STEPS):
+        inputs, labels = batch(step)
+        optimizer.zero_grad()
+        scaler.scale(functional.cross_entropy(model(inputs), labels) + method.penalty()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    again = method.finish()
+    assert same(model, expected)
+    assert all(torch.equal(masks[key], again[key]) for key in masks)
+
+
 def test_a_state_of_another_method_is_refused() -> None:
     model = fresh()
     method = begin("gradual", model, optimizer_of(model))

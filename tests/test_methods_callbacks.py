@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
 from secateur import METHODS, InputError, Masks, MissingExtraError, ModelError
 from secateur.methods import callbacks, start
@@ -113,9 +113,14 @@ def by_transformers(name: str, folder: Path, resume: bool = False, **more: Any) 
     callback = callbacks.hugging_face(name, **{**wanted(name), "example_inputs": {"x": EXAMPLE}})
     arguments = transformers.TrainingArguments(
         str(folder), per_device_train_batch_size=16, num_train_epochs=1, max_grad_norm=0.0, report_to=[],
-        use_cpu=True, disable_tqdm=True, train_sampling_strategy="sequential", **{"save_strategy": "no", **more},
+        use_cpu=True, disable_tqdm=True, **{"save_strategy": "no", **more},
     )  # fmt: skip
-    trainer = transformers.Trainer(
+
+    class InOrder(transformers.Trainer):  # type: ignore[name-defined, misc]
+        def _get_train_sampler(self, *_: Any) -> SequentialSampler:
+            return SequentialSampler(self.train_dataset)
+
+    trainer = InOrder(
         model, arguments, train_dataset=Samples(), optimizers=(optimizer, scheduler), callbacks=[callback]
     )
     trainer.train(resume_from_checkpoint=resume or None)

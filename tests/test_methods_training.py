@@ -88,11 +88,12 @@ def test_a_step_keeps_the_masks_in_its_run(name: str, tmp_path: Path) -> None:
     common = {"train_subset": 100, "batch_size": 40, "epochs": 2, **settings(name, batch_size=40)}
     example = {"model": "resnet20", "data": "digits"}
     train_step = Train(out="run", **{**example, **common})
-    train_step.perform(Context(tmp_path))
+    told = train_step.perform(Context(tmp_path)).lines[0]
     run = Run.open(tmp_path / "run")
     _, masks = run.load_model()
     result = run.history[0]["result"]
     assert result["cut"] == Masks(masks).sparsity
+    assert f"after train, {100 * result['cut']:.2f} % cut" in told
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert all("cut" in row for row in rows)
     assert "already" in train_step.perform(Context(tmp_path)).lines[0]
@@ -151,3 +152,41 @@ def test_the_command_line_takes_methods_and_their_options(secateur_command: Any,
     assert refused.err == (
         "secateur: The method rigl needs an amount: amount=0.9 cuts 90 % of the prunable weights.\n"
     )
+
+
+class Plain(nn.Module):
+    """Residual, without normalisation or dropout, so that a batch may be shared out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(64, 12)
+        self.blocks = nn.Sequential(Pair(), Pair())
+        self.head = nn.Linear(12, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.blocks(self.stem(images.flatten(1))))
+
+
+class Pair(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.outer = nn.Linear(12, 8), nn.Linear(8, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.outer(functional.relu(self.inner(x)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["rigl", "l0", "group_lasso", "layerdrop"])
+def test_two_processes_prune_as_one_does(name: str) -> None:
+    results = []
+    for where in ({}, {"devices": 2, "accelerator": "cpu"}):
+        torch.manual_seed(0)
+        model = Plain()
+        fitted = train(model, toy(), **settings(name, clip_norm=0.5, lr=0.05), **where)
+        results.append((model, fitted.masks))
+    (one, masks), (two, again) = results
+    assert masks.keys() == again.keys()
+    assert all(torch.equal(masks[key], again[key]) for key in masks)
+    for (key, value), wanted in zip(two.state_dict().items(), one.state_dict().values(), strict=True):
+        torch.testing.assert_close(value, wanted, rtol=1e-4, atol=1e-5, msg=key)

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from secateur.allocate import check_amount
 from secateur.errors import InputError
@@ -135,6 +136,10 @@ def start(
     entry = METHODS[name]
     entry.check(amount, options)
     require_module(model)
+    if entry.make.reshapes and isinstance(model, DistributedDataParallel):
+        raise InputError(
+            f"The model is wrapped for several processes already: start {name} on it first, then wrap it."
+        )
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise InputError(
             f"The optimiser is a {type(optimizer).__name__}: pass a torch.optim.Optimizer, unwrapped."

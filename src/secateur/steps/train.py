@@ -175,8 +175,9 @@ RESULT = ("loss", "top1", "top5")
 
 def _lines(run: Run, fitted: Fit) -> list[str]:
     entry: Mapping[str, Any] = run.history[-1]
+    cut = f", {percent(entry['result']['cut'])} cut" if "cut" in entry["result"] else ""
     resumed = f", continued from iteration {fitted.resumed_at}" if fitted.resumed_at else ""
     return [
-        f"{run.folder}: top-1 {percent(entry['result']['top1'])} on the test split after {entry['do']} "
+        f"{run.folder}: top-1 {percent(entry['result']['top1'])} on the test split after {entry['do']}{cut} "
         f"({fitted.seconds:.1f} s{resumed})"
     ]
