@@ -19,7 +19,7 @@ from typing import Any
 
 import typer
 
-from secateur import CRITERIA, SCOPES, data, models
+from secateur import CRITERIA, METHODS, SCOPES, data, models
 from secateur.cli.app import app
 from secateur.data import AUGMENTATIONS
 from secateur.spread import SPREADS
@@ -87,6 +87,9 @@ def _criteria() -> Table:
         Column("name", "Criterion"),
         Column("summary", "Score"),
         Column("granularities", "Granularities"),
+        Column("moment", "Moment"),
+        Column("data", "Data"),
+        Column("cost", "Cost"),
         Column("options", "Options"),
         Column("paper", "Paper"),
     ]
@@ -95,10 +98,34 @@ def _criteria() -> Table:
             "name": f"`{entry.name}`",
             "summary": entry.summary.removesuffix("."),
             "granularities": ", ".join(sorted(entry.granularities)),
+            "moment": entry.moment,
+            "data": "yes" if entry.needs_data else "–",
+            "cost": entry.cost,
             "options": ", ".join(f"`{name}={value}`" for name, value in entry.options.items()) or None,
             "paper": entry.paper,
         }
         for entry in CRITERIA.values()
+    ]
+    return Table(columns, rows)
+
+
+def _methods() -> Table:
+    columns = [
+        Column("name", "Method"),
+        Column("summary", "What it does"),
+        Column("amount", "Amount"),
+        Column("options", "Options"),
+        Column("paper", "Paper"),
+    ]
+    rows = [
+        {
+            "name": f"`{entry.name}`",
+            "summary": entry.summary.removesuffix("."),
+            "amount": entry.make.amount,
+            "options": ", ".join(f"`{name}={value}`" for name, value in entry.options.items()) or None,
+            "paper": entry.paper,
+        }
+        for entry in METHODS.values()
     ]
     return Table(columns, rows)
 
@@ -121,6 +148,7 @@ LISTS: Mapping[str, Callable[[], Table]] = {
     "models": _models,
     "datasets": lambda: _pairs("Data", data.names()),
     "criteria": _criteria,
+    "methods": _methods,
     "scopes": lambda: Table(
         [Column("name", "Scope"), Column("summary", "How the amount is spread"), Column("paper", "Paper")],
         [

@@ -83,7 +83,11 @@ def test_one_finite_score_for_each_weight(name: str, dtype: torch.dtype) -> None
     weights = some_weights(dtype)
     quantities = some_measured(name, Small(dtype))
     before = {key: weight.clone() for key, weight in weights.items()}
-    choices: list[dict[str, Any]] = [{"granularity": kind} for kind in CRITERIA[name].granularities]
+    choices: list[dict[str, Any]] = [
+        {"granularity": kind}
+        for kind in CRITERIA[name].granularities
+        if kind not in UNITS or CRITERIA[name].per == "weight"
+    ]
     for options in ({}, CRITERIA[name].options, *choices):
         scores = score(name, weights, measured=quantities, **options)
         assert list(scores) == list(weights)
@@ -94,7 +98,11 @@ def test_one_finite_score_for_each_weight(name: str, dtype: torch.dtype) -> None
             assert torch.equal(weight, before[key])
 
 
-@pytest.mark.parametrize("name", [name for name in EVERY if "hessian_gradient" not in CRITERIA[name].needs])
+ACROSS = {"hessian_gradient", "hessian_diagonal"}
+"""Quantities of a Hessian of all tensors together."""
+
+
+@pytest.mark.parametrize("name", [name for name in EVERY if not ACROSS & set(CRITERIA[name].needs)])
 def test_the_same_seed_gives_the_same_scores_on_any_subset(name: str) -> None:
     model = Small()
     weights = dict(model.named_parameters())
@@ -417,3 +425,14 @@ def test_data_is_asked_for_where_it_is_needed_and_only_there(name: str) -> None:
         ):
             measured(name, model, weights, None)
     assert bool(sources(name)) == bool(some_measured(name, model))
+
+
+@pytest.mark.parametrize("name", sorted(CRITERIA))
+def test_every_criterion_says_its_moment_and_its_cost(name: str) -> None:
+    entry = CRITERIA[name]
+    assert entry.moment in ("before", "after", "any")
+    assert (
+        "pass" in entry.cost
+        if entry.needs_data or "example_inputs" in sources(name)
+        else "pass" not in entry.cost
+    )

@@ -1,4 +1,4 @@
-"""Lists of what there is: models, data sets, criteria."""
+"""Lists of what there is: models, data sets, criteria, methods."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 from secateur import data, models
 from secateur.cli.output import show
 from secateur.criteria import CRITERIA
+from secateur.methods import METHODS
 from secateur.steps import Outcome
 from secateur.tables import COUNT, Column, Table
 
@@ -43,6 +44,9 @@ def list_datasets(format: Format = "text") -> None:
     show(Outcome(table=Table(columns, rows), record=rows), format)
 
 
+MOMENTS = {"before": "before training", "after": "after training", "any": "any"}
+
+
 def list_criteria(format: Format = "text") -> None:
     """List the criteria --criterion knows."""
     rows = [
@@ -50,7 +54,9 @@ def list_criteria(format: Format = "text") -> None:
             "name": criterion.name,
             "summary": criterion.summary,
             "granularities": ", ".join(sorted(criterion.granularities)),
-            "needs": ", ".join(need for need in criterion.needs if need != "generator") or "nothing",
+            "moment": MOMENTS[criterion.moment],
+            "data": "labelled samples" if criterion.needs_data else "none",
+            "cost": criterion.cost,
             "options": ", ".join(f"{name}={value}" for name, value in criterion.options.items()) or None,
             "paper": criterion.paper,
         }
@@ -60,7 +66,31 @@ def list_criteria(format: Format = "text") -> None:
         Column("name", "Criterion"),
         Column("summary", "Score"),
         Column("granularities", "Granularity"),
-        Column("needs", "Needs"),
+        Column("moment", "Moment"),
+        Column("data", "Data"),
+        Column("cost", "Cost"),
+        Column("options", "Options"),
+        Column("paper", "Paper"),
+    ]
+    show(Outcome(table=Table(columns, rows), record=rows), format)
+
+
+def list_methods(format: Format = "text") -> None:
+    """List the methods --method of train and retrain knows."""
+    rows = [
+        {
+            "name": entry.name,
+            "summary": entry.summary,
+            "amount": entry.make.amount,
+            "options": ", ".join(f"{name}={value}" for name, value in entry.options.items()) or None,
+            "paper": entry.paper,
+        }
+        for entry in METHODS.values()
+    ]
+    columns = [
+        Column("name", "Method"),
+        Column("summary", "What it does"),
+        Column("amount", "Amount"),
         Column("options", "Options"),
         Column("paper", "Paper"),
     ]
@@ -71,4 +101,5 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "models": list_models,
     "datasets": list_datasets,
     "criteria": list_criteria,
+    "methods": list_methods,
 }

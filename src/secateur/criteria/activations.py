@@ -27,6 +27,8 @@ def hrank(maps: Tensor) -> Tensor:
     Singular values count above max(H, W) · ε times the largest, with the ε of the map's dtype, float32 at least. Of
     maps with more than two dimensions of places the rank is the mean over their last two; those with fewer count as
     one column, whose rank is 1 unless it is zero.
+
+    Cost: a pass for each batch, and an elimination of each map.
     """
     while maps.ndim < 4:
         maps = maps.unsqueeze(-1)
@@ -44,6 +46,8 @@ def chip(maps: Tensor) -> Tensor:
     """Independence of a channel from the others, ‖A‖_* − ‖A with its row zero‖_*, A = [channels, places] of a sample.
 
     Mean over samples. Computed in float64 from one eigendecomposition for each sample, to a relative error below 1e-6.
+
+    Cost: a pass for each batch, and one decomposition for each sample and layer.
     """
     return nuclear_losses(maps.unsqueeze(-1).flatten(2))
 
@@ -56,7 +60,10 @@ def chip(maps: Tensor) -> Tensor:
     paper="baseline; mean activation as compared in Molchanov et al. 2017, Pruning CNNs",
 )
 def activation(maps: Tensor, *, norm: str = "l1") -> Tensor:
-    """Size of a unit's activations, mean |a|, or √ mean a² with `norm` "l2", mean over samples."""
+    """Size of a unit's activations, mean |a|, or √ mean a² with `norm` "l2", mean over samples.
+
+    Cost: a pass for each batch.
+    """
     values = maps.double().unsqueeze(-1).flatten(2)
     if norm == "l1":
         return values.abs().mean(2)
@@ -73,5 +80,8 @@ def activation(maps: Tensor, *, norm: str = "l1") -> Tensor:
     paper="Hu et al. 2016, Network Trimming, eq. 1: one minus the average percentage of zeros",
 )
 def apoz(maps: Tensor) -> Tensor:
-    """Share of a unit's activations that are not zero, 1 − APoZ, mean over samples."""
+    """Share of a unit's activations that are not zero, 1 − APoZ, mean over samples.
+
+    Cost: a pass for each batch.
+    """
     return (maps != 0).unsqueeze(-1).flatten(2).double().mean(2)

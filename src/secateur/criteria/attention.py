@@ -30,6 +30,8 @@ def head_importance(attention: Tensor, gradient_of_attention: Tensor, *, form: s
 
     `form` says what is summed before the absolute value is taken: all of an "example" (the paper's equation), each of
     its tokens (the authors' code, "token"), or a whole "batch" (as popular ports do it: depends on the batch size).
+
+    Cost: a pass there and back for each batch.
     """
     products = (attention * gradient_of_attention).sum(3)  # [N, heads, tokens]
     if form == "example":
@@ -49,5 +51,8 @@ def head_importance(attention: Tensor, gradient_of_attention: Tensor, *, form: s
     paper="Michel et al. 2019, section 3.2: each head masked in turn",
 )
 def head_loss(loss: Tensor, loss_without: Tensor) -> Tensor:
-    """Change of the loss when a head is masked, L without it − L; exact, and as many passes as there are heads."""
+    """Change of the loss when a head is masked, L without it − L; exact, and as many passes as there are heads.
+
+    Cost: as many passes as there are heads, for each batch.
+    """
     return loss_without - loss

@@ -31,6 +31,8 @@ def fpgm(rows: Tensor, *, distance: str = "l2") -> Tensor:
     """Sum of a filter's distances to the others, Σ ‖r − r'‖: near the geometric median it can be replaced by them.
 
     `distance` is "l2", "l1" or "cosine" (one minus the cosine).
+
+    Cost: distances between all pairs of filters.
     """
     if distance == "cosine":
         unit = torch.nn.functional.normalize(rows.double(), dim=1)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from secateur.criteria.registry import criterion
+from secateur.criteria.registry import OBSERVED, criterion
 from secateur.errors import InputError
+
+OBSERVED.add("change", "the gradient")
 
 
 @criterion(
@@ -29,6 +31,8 @@ def joint_taylor(change: Tensor, *, power: int = 1) -> Tensor:
     """First-order change of the loss when a whole unit goes, |Σ w · ∂L/∂w|^power, averaged over batches.
 
     `change` is Σ w · ∂L/∂w of one batch, [units]. With batches of one sample it is averaged over samples.
+
+    Cost: a pass there and back for each batch.
     """
     if power not in (1, 2):
         raise InputError(f"The power is {power!r}: give 1 for absolute values or 2 for squares.")

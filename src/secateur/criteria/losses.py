@@ -32,6 +32,8 @@ def gradient(
 
     `batch_norm` is "eval" (running statistics), "train" (those of each batch) or "removed". The model's own
     gradients, frozen state and statistics are left as they were.
+
+    Cost: a pass there and back for each batch.
     """
     with _differentiable(model, tensors, batch_norm):
         return _mean(model, tensors, data, lambda loss: _grad(loss, tensors), "gradients")
@@ -54,6 +56,8 @@ def hessian_gradient(
     Both are of the mean over all samples of the cross-entropy of logits / `temperature`. Each batch is run in so
     many equal `parts`, with statistics of their own where `batch_norm` is "train". With `redraw` they are taken
     where `scored_weight` has drawn linear weights anew.
+
+    Cost: two passes there and three back for each batch.
     """
     parts = _positive("parts", parts)
     with (
@@ -80,6 +84,8 @@ def squared_gradient(
     """Mean over all samples of the square of each sample's own gradient: the diagonal of the empirical Fisher matrix.
 
     Samples are run one by one, in constant memory; `batch_norm` as for `gradient`.
+
+    Cost: a pass there and back for each sample.
     """
     with _differentiable(model, tensors, batch_norm):
         return _mean(
@@ -105,6 +111,8 @@ def hessian_diagonal(
     """Diagonal of the mean loss's Hessian, estimated as the mean of v ∘ H v over random signs v.
 
     Hutchinson 1990; Bekas, Kokiopoulou and Saad 2007. The same `draws` vectors, by seed, serve all batches.
+
+    Cost: a pass there and back, and one more back for each draw, for each batch.
     """
     draws = _positive("draws", draws)
     signs = {

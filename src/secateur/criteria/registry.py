@@ -63,6 +63,14 @@ class Criterion:
         return (inspect.getdoc(self.score) or "").partition("\n")[0]
 
     @property
+    def cost(self) -> str:
+        """What the score takes: the lines "Cost: …" of the formula's docstring and of those of its quantities."""
+        documented = (self.score, *(QUANTITIES[each] for each in self.measures))
+        lines = [line for each in documented for line in (inspect.getdoc(each) or "").splitlines()]
+        found = [line.removeprefix("Cost: ").rstrip(".") for line in lines if line.startswith("Cost: ")]
+        return "; ".join(found) or "a look at the weights"
+
+    @property
     def measures(self) -> tuple[str, ...]:
         """The quantities among its needs that are measured on the model."""
         return tuple(need for need in self.needs if need in QUANTITIES)

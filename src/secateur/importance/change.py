@@ -2,31 +2,46 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Sequence
+from typing import TypeAlias
 
+import torch
+from torch import Tensor
+
+from secateur.criteria.calibration import Calibration
 from secateur.criteria.losses import gradients
 from secateur.errors import InputError
+from secateur.graph.groups import Group
+from secateur.importance.observed import remembered
 from secateur.importance.parts import VIEWS, Part, Parts, Question
 from secateur.importance.weights import sums
+
+Key: TypeAlias = tuple[tuple[str, int, bytes], ...]
 
 
 @VIEWS.register("change")
 def change_parts(question: Question) -> Parts:
     """Score Σ w · ∂L/∂w over all weights of a unit, [units], batch by batch; the mean over all samples."""
-    criterion, parameters = question.criterion, question.parameters()
-    if question.data is None:
-        raise InputError(
-            f"The criterion {criterion.name} needs the gradient on some data: "
-            "pass batches of inputs and labels as data=."
-        )
-    totals = {group.name: torch.zeros(group.units, dtype=torch.float64) for group in question.groups}
-    samples = 0
-    for gradient, size in gradients(question.model, parameters, question.data):
-        products = {name: parameters[name].detach() * grad for name, grad in gradient.items()}
-        for group in question.groups:
-            change = torch.stack([part.total for part in sums(group, products, {})]).sum(0)
-            totals[group.name] += size * criterion.unit(change, **question.options)
-        samples += size
-    if not samples:
-        raise InputError("The data holds no batch: pass batches of inputs and labels as data=.")
-    return {name: [Part(total / samples, torch.ones_like(total))] for name, total in totals.items()}
+    parameters = question.parameters()
+    groups = {_key(group): group for group in question.groups}
+
+    def measure(data: Calibration, keys: Sequence[Key]) -> dict[Key, Tensor]:
+        totals = {key: torch.zeros(groups[key].units, dtype=torch.float64) for key in keys}
+        samples = 0
+        for gradient, size in gradients(question.model, parameters, data):
+            products = {name: parameters[name].detach() * grad for name, grad in gradient.items()}
+            for key in keys:
+                change = torch.stack([part.total for part in sums(groups[key], products, {})]).sum(0)
+                totals[key] += size * question.criterion.unit(change, **question.options)
+            samples += size
+        if not samples:
+            raise InputError("The data holds no batch: pass batches of inputs and labels as data=.")
+        return {key: total / samples for key, total in totals.items()}
+
+    scores = remembered(question, groups, measure)
+    return {group.name: [Part(scores[key], torch.ones_like(scores[key]))] for key, group in groups.items()}
+
+
+def _key(group: Group) -> Key:
+    """Return what tells a group from others: the tensors it runs through and the units of their indices."""
+    return tuple((member.name, member.dim, member.unit.tobytes()) for member in group.members)
