@@ -69,12 +69,15 @@ def test_a_recipe_makes_the_same_run_again(secateur_command, trained, tmp_path):
         ).read_bytes()
 
 
+LISTED = {"models": "lenet5", "datasets": "digits", "criteria": "magnitude", "methods": "rigl"}
+
+
 @pytest.mark.parametrize("format", ["text", "json", "csv", "markdown"])
-@pytest.mark.parametrize("command", ["models", "datasets", "criteria"])
+@pytest.mark.parametrize("command", LISTED)
 def test_lists(secateur_command, command, format):
     listed = secateur_command(command, "--format", format)
     assert listed.code == 0
-    assert {"models": "lenet5", "datasets": "digits", "criteria": "magnitude"}[command] in listed.out
+    assert LISTED[command] in listed.out
 
 
 def test_a_second_call_does_nothing_and_says_so(secateur_command, trained):

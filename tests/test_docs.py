@@ -80,6 +80,13 @@ def test_every_criterion_has_a_page(name):
     assert any("When to use it" in heading for heading in headings(page))
 
 
+@pytest.mark.parametrize("name", secateur.METHODS)
+def test_every_method_has_its_options_on_a_page(name):
+    pages = [text_of(page) for page in (DOCS / "methods").glob("*.md") if f"`{name}`" in text_of(page)]
+    for option in secateur.METHODS[name].options:
+        assert any("When to use it" in page and f"`{option}`" in page for page in pages), option
+
+
 @pytest.mark.parametrize("name", secateur.SCOPES)
 def test_every_scope_has_a_section(name):
     assert name in headings(DOCS / "methods" / "scopes.md")
