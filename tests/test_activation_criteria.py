@@ -23,6 +23,8 @@ from secateur.criteria.spectra import nuclear_losses
 from secateur.criteria.spectra import ranks as ranks_of
 from secateur.errors import InputError
 from secateur.importance import unit_scores
+from secateur.runs import Run
+from secateur.steps.prune import samples
 
 EVERY = [name for name in CRITERIA if CRITERIA[name].per == "map"]
 
@@ -382,3 +384,32 @@ def test_ranks_of_maps_that_are_not_finite_are_not_numbers() -> None:
         matrices = torch.eye(3, dtype=dtype).repeat(3, 1, 1)
         matrices[0, 0, 0], matrices[1, 2, 1] = torch.nan, torch.inf
         assert ranks_of(matrices).tolist() == pytest.approx([math.nan, math.nan, 3], nan_ok=True)
+
+
+# --- from the command line ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("criterion", EVERY)
+def test_maps_of_training_samples_from_the_command_line(secateur_command: Any, criterion: str) -> None:
+    run = secateur_command
+    arguments = "--model", "convnet", "--data", "digits", "--no-evaluate", "--out", "dense"
+    assert run("import", *arguments).code == 0
+    words = "--granularity", "channel", "--criterion", criterion, "--calibration", "640", "--scope", "local"
+    cut = run("prune", "dense", *words, "--amount", "0.5", "--out", "half")
+    assert (cut.code, cut.err) == (0, "")
+    model, _ = Run.open("half").load_model()
+    data = secateur.load_data("digits")
+    dense, _ = Run.open("dense").load_model()
+    expected = secateur.prune(
+        dense,
+        data.example(2),
+        granularity="channel",
+        criterion=criterion,
+        scope="local",
+        amount=0.5,
+        data=samples(data, 640, 0),
+    ).model
+    assert all(
+        torch.equal(one, other)
+        for one, other in zip(model.state_dict().values(), expected.state_dict().values(), strict=True)
+    )

@@ -171,8 +171,10 @@ def test_samples_are_told_from_tokens_whichever_comes_first() -> None:
     other.load_state_dict(one.state_dict())
     x, y = torch.randn(5, 5, 8, dtype=torch.float64), torch.randint(2, (5,))
     for form in ("example", "token"):
-        pair = [scores(m, x[:2], "head_importance", [(x, y)], form=form) for m in (one, other)]
-        torch.testing.assert_close(pair[0], pair[1], rtol=1e-9, atol=0)
+        for sizes in ((5,), (1, 4), (1,) * 5, (2, 3)):
+            data = batches(x, y, *sizes)
+            pair = [scores(m, x[:2], "head_importance", data, form=form) for m in (one, other)]
+            torch.testing.assert_close(pair[0], pair[1], rtol=1e-9, atol=0)
 
 
 def vision() -> tuple[nn.Module, Any, Any]:

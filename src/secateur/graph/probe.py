@@ -138,20 +138,21 @@ class Probe:
     def sample_dims(self, inputs: Inputs) -> dict[Place, int]:
         """Return for each place the dimension its samples lie along: the one that is shorter for fewer samples.
 
-        Places without one are left out: those not reached, and those where the number of samples says nothing. Of a
-        single sample, the first dimension is taken.
+        Left out are places not reached, and those where the number of samples says nothing; for a batch of one all.
         """
         samples = batch_size(inputs)
-        shapes: list[dict[Place, tuple[int, ...]]] = []
-        for batch in (inputs, first(inputs, 1)):
-            found: dict[Place, tuple[int, ...]] = {}
+        fewer = min(2, samples - 1)
+        if fewer < 1:
+            return {}
+        sizes: list[dict[Place, tuple[int, ...]]] = [{}, {}]
+        for batch, found in zip((inputs, first(inputs, fewer)), sizes, strict=True):
             self.run(batch, lambda place, tensor, found=found: found.update({place: tuple(tensor.shape)}))  # type: ignore[misc]
-            shapes.append(found)
-        dims = {}
-        for place, shape in shapes[0].items():
-            alone = shapes[1].get(place, ())
-            scaled = [dim for dim, (all_, one) in enumerate(zip(shape, alone)) if all_ == one * samples]  # noqa: B905
-            if len(alone) == len(shape) and scaled:
+        dims: dict[Place, int] = {}
+        for place, (all_, some) in ((each, (sizes[0][each], sizes[1].get(each, ()))) for each in sizes[0]):
+            scaled = [
+                at for at, (n, m) in enumerate(zip(all_, some, strict=False)) if n * fewer == m * samples
+            ]
+            if len(all_) == len(some) and scaled:
                 dims[place] = scaled[0]
         return dims
 

@@ -59,6 +59,8 @@ def by_samples(tensor: Tensor, along: int | None, samples: int, dim: int) -> Ten
     A dimension that holds several rows of each sample becomes two. Where none is known to hold the samples, each row
     counts as one.
     """
+    if samples == 1:
+        return tensor.movedim(dim, 0)[None]
     if along is None:
         return tensor.movedim(dim, 1) if dim else tensor[None]
     if tensor.shape[along] != samples:
