@@ -78,6 +78,18 @@ class Prune(Step):
         int | None,
         Field(ge=1, description="leave a multiple of so many units in each group; channels, heads"),
     ] = None
+    reduction: Annotated[
+        str,
+        Field(
+            description="how a unit's tensors are brought together: mean, sum, max or first; channels, heads"
+        ),
+    ] = "mean"
+    normalization: Annotated[
+        str,
+        Field(
+            description="what scores are divided by to compare groups: mean, max, l2 or none; channels, heads"
+        ),
+    ] = "mean"
     include: Annotated[
         tuple[str, ...],
         Field(description="roles that may be cut: weights, biases, norms, embeddings, others, all"),
@@ -159,6 +171,8 @@ class Prune(Step):
             layers=self.layers,
             max_amount=self.max_amount,
             round_to=self.round_to,
+            reduction=self.reduction,
+            normalization=self.normalization,
             masks=masks,
             rounds=self.rounds,
             schedule=self.schedule,
