@@ -146,6 +146,34 @@ def test_hessian_times_gradient_against_differences_of_gradients(
     close(torch.cat([grasp[name].flatten() for name in weights]), start * expected, 1e-6)
 
 
+class Recurrent(nn.Module):
+    """A recurrent layer, then attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.LSTM(6, 8, batch_first=True)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.last = nn.Linear(8, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        states = self.rnn(images.flatten(1, 2))[0]
+        return self.last(self.attention(states, states, states, need_weights=False)[0].mean(1))
+
+
+def test_recurrent_layers_and_attention_have_second_derivatives() -> None:
+    torch.manual_seed(0)
+    model, (images, labels) = Recurrent().to(DOUBLE).eval(), batch(4)
+    weights = dict(model.named_parameters())
+    found = measured("grasp", model, weights, [(images, labels)], temperature=1.0, parts=1)
+    g = gradients(model, [(images, labels)], 1.0)
+    start, ends = nn.utils.parameters_to_vector(weights.values()).detach(), []
+    for step in (1e-4, -1e-4):
+        nn.utils.vector_to_parameters(start + step * g, weights.values())
+        ends.append(gradients(model, [(images, labels)], 1.0))
+    hg = torch.cat([each.flatten() for each in found["hessian_gradient"].values()])
+    close(hg, (ends[0] - ends[1]) / 2e-4, 1e-6)
+
+
 def test_grasp_keeps_what_the_gradients_norm_needs() -> None:
     """Where weight i is scaled by 1 − ε, ‖g‖² falls by 2ε θᵢ (Hg)ᵢ: high scores are needed, low ones harm."""
     model, data = net(norm=False), [batch()]

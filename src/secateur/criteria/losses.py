@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from secateur.criteria.normalisation import normalising
 from secateur.criteria.quantities import Batches
@@ -63,7 +64,7 @@ def hessian_gradient(
     with (
         _lent(model, _redrawn(model, seed) if redraw else {}),
         _differentiable(model, tensors, batch_norm),
-        unfused(),
+        _twice_differentiable(model),
     ):
         mean = partial(_mean, model, tensors, data, temperature=temperature, parts=parts)
         g = mean(lambda loss: _grad(loss, tensors), "gradients")
@@ -142,7 +143,7 @@ def hessian_diagonal(
                     each += v * product / draws
         return total
 
-    with _differentiable(model, tensors, batch_norm), unfused():
+    with _differentiable(model, tensors, batch_norm), _twice_differentiable(model):
         return _mean(model, tensors, data, estimate, "Hessian")
 
 
@@ -273,6 +274,14 @@ def _differentiable(model: nn.Module, tensors: Mapping[str, Tensor], batch_norm:
         finally:
             for tensor in frozen:
                 tensor.requires_grad_(False)
+
+
+@contextmanager
+def _twice_differentiable(model: nn.Module) -> Iterator[None]:
+    """Choose kernels whose gradients have gradients: plain attention, and recurrent layers step by step."""
+    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
+    with unfused() if recurrent else sdpa_kernel(SDPBackend.MATH):
+        yield
 
 
 @contextmanager
