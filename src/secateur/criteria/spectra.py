@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-CHUNK = 1 << 18
+CHUNK = 1 << 17
 """Numbers that are worked on at a time: few enough to stay in a processor's cache."""
 STEP = 0.5
 """Distance of the nodes of the quadrature in ln σ; the trapezoidal rule's error is about exp(−π²/STEP)."""
@@ -38,16 +38,16 @@ def _counted(matrices: Tensor) -> Tensor:
     finite = trace.isfinite()
     if not bool(finite.all()):
         return torch.full_like(trace, torch.nan).masked_scatter(finite, _counted(matrices[finite]))
+    squares = gram.square().sum((1, 2))  # of the eigenvalues, as the trace is their sum
+    most, least = squares.sqrt(), squares / trace.clamp(min=TINY)  # bounds of the largest
     relative = _tolerance(matrices) ** 2
-    highest = relative * trace  # the largest eigenvalue is at most the sum of all,
-    diagonal -= highest[:, None]
-    found = _above_zero(gram)
-    unsure = (found < len(gram[0])).nonzero().squeeze(1)  # and what exceeds even that does for certain
+    diagonal -= relative * most[:, None]
+    found = torch.full_like(trace, len(gram[0]))
+    unsure = torch.linalg.cholesky_ex(gram)[1].nonzero().squeeze(1)  # the others are positive definite
     if len(unsure):
-        gram, highest = gram[unsure], highest[unsure, None]
-        gram.diagonal(dim1=1, dim2=2).add_(highest)
-        least = gram.square().sum((1, 2)) / trace[unsure].clamp(min=TINY)
-        gram.diagonal(dim1=1, dim2=2).sub_(relative * least[:, None])
+        gram = gram[unsure]
+        found[unsure] = _above_zero(gram)
+        gram.diagonal(dim1=1, dim2=2).add_(relative * (most - least)[unsure, None])
         differ = unsure[_above_zero(gram) != found[unsure]]
         if len(differ):
             found[differ] = _computed(matrices[differ])

@@ -148,11 +148,10 @@ class Probe:
         for batch, found in zip((inputs, first(inputs, fewer)), sizes, strict=True):
             self.run(batch, lambda place, tensor, found=found: found.update({place: tuple(tensor.shape)}))  # type: ignore[misc]
         dims: dict[Place, int] = {}
-        for place, (all_, some) in ((each, (sizes[0][each], sizes[1].get(each, ()))) for each in sizes[0]):
-            scaled = [
-                at for at, (n, m) in enumerate(zip(all_, some, strict=False)) if n * fewer == m * samples
-            ]
-            if len(all_) == len(some) and scaled:
+        for place, shape in sizes[0].items():
+            pairs = zip(shape, sizes[1].get(place, ()), strict=False)
+            scaled = [at for at, (whole, part) in enumerate(pairs) if whole * fewer == part * samples]
+            if scaled:
                 dims[place] = scaled[0]
         return dims
 
