@@ -277,6 +277,15 @@ def test_scores_join_the_optimiser_at_their_own_rate(name: str) -> None:
     method.finish()
 
 
+def test_a_rate_of_scores_needs_one_to_go_along_with() -> None:
+    model = fresh()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    with pytest.raises(InputError, match="learning rate is 0"):
+        begin("movement", model, optimizer, score_lr=0.1)
+    assert not optimizer._optimizer_step_pre_hooks
+    assert not scores_of(model)
+
+
 @pytest.mark.parametrize("name", [*SCORED, "targeted_dropout"])
 def test_a_tied_weight_has_one_gate(name: str) -> None:
     torch.manual_seed(0)

@@ -119,12 +119,16 @@ class ScoreBased(Method):
 
     def attach(self) -> None:
         """Put the gates before the weights and their scores into the optimiser."""
-        super().attach()
-        self._installed.install()
         optimizer = self.job.optimizer
         first = optimizer.param_groups[0]
         peak = float(first.get("initial_lr", first["lr"]))
+        if self.score_lr is not None and not peak:
+            raise InputError(
+                "The optimiser's learning rate is 0: give it the rate that score_lr goes along with."
+            )
         factor = 1.0 if self.score_lr is None else self.score_lr / peak
+        super().attach()
+        self._installed.install()
         optimizer.add_param_group(
             {
                 "params": [gate.scores for gate in self.gates.values()],
@@ -170,9 +174,9 @@ class ScoreBased(Method):
     def lowest_cut(self, amount: float) -> Mapping[str, Tensor]:
         """Return for each gate which blocks are kept when the lowest-ranked fraction `amount` goes."""
         ranks = {name: gate.ranks() for name, gate in self.gates.items()}
-        return allocate(ranks, amount, self.scope, already=self.gone())
+        return allocate(ranks, amount, self.scope, already=self.left())
 
-    def gone(self) -> Masks:
+    def left(self) -> Masks:
         """Return which blocks earlier masks have left anything of."""
         return Masks({name: self.blocks.means(mask.float()) > 0 for name, mask in self.earlier.items()})
 
@@ -191,7 +195,7 @@ class TopScores(ScoreBased):
         check_span(begin, end)
         self.begin, self.end = begin, end
         whole = Masks({name: gate.kept for name, gate in self.gates.items()})
-        self.initial = min(job.amount, max(check_amount(initial), already_cut(whole & self.gone(), scope)))
+        self.initial = min(job.amount, max(check_amount(initial), already_cut(whole & self.left(), scope)))
         self._choose()
 
     def after_step(self) -> None:
