@@ -6,7 +6,7 @@ best weight. Each result is recorded as it comes, and a repeated call continues.
 
     python benchmarks/at_init.py --data-root DIR [--threads 1]
     python benchmarks/at_init.py --model lenet5 --epochs 3 --data-root DIR
-    python benchmarks/at_init.py --model resnet20 --data cifar10 --limit 5000 --epochs 5 --data-root DIR
+    python benchmarks/at_init.py --model resnet20 --data cifar10 --limit 5000 --test-limit 2000 --data-root DIR
 """
 
 from __future__ import annotations
@@ -51,11 +51,12 @@ def main() -> None:
     options.add_argument("--model", default="lenet300", choices=sorted(TRAIN))
     options.add_argument("--data", default="mnist")
     options.add_argument("--limit", type=int, default=None, help="training images, class-balanced")
+    options.add_argument("--test-limit", type=int, default=None, help="test images, class-balanced")
     options.add_argument("--epochs", type=int, default=5)
     given = options.parse_args()
     if given.threads:
         torch.set_num_threads(given.threads)
-    data = load_data(given.data, given.data_root, subset=(given.limit, None))
+    data = load_data(given.data, given.data_root, subset=(given.limit, given.test_limit))
     name = f"at_init_{given.model}"
     settings = {**TRAIN[given.model], "epochs": given.epochs}
     earlier = RESULTS / f"{name}.json"
@@ -113,6 +114,7 @@ def keep(name: str, rows: list[dict[str, Any]], data: Dataset, settings: dict[st
     ]
     images = f"{len(data.train):,} training and {len(data.test):,} test images"
     limit = f" --limit {given.limit}" if given.limit else ""
+    limit += f" --test-limit {given.test_limit}" if given.test_limit else ""
     record(
         name,
         {"rows": rows},

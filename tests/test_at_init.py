@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -9,11 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import secateur
-from secateur import steps
+from secateur import progress, steps
 from secateur.allocate import allocate
 from secateur.criteria import CRITERIA, balanced, measured, score
 from secateur.errors import InputError, ModelError
@@ -497,6 +499,17 @@ def test_rounds_leave_the_model_alone_and_its_own_zeros_too() -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     prune(model, amount=0.9, **choices("synflow"))
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_rounds_show_one_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(progress, "console", Console(file=screen, force_terminal=True))
+    monkeypatch.delenv("SECATEUR_QUIET", raising=False)
+    prune(net(), amount=0.9, rounds=2, **choices("snip"))
+    assert "rounds" in screen.getvalue()
+    assert "gradients" not in screen.getvalue()
+    prune(net(), amount=0.9, **choices("snip"))
+    assert "gradients" in screen.getvalue()
 
 
 @pytest.mark.parametrize("rounds", [0, -1, 2.5, True, "many"])

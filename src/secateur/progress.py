@@ -23,6 +23,7 @@ from rich.progress import (
 
 T = TypeVar("T")
 console = Console(stderr=True, highlight=False)
+_running: list[str] = []
 
 
 class Bar:
@@ -43,8 +44,11 @@ class Bar:
 
 @contextmanager
 def bar(title: str, total: int, completed: int = 0, shown: bool = True) -> Iterator[Bar]:
-    """Show a progress bar of `total` steps while the block runs, unless the console is no terminal."""
-    quiet = not shown or bool(os.environ.get("SECATEUR_QUIET")) or not console.is_terminal
+    """Show a progress bar of `total` steps while the block runs, unless the console is no terminal.
+
+    A bar inside another stays silent.
+    """
+    quiet = not shown or _running or bool(os.environ.get("SECATEUR_QUIET")) or not console.is_terminal
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -53,8 +57,14 @@ def bar(title: str, total: int, completed: int = 0, shown: bool = True) -> Itera
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=console, disable=quiet) as progress:
-        yield Bar(progress, progress.add_task(title, total=total, completed=completed, note=""))
+    with Progress(*columns, console=console, disable=bool(quiet)) as progress:
+        if not quiet:
+            _running.append(title)
+        try:
+            yield Bar(progress, progress.add_task(title, total=total, completed=completed, note=""))
+        finally:
+            if not quiet:
+                _running.pop()
 
 
 def track(items: Iterable[T], title: str, total: int) -> Iterator[T]:
