@@ -24,8 +24,6 @@ from harness import parser, record
 from secateur import CRITERIA, Calibration, analyze, build, load_data
 from secateur.graph.probe import Probe
 from secateur.importance import unit_scores
-from secateur.importance.parts import Question
-from secateur.importance.rows import producers
 from secateur.importance.sites import Sites
 from secateur.models import load_weights
 from secateur.tables import Column, Format, Table
@@ -100,17 +98,11 @@ def main() -> None:
 
 def seen_maps(model: nn.Module, groups: Any, images: Tensor) -> list[Tensor]:
     """All maps that the criteria look at, [N, channels, H, W]."""
-    question = Question(model, groups.free, CRITERIA["hrank"], coupling=groups.coupling)
-    sites, roles = Sites(groups.coupling), question.roles()
-    spots = {
-        spot.place: spot
-        for group in groups.free
-        for member in producers(group, roles)
-        for spot, _ in sites.made(group, member.name)
-    }
+    sites = Sites(groups.coupling)
+    places = [spot.place for group in groups.free for spot, _ in sites.maps(group)]
     found: list[Tensor] = []
     with torch.no_grad():
-        Probe(model, groups.coupling.program, spots).run(images, lambda _, maps: found.append(maps.clone()))
+        Probe(model, groups.coupling.program, places).run(images, lambda _, maps: found.append(maps.clone()))
     return found
 
 

@@ -25,6 +25,7 @@ from secateur.errors import InputError
 from secateur.importance import unit_scores
 from secateur.runs import Run
 from secateur.steps.prune import samples
+from structural_zoo import CASES
 
 EVERY = [name for name in CRITERIA if CRITERIA[name].per == "map"]
 
@@ -258,6 +259,28 @@ def test_channels_are_found_wherever_they_are() -> None:
     x = torch.randn(4, 5, 6, dtype=torch.float64)
     found = scores(model, x, "hrank", [(x, None)])
     assert found["wide.weight"].tolist() == [1.0] * 8
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_no_architecture_is_too_odd(name: str) -> None:
+    case = CASES[name]()
+    groups = secateur.analyze(case.model, case.inputs)
+    found = unit_scores(
+        case.model, groups.free, "activation", coupling=groups.coupling, data=[(case.inputs, None)]
+    )
+    units = {group.name: group.units for group in groups.free}
+    assert found
+    assert all(len(scores) == units[group] and bool((scores >= 0).all()) for group, scores in found.items())
+
+
+def test_weights_made_in_the_forward_are_followed() -> None:
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)).double()
+    x = torch.randn(3, 3, 5, 5, dtype=torch.float64)
+    expected = scores(plain, x, "activation", [(x, None)])["0.weight"]
+    nn.utils.parametrizations.weight_norm(plain[0])
+    (found,) = scores(plain, x, "activation", [(x, None)]).values()
+    torch.testing.assert_close(found, expected)
 
 
 def test_a_layer_no_data_reaches_is_named() -> None:

@@ -94,10 +94,10 @@ class Probe:
     """
 
     def __init__(self, model: nn.Module, program: Program, places: Iterable[Place]) -> None:
-        self.places = list(dict.fromkeys(places))
+        self.dims: dict[Place, int] | None = None
         self.stack: list[tuple[str, Counter[str]]] = []
         self.wanted: dict[Point, list[Place]] = defaultdict(list)
-        for place in self.places:
+        for place in dict.fromkeys(places):
             self.wanted[place.point].append(place)
         functions = {(point.module, point.function) for point in self.wanted}
         self.expected = Counter(
@@ -134,19 +134,25 @@ class Probe:
                 )
         return outputs
 
-    @torch.no_grad()
     def sample_dims(self, inputs: Inputs) -> dict[Place, int]:
         """Return for each place the dimension its samples lie along: the one that is shorter for fewer samples.
 
-        Left out are places not reached, and those where the number of samples says nothing; for a batch of one all.
+        Told once, by the first batch of several. Left out are places it does not reach, those where the number of
+        samples says nothing, and all where the model runs on no other number.
         """
-        samples = batch_size(inputs)
+        if self.dims is None and batch_size(inputs) > 1:
+            self.dims = self._told(inputs, batch_size(inputs))
+        return self.dims or {}
+
+    @torch.no_grad()
+    def _told(self, inputs: Inputs, samples: int) -> dict[Place, int]:
         fewer = min(2, samples - 1)
-        if fewer < 1:
-            return {}
         sizes: list[dict[Place, tuple[int, ...]]] = [{}, {}]
-        for batch, found in zip((inputs, first(inputs, fewer)), sizes, strict=True):
-            self.run(batch, lambda place, tensor, found=found: found.update({place: tuple(tensor.shape)}))  # type: ignore[misc]
+        try:
+            for batch, found in zip((inputs, first(inputs, fewer)), sizes, strict=True):
+                self.run(batch, lambda place, tensor, to=found: to.update({place: tuple(tensor.shape)}))  # type: ignore[misc]
+        except InputError:
+            return {}
         dims: dict[Place, int] = {}
         for place, shape in sizes[0].items():
             pairs = zip(shape, sizes[1].get(place, ()), strict=False)

@@ -16,7 +16,6 @@ from torch import Tensor
 from secateur.criteria.calibration import Calibration
 from secateur.criteria.losses import loss_of
 from secateur.errors import InputError, ModelError, reason_of
-from secateur.graph.groups import Group
 from secateur.graph.labels import Vector
 from secateur.graph.probe import Place, Probe
 from secateur.importance.observed import by_samples, check_reached, coupling_of, remembered
@@ -67,14 +66,13 @@ def _part(scores: Tensor) -> Part:
 
 def _readings(question: Question) -> dict[str, list[Reading]]:
     """Return where each group is read by weights."""
-    sites, roles = Sites(coupling_of(question)), question.roles()
-
-    def of(group: Group) -> list[Reading]:
-        names = [m.name for m in group.members if m.reads and roles.get(m.name) == "weights"]
-        found = (each for name in names for each in sites.read(group, name))
-        return list(dict.fromkeys(Reading(spot, tuple(unit.tolist())) for spot, unit in found))
-
-    return {group.name: of(group) for group in question.groups}
+    sites = Sites(coupling_of(question))
+    return {
+        group.name: [
+            Reading(spot, tuple(unit.tolist())) for spot, unit in dict(sites.readings(group)).items()
+        ]
+        for group in question.groups
+    }
 
 
 def _sensitivities(question: Question, data: Calibration, wanted: Sequence[Reading]) -> dict[Reading, Tensor]:
@@ -84,15 +82,13 @@ def _sensitivities(question: Question, data: Calibration, wanted: Sequence[Readi
     folds = {reading: _Fold(np.array(reading.unit)) for reading in wanted}
     totals: dict[Reading, Tensor] = {}
     counts: dict[Reading, int] = defaultdict(int)
-    along: dict[Place, int] = {}
     for inputs, labels in data.tracked("heads"):
         found: dict[Place, Tensor] = {}
 
         def seen(place: Place, tensor: Tensor, found: dict[Place, Tensor] = found) -> None:
             found[place] = tensor if tensor.requires_grad else tensor.requires_grad_()
 
-        samples = batch_size(inputs)
-        along = along or probe.sample_dims(inputs)
+        samples, along = batch_size(inputs), probe.sample_dims(inputs)
         with torch.enable_grad(), same_draws():
             outputs = probe.run(inputs, seen)
             gradients = dict(

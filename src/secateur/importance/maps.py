@@ -13,7 +13,6 @@ from secateur.graph.groups import Member
 from secateur.graph.probe import Place, Probe
 from secateur.importance.observed import by_samples, check_reached, coupling_of, remembered
 from secateur.importance.parts import VIEWS, Parts, Question, gather
-from secateur.importance.rows import producers
 from secateur.importance.sites import Sites, Spot
 from secateur.measure.inputs import batch_size
 from secateur.seeds import same_draws
@@ -22,13 +21,8 @@ from secateur.seeds import same_draws
 @VIEWS.register("map")
 def map_parts(question: Question) -> Parts:
     """Score the maps of what produces each unit, [N, channels, *places] → [N, channels]; the mean over all samples."""
-    sites, roles = Sites(coupling_of(question)), question.roles()
-    maps = {
-        group.name: dict(
-            each for member in producers(group, roles) for each in sites.made(group, member.name)
-        )
-        for group in question.groups
-    }
+    sites = Sites(coupling_of(question))
+    maps = {group.name: dict(sites.maps(group)) for group in question.groups}
     means = remembered(
         question,
         [spot for found in maps.values() for spot in found],
@@ -52,7 +46,6 @@ def _means(question: Question, data: Calibration, wanted: Sequence[Spot]) -> dic
         spots[spot.place].append(spot)
     totals: dict[Spot, Tensor] = {}
     counts: dict[Spot, int] = defaultdict(int)
-    along: dict[Place, int] = {}
 
     def seen(place: Place, tensor: Tensor) -> None:
         for spot in spots[place]:
@@ -63,8 +56,7 @@ def _means(question: Question, data: Calibration, wanted: Sequence[Spot]) -> dic
 
     with torch.no_grad(), same_draws():
         for inputs, _ in data.tracked("feature maps"):
-            samples = batch_size(inputs)
-            along = along or probe.sample_dims(inputs)
+            samples, along = batch_size(inputs), probe.sample_dims(inputs)
             probe.run(inputs, seen)
     check_reached(wanted, totals)
     return {spot: (total / counts[spot]).cpu() for spot, total in totals.items()}

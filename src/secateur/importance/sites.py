@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from secateur.graph.cost import MACS
 from secateur.graph.couple import Coupling
 from secateur.graph.groups import Group
 from secateur.graph.labels import FIXED, Vector
@@ -19,6 +20,8 @@ FOLLOWED = frozenset(
     RULES[op] for op in ("pointwise", "native_batch_norm", "native_layer_norm", "native_group_norm")
 )
 """Rules of the operators that a map is followed through."""
+PRODUCTS = frozenset({*MACS, "linear", "_trilinear", "embedding"})
+"""Operators that make activations of weights, rather than shift or scale them."""
 
 
 class Spot(NamedTuple):
@@ -56,14 +59,14 @@ class Sites:
                 for name in names:
                     self.products[name].append(node)
 
-    def made(self, group: Group, weight: str) -> Iterator[tuple[Spot, Vector]]:
-        """Yield where the maps are seen that a weight makes of a group, and the unit of each index there.
+    def maps(self, group: Group) -> Iterator[tuple[Spot, Vector]]:
+        """Yield where the maps of a group are seen that its weights make, and the unit of each index there.
 
         A map is taken behind the normalisation and activation that follow, and behind the sum where it ends in a
         residual stream: as far as nothing else uses it on the way. A weight that is used several times makes several;
         one that works inside of a fused call none.
         """
-        for node in self.products[weight]:
+        for node in self._met(group, reads=False):
             outputs = [] if node.call is None else refs(self.program.calls[node.call].outputs)
             for value in (*outputs, *node.outputs):
                 if (along := units_along(self.coupling, group, value)) is not None:
@@ -72,9 +75,9 @@ class Sites:
                         yield Spot(place, along[0]), along[1]
                     break
 
-    def read(self, group: Group, weight: str) -> Iterator[tuple[Spot, Vector]]:
-        """Yield where the activations are seen that meet a weight, and the unit of each index there."""
-        for node in self.products[weight]:
+    def readings(self, group: Group) -> Iterator[tuple[Spot, Vector]]:
+        """Yield where the activations of a group are seen that its weights read, and the unit of each index there."""
+        for node in self._met(group, reads=True):
             if node.call is None or node.call >= len(self.places.calls):
                 continue
             call = self.program.calls[node.call]
@@ -84,6 +87,12 @@ class Sites:
                 if along is not None and place is not None:
                     yield Spot(place, along[0]), along[1]
                     break
+
+    def _met(self, group: Group, *, reads: bool) -> Iterator[Node]:
+        """Yield the products in which weights that read a group, or make it, meet activations."""
+        for member in group.members:
+            if member.reads == reads and not member.buffer:
+                yield from (node for node in self.products[member.name] if node.op in PRODUCTS)
 
     def _followed(self, value: int, dim: int) -> int:
         """Return the last value that can be seen of those that a map becomes before anything else uses it."""
