@@ -207,7 +207,8 @@ class Prune(Step):
             spared = [name for name, count in pruned.redistributed.items() if count > 0]
             if spared:
                 lines.append(
-                    f"So that no layer is empty, the best weight of {', '.join(spared)} stayed, and others went instead."
+                    f"So that no layer is empty, the best weight of {', '.join(spared)} stayed, "
+                    "and others went instead."
                 )
         return Outcome(tuple(lines), record={"run": str(folder), **result})
 
