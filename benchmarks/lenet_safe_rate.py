@@ -60,7 +60,7 @@ def main() -> None:
             "notes": list(found.notes),
         }
         for name, amount in (("optimum", found.optimum), ("safe", found.safe)):
-            cut = prune(model, amount=amount, include="all")
+            cut = prune(model, amount=amount, include="all", allow_empty=True)
             row[f"{name}_as_cut"] = evaluate(cut.model, data)["top1"]
             row[f"{name}_retrained"] = train(
                 cut.model, data, masks=cut.masks, seed=seed, augment="none", **RETRAIN
