@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any
 
 import typer
+from rich.text import Text
+from rich.tree import Tree
 
 from secateur import data, models
 from secateur.cli.output import show
@@ -72,7 +74,7 @@ def list_criteria(format: Format = "text") -> None:
         Column("options", "Options"),
         Column("paper", "Paper"),
     ]
-    show(Outcome(table=Table(columns, rows), record=rows), format)
+    show(Outcome(table=Table(columns, rows), record=rows, tree=_tree("criteria", columns, rows)), format)
 
 
 def list_methods(format: Format = "text") -> None:
@@ -94,7 +96,20 @@ def list_methods(format: Format = "text") -> None:
         Column("options", "Options"),
         Column("paper", "Paper"),
     ]
-    show(Outcome(table=Table(columns, rows), record=rows), format)
+    show(Outcome(table=Table(columns, rows), record=rows, tree=_tree("methods", columns, rows)), format)
+
+
+def _tree(title: str, columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> Tree:
+    """Draw rows that are too long for a table: the first two columns, and below them what the others say."""
+    name, summary, *others = (column.key for column in columns)
+    width = max(len(column.title) for column in columns[2:])
+    root = Tree(Text(title))
+    for row in rows:
+        branch = root.add(Text.assemble((str(row[name]), "bold"), f"  {row[summary]}"))
+        for key, column in zip(others, columns[2:], strict=True):
+            if row[key] is not None:
+                branch.add(Text(f"{column.title:<{width}}  {row[key]}"))
+    return root
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
