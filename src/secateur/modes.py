@@ -66,17 +66,25 @@ def unfused() -> Iterator[None]:
     """Have attention, recurrent layers and encoders run as the plain operators they stand for."""
     backends: tuple[Any, ...] = (torch.backends.mkldnn, torch.backends.cudnn)
     enabled = [backend.enabled for backend in backends]
-    fastpath = torch.backends.mha.get_fastpath_enabled()
     try:
         for backend in backends:
             backend.enabled = False
-        torch.backends.mha.set_fastpath_enabled(False)
-        with sdpa_kernel(SDPBackend.MATH):
+        with no_fast_path(), sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
         for backend, was in zip(backends, enabled, strict=True):
             backend.enabled = was
-        torch.backends.mha.set_fastpath_enabled(fastpath)
+
+
+@contextmanager
+def no_fast_path() -> Iterator[None]:
+    """Have encoders run the code of their layers, not one kernel for all of it."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
 
 
 @contextmanager

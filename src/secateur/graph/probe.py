@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +20,7 @@ from secateur.graph.ghost import copy_with, is_plain_attention
 from secateur.graph.program import Call, Program, Ref
 from secateur.graph.recorder import SIZE_READERS
 from secateur.measure.inputs import Inputs, arguments, batch_size
+from secateur.modes import no_fast_path
 from secateur.shrink.overrides import call_name
 from secateur.shrink.standins import stand_in
 
@@ -118,7 +118,7 @@ class Probe:
         args, kwargs = arguments(inputs)
         watch = _Watch(self, seen)
         try:
-            with _no_fast_path(), watch:
+            with no_fast_path(), watch:
                 outputs = self.ghost(*args, **kwargs)
         except SecateurError:
             raise
@@ -247,14 +247,3 @@ def _shared(tensor: Tensor) -> Tensor:
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(tensor.detach(), requires_grad=False)
     return tensor.clone()  # may be written to
-
-
-@contextmanager
-def _no_fast_path() -> Iterator[None]:
-    """Have encoders run the code of their layers."""
-    enabled = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(enabled)

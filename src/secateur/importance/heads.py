@@ -6,7 +6,7 @@ For heads of attention this is what each of them found, before the output projec
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,10 +42,7 @@ def attention_parts(question: Question) -> Parts:
         [reading for found in readings.values() for reading in found],
         lambda data, missing: _sensitivities(question, data, missing),
     )
-    return {
-        name: [_part(means[reading]) for reading in found if reading in means]
-        for name, found in readings.items()
-    }
+    return {name: [_part(means[reading]) for reading in found] for name, found in readings.items()}
 
 
 @VIEWS.register("masked")
@@ -82,30 +79,27 @@ def _sensitivities(question: Question, data: Calibration, wanted: Sequence[Readi
     folds = {reading: _Fold(np.array(reading.unit)) for reading in wanted}
     totals: dict[Reading, Tensor] = {}
     counts: dict[Reading, int] = defaultdict(int)
-    for inputs, labels in data.tracked("heads"):
-        found: dict[Place, Tensor] = {}
+    with torch.enable_grad(), same_draws():
+        for inputs, labels in data.tracked("heads"):
+            found: dict[Place, Tensor] = {}
 
-        def seen(place: Place, tensor: Tensor, found: dict[Place, Tensor] = found) -> None:
-            found[place] = tensor if tensor.requires_grad else tensor.requires_grad_()
+            def seen(place: Place, tensor: Tensor, found: dict[Place, Tensor] = found) -> None:
+                found[place] = tensor if tensor.requires_grad else tensor.requires_grad_()
 
-        samples, along = batch_size(inputs), probe.sample_dims(inputs)
-        with torch.enable_grad(), same_draws():
-            outputs = probe.run(inputs, seen)
-            gradients = dict(
-                zip(found, _gradients(outputs, labels, samples, list(found.values())), strict=True)
-            )
-        for reading in wanted:
-            place, dim = reading.spot
-            if place not in found:
-                continue
-            pair = (
-                folds[reading](by_samples(each, along.get(place), samples, dim))
-                for each in (found[place].detach(), gradients[place])
-            )
-            scores = score(*pair, **options)
-            total = scores.sum(0, dtype=torch.float64)
-            totals[reading] = totals[reading] + total if reading in totals else total
-            counts[reading] += len(scores)
+            samples, along = batch_size(inputs), probe.sample_dims(inputs)
+            gradients = _gradients(probe.run(inputs, seen), labels, samples, found)
+            for reading in wanted:
+                place, dim = reading.spot
+                if place not in found:
+                    continue
+                pair = (
+                    folds[reading](by_samples(each, along.get(place), samples, dim))
+                    for each in (found[place].detach(), gradients[place])
+                )
+                scores = score(*pair, **options)
+                total = scores.sum(0, dtype=torch.float64)
+                totals[reading] = totals[reading] + total if reading in totals else total
+                counts[reading] += len(scores)
     check_reached([reading.spot for reading in wanted], {reading.spot for reading in totals})
     return {reading: (total / counts[reading]).cpu() for reading, total in totals.items()}
 
@@ -168,15 +162,18 @@ def _losses(
     return {readings: total / samples for readings, total in totals.items()}
 
 
-def _gradients(outputs: Any, labels: Tensor | None, samples: int, of: Sequence[Tensor]) -> Sequence[Tensor]:
+def _gradients(
+    outputs: Any, labels: Tensor | None, samples: int, of: Mapping[Place, Tensor]
+) -> dict[Place, Tensor]:
     """Return the gradients of the summed loss of a batch."""
     loss = samples * _loss(outputs, labels)
     try:
-        return torch.autograd.grad(loss, of, allow_unused=True, materialize_grads=True)
+        found = torch.autograd.grad(loss, list(of.values()), allow_unused=True, materialize_grads=True)
     except RuntimeError as error:
         raise ModelError(
             f"The model's code lets no gradient through ({reason_of(error)}): use head_loss."
         ) from error
+    return dict(zip(of, found, strict=True))
 
 
 def _loss(outputs: Any, labels: Tensor | None) -> Tensor:
