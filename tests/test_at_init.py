@@ -73,7 +73,7 @@ def close(found: Tensor, expected: Tensor, tolerance: float) -> None:
 
 
 @pytest.mark.parametrize("batch_norm", ["eval", "train", "removed"])
-@pytest.mark.parametrize("criterion", ["snip", "iter-snip", "force", "taylor"])
+@pytest.mark.parametrize("criterion", ["snip", "iter_snip", "force", "taylor"])
 def test_snip_is_the_slope_of_the_loss_in_a_factor_on_each_weight(criterion: str, batch_norm: str) -> None:
     model, (images, labels) = net(), batch()
     model[1].running_mean.uniform_(-1, 1)
@@ -195,7 +195,7 @@ def test_the_paper_s_defaults() -> None:
         "parts": 2,
     }
     assert CRITERIA["snip"].options == CRITERIA["synflow"].options == {"batch_norm": "eval"}
-    assert CRITERIA["force"].options == CRITERIA["iter-snip"].options == {"batch_norm": "train"}
+    assert CRITERIA["force"].options == CRITERIA["iter_snip"].options == {"batch_norm": "train"}
     assert [CRITERIA[name].rounds for name in ("snip", "grasp", "synflow", "force")] == [1, 1, 100, 60]
 
 
@@ -467,7 +467,7 @@ def test_force_lets_weights_come_back_and_iterative_snip_does_not() -> None:
     assert all(torch.equal(result[name], masks[name]) for name in masks)
     assert any(
         not torch.equal(result[name], each)
-        for name, each in prune(net(), amount=0.95, rounds=5, **choices("iter-snip")).masks.items()
+        for name, each in prune(net(), amount=0.95, rounds=5, **choices("iter_snip")).masks.items()
     )
 
 

@@ -44,7 +44,7 @@ def synflow(weight: Tensor, flow_gradient: Tensor) -> Tensor:
 
 
 @criterion(
-    "iter-snip",
+    "iter_snip",
     granularities={"weight", "n:m"},
     paper="de Jorge et al. 2021, Progressive Skeletonization, Iterative SNIP",
     moment="before",
