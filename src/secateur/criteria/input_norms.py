@@ -51,6 +51,11 @@ def input_norm(model: nn.Module, tensors: Mapping[str, Tensor], data: Batches) -
         if module in energy
     }
     own = dict(model.named_parameters(remove_duplicate=False))
+    for name in tensors:
+        if id(own[name]) in norms and not bool(norms[id(own[name])].isfinite().all()):
+            raise InputError(
+                f"What {name} meets on this data holds NaN or infinity: its size can't be ranked; try other data."
+            )
     return {
         name: norms.get(id(own[name]), torch.ones((), device=tensor.device).expand(tensor.shape))
         for name, tensor in tensors.items()
