@@ -99,7 +99,7 @@ def _criteria() -> Table:
             "summary": entry.summary.removesuffix("."),
             "granularities": ", ".join(sorted(entry.granularities)),
             "moment": entry.moment,
-            "data": "yes" if entry.needs_data else "–",
+            "data": "labelled" if entry.needs_labels else "samples" if entry.needs_data else "–",
             "cost": entry.cost,
             "options": ", ".join(f"`{name}={value}`" for name, value in entry.options.items()) or None,
             "paper": entry.paper,

@@ -164,8 +164,9 @@ def test_what_earlier_masks_cut_never_grows() -> None:
 
 
 def test_random_masks_need_a_count_for_each_layer() -> None:
+    model = fresh()
     with pytest.raises(InputError, match="can't be spread by the scope global"):
-        begin("set", fresh(), optimizer_of(fresh()), scope="global")
+        begin("set", model, optimizer_of(model), scope="global")
 
 
 def test_slimming_by_subgradient_adds_lambda_sign_gamma() -> None:
@@ -207,9 +208,10 @@ def test_slimming_says_what_it_needs() -> None:
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
     with pytest.raises(ModelError, match="no BatchNorm"):
         start("slimming", layer, optimizer, steps=1)
+    model = fresh()
     with pytest.raises(InputError, match="no form 'soft'"):
-        begin("slimming", Net(), optimizer, form="soft")
+        begin("slimming", model, optimizer_of(model), form="soft")
     with pytest.raises(InputError, match="cuts nothing by itself"):
         start("slimming", Net(), optimizer, steps=1, amount=0.5)
     with pytest.raises(InputError, match="no penalty"):
-        begin("slimming", Net(), optimizer, strength=-1)
+        begin("slimming", model, optimizer_of(model), strength=-1)

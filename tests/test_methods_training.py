@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+import secateur
 from secateur import METHODS, InputError, Masks, evaluate, train
 from secateur.runs import Run
 from secateur.steps import Context
@@ -190,3 +191,26 @@ def test_two_processes_prune_as_one_does(name: str) -> None:
     assert all(torch.equal(masks[key], again[key]) for key in masks)
     for (key, value), wanted in zip(two.state_dict().items(), one.state_dict().values(), strict=True):
         torch.testing.assert_close(value, wanted, rtol=1e-4, atol=1e-5, msg=key)
+
+
+@pytest.mark.parametrize("name", ["gradual", "group_lasso", "growing", "targeted_dropout", "rigl"])
+def test_the_last_row_is_of_the_model_that_is_left(name: str) -> None:
+    data = secateur.load_data("digits")
+    torch.manual_seed(0)
+    model = secateur.build("convnet", num_classes=10, input_shape=data.input_shape)
+    result = secateur.train(model, data, epochs=2, batch_size=128, lr=0.1, method=name, amount=0.6)
+    row = result.rows[-1]
+    assert {key: row[key] for key in ("top1", "loss")} == pytest.approx(
+        {key: value for key, value in secateur.evaluate(model, data).items() if key in ("top1", "loss")},
+        rel=1e-6,
+    )
+    assert row["cut"] == pytest.approx(result.masks.sparsity, abs=1e-9)
+    assert row["cut"] > 0.3
+
+
+def test_an_optimiser_of_another_model_is_refused() -> None:
+    model, other = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    with pytest.raises(InputError, match="The optimiser holds none of the model's parameters"):
+        secateur.methods.start(
+            "gradual", model, torch.optim.SGD(other.parameters(), lr=0.1), steps=3, amount=0.5
+        )

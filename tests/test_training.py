@@ -375,7 +375,7 @@ def test_tensorboard_files_hold_each_point_once_also_after_an_interruption(
 
     def stops(*args: Any, **options: Any) -> dict[str, float]:
         evaluations.append(1)
-        if len(evaluations) == 4:
+        if len(evaluations) == 3:
             raise KeyboardInterrupt
         return secateur.evaluate(*args, **options)
 

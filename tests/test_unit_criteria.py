@@ -182,3 +182,23 @@ def test_by_default_the_scale_of_a_group_does_not_matter_to_a_global_cut() -> No
     ]
     assert kept[0] == kept[2]
     assert kept[3] > kept[1]
+
+
+@pytest.mark.parametrize("criterion", [name for name in CRITERIA if CRITERIA[name].needs_data])
+@pytest.mark.parametrize("trouble", ["empty", "nan", "ignored", "no labels"])
+def test_data_that_says_nothing_is_refused(criterion: str, trouble: str) -> None:
+    if criterion.startswith("head") or (
+        trouble in ("ignored", "no labels") and not CRITERIA[criterion].needs_labels
+    ):
+        pytest.skip("no heads here, or no labels looked at")
+    model, x = small()
+    y = torch.zeros(2, dtype=torch.int64)
+    data: dict[str, Any] = {
+        "empty": [(x[:0], y[:0])],
+        "nan": [(x * torch.nan, y)],
+        "ignored": [(x, y - 100)],
+        "no labels": [(x, None)],
+    }
+    how = {"granularity": "channel"} if "channel" in CRITERIA[criterion].granularities else {}
+    with pytest.raises(InputError, match=r"no batch|NaN or infinity|has no labels|Without labels"):
+        secateur.prune(model, x, amount=0.5, criterion=criterion, data=data[trouble], **how)  # type: ignore[arg-type]

@@ -57,7 +57,11 @@ def list_criteria(format: Format = "text") -> None:
             "summary": criterion.summary,
             "granularities": ", ".join(sorted(criterion.granularities)),
             "moment": MOMENTS[criterion.moment],
-            "data": "labelled samples" if criterion.needs_data else "none",
+            "data": "labelled samples"
+            if criterion.needs_labels
+            else "samples"
+            if criterion.needs_data
+            else "none",
             "cost": criterion.cost,
             "options": ", ".join(f"{name}={value}" for name, value in criterion.options.items()) or None,
             "paper": criterion.paper,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from secateur.errors import InputError
 from secateur.progress import track
@@ -75,7 +76,8 @@ class Calibration:
                 raise InputError(
                     "A batch of calibration data is a pair of inputs and labels: pass (inputs, labels)."
                 )
-            yield batch[0], batch[1]
+            if not _empty(batch[0]):
+                yield batch[0], batch[1]
 
     def __len__(self) -> int:
         """Return the number of batches. Raises `InputError` where there is none."""
@@ -84,8 +86,13 @@ class Calibration:
         return self._size
 
     def tracked(self, title: str) -> Iterator[Batch]:
-        """Return the same under a progress bar."""
-        return track(self, title, len(self))
+        """Yield the same under a progress bar. Raises `InputError` where there is no sample."""
+        none = True
+        for batch in track(self, title, len(self)):
+            none = False
+            yield batch
+        if none:
+            raise InputError("The data holds no batch: pass batches of inputs and labels as data=.")
 
     def found(self, model: nn.Module, what: str) -> dict[Any, Any]:
         """Return where to keep what is measured of `model` for one purpose; that of other tensors is forgotten."""
@@ -93,6 +100,11 @@ class Calibration:
         if digest != self._model:
             self._model, self._found = digest, {}
         return self._found.setdefault(what, {})
+
+
+def _empty(inputs: Any) -> bool:
+    tensors = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.ndim]
+    return bool(tensors) and all(len(tensor) == 0 for tensor in tensors)
 
 
 def _digest(model: nn.Module) -> str:

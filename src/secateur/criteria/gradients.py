@@ -16,7 +16,7 @@ OBSERVED.add("change", "the gradient")
     paper="first order as in Molchanov et al. 2017 and 2019; absolute values, summed over a unit",
 )
 def taylor(weight: Tensor, gradient: Tensor) -> Tensor:
-    """First-order change of the loss when a weight goes to zero, |w · ∂L/∂w|; a unit's is the sum over its weights."""
+    """First-order change of the loss when a weight goes to zero, |w · ∂L/∂w|."""
     return (weight * gradient).abs()
 
 

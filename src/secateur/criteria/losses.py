@@ -205,13 +205,18 @@ def _derived(
     for inputs, labels in _tracked(data, title):
         if labels is None and temperature != 1:
             raise InputError(
-                f"The model computes its own loss, whose logits can't be divided by {temperature:g}: "
+                f"Without labels the model's own loss counts, whose logits can't be divided by {temperature:g}: "
                 "pass labels, or temperature=1."
             )
         for part, answers, size in _parts(inputs, labels, parts):
             try:
                 outputs = model(**part) if isinstance(part, Mapping) else model(part)
-                derived = derive(size * loss_of(outputs, answers, temperature))
+                loss = loss_of(outputs, answers, temperature)
+                if not bool(torch.isfinite(loss.detach()).all()):
+                    raise InputError(
+                        "The loss on the calibration data is NaN or infinity: look at the inputs and the labels."
+                    )
+                derived = derive(size * loss)
             except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
                 raise InputError(
                     f"The calibration data gives no gradient ({reason_of(error)}): pass batches of what the "
@@ -231,7 +236,11 @@ def _grad(output: Tensor, tensors: Mapping[str, Tensor], create_graph: bool = Fa
 def loss_of(outputs: Any, labels: Tensor | None, temperature: float = 1.0) -> Tensor:
     """Mean loss of a batch: cross-entropy with its labels, or what the model computed itself."""
     if labels is None:
-        loss: Tensor = outputs.loss
+        loss: Tensor | None = getattr(outputs, "loss", None)
+        if loss is None:
+            raise InputError(
+                "The calibration data has no labels, and the model computes no loss of its own: pass labels."
+            )
         return loss
     logits = outputs if isinstance(outputs, Tensor) else outputs.logits
     return F.cross_entropy(logits / temperature if temperature != 1 else logits, labels)

@@ -83,6 +83,11 @@ class Criterion:
         )
 
     @property
+    def needs_labels(self) -> bool:
+        """Whether what it takes of the data is the loss or its gradient, for which samples need labels."""
+        return self.needs_data and not set(self.needs) & {"maps", "input_norm"}
+
+    @property
     def options(self) -> dict[str, Any]:
         """The options of the formula and of what is measured for it, with their defaults."""
         measured = [parameters_of(QUANTITIES[each])[1] for each in self.measures]

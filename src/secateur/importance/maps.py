@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from secateur.criteria.calibration import Calibration
+from secateur.errors import InputError
 from secateur.graph.groups import Member
 from secateur.graph.probe import Place, Probe
 from secateur.importance.observed import by_samples, check_reached, coupling_of, remembered
@@ -48,6 +49,8 @@ def _means(question: Question, data: Calibration, wanted: Sequence[Spot]) -> dic
     counts: dict[Spot, int] = defaultdict(int)
 
     def seen(place: Place, tensor: Tensor) -> None:
+        if not bool(tensor.isfinite().all()):
+            raise InputError("The feature maps on this data hold NaN or infinity: look at the inputs.")
         for spot in spots[place]:
             scores = score(by_samples(tensor, along.get(place), samples, spot.dim), **options)
             total = scores.sum(0, dtype=torch.float64)

@@ -25,18 +25,27 @@ from secateur.methods.schedule import check_every, check_span
 class Dynamic(Masking):
     """Drop by magnitude, grow by `grows`, every `every` steps until the fraction `end` of the training.
 
+    `every` is 100 unless told otherwise, or a twentieth of the training where that is less.
+
     At step t a layer exchanges f(t) = fraction/2 · (1 + cos(π t / t_end)) of its weights. A grown weight starts at 0
     with its momentum zeroed; a weight that is dropped and at once grown again stays as it was. The `scope` erk or
     local says how many weights each layer has.
     """
 
     def __init__(
-        self, job: Job, *, scope: str = "erk", fraction: float = 0.3, every: int = 100, end: float = 0.75
+        self,
+        job: Job,
+        *,
+        scope: str = "erk",
+        fraction: float = 0.3,
+        every: int | None = None,
+        end: float = 0.75,
     ) -> None:
         targets = job.targets()
         if SCOPES[scope].counts is None:
             raise InputError(f"Random masks can't be spread by the scope {scope}: choose erk or local.")
         check_span(0, end)
+        every = max(1, min(100, job.steps // 20)) if every is None else every
         check_every(every)
         given = {name: mask for name, mask in job.masks.items() if name in targets}
         lottery = {

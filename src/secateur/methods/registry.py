@@ -144,6 +144,11 @@ def start(
         raise InputError(
             f"The optimiser is a {type(optimizer).__name__}: pass a torch.optim.Optimizer, unwrapped."
         )
+    owned = {id(each) for group in optimizer.param_groups for each in group["params"]}
+    if not any(id(parameter) in owned for parameter in model.parameters()):
+        raise InputError(
+            "The optimiser holds none of the model's parameters: make it from model.parameters()."
+        )
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
         raise InputError(f"The steps are {steps!r}: give how often optimizer.step() will be called.")
     Masks(masks or {}).of(model)

@@ -100,6 +100,22 @@ def fit(
         elif fabric.is_global_zero:
             checkpoint.write(state.tree())
         resumed_at = state.iteration
+
+        def note(trained: nn.Module, cut: Masks) -> None:
+            """Measure at the end of an epoch, write it down, and start counting anew."""
+            epoch, rate = state.iteration // per_epoch, learning_rate(state.iteration - 1, per_epoch, config)
+            measured = _measured(state.tally, trained, data, fabric)
+            if method is not None:
+                measured["cut"] = cut.sparsity
+            if not all(map(math.isfinite, measured.values())):
+                checkpoint.remove()
+                raise ModelError(
+                    f"The loss became infinite or NaN in epoch {epoch}: try a lower learning rate."
+                )
+            journal.write(epoch=epoch, iteration=state.iteration, lr=rate, **measured)
+            running.say(f"top-1 {measured['top1']:.2%}  loss {measured['train_loss']:.3f}")
+            state.tally = Tally()
+
         with bar(title, total, resumed_at, shown=fabric.is_global_zero) as running:
             for batch in _remaining(batches, resumed_at, total):
                 rate = learning_rate(state.iteration, per_epoch, config)
@@ -114,25 +130,18 @@ def fit(
                 state.iteration += 1
                 running.advance()
                 if state.iteration % per_epoch == 0:
-                    epoch = state.iteration // per_epoch
-                    measured = _measured(state.tally.reduced(fabric), result, data, fabric)
-                    if method is not None:
-                        measured["cut"] = method.masks.sparsity
-                    if not all(map(math.isfinite, measured.values())):
-                        checkpoint.remove()
-                        raise ModelError(
-                            f"The loss became infinite or NaN in epoch {epoch}: try a lower learning rate."
-                        )
-                    journal.write(epoch=epoch, iteration=state.iteration, lr=rate, **measured)
-                    running.say(f"top-1 {measured['top1']:.2%}  loss {measured['train_loss']:.3f}")
-                    state.tally = Tally()
+                    state.tally = state.tally.reduced(fabric)
+                    if state.iteration < total:
+                        note(result, Masks({}) if method is None else method.masks)
                 if fabric.is_global_zero and (state.iteration % every == 0 or state.iteration == total):
                     checkpoint.write(state.tree())
-        if average is not None:
-            model.load_state_dict(result.state_dict())
-        final = Masks(masks or {})
-        if method is not None:
-            final = method.finish() & final
+            if average is not None:
+                model.load_state_dict(result.state_dict())
+            final = Masks(masks or {})
+            if method is not None:
+                final = method.finish() & final
+            if total and (not journal.rows or journal.rows[-1]["iteration"] < total):
+                note(model, final)  # the last epoch's numbers are those of what training leaves
     model.zero_grad()
     return Fit(journal.rows, state.seconds, resumed_at, final)
 
