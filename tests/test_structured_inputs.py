@@ -65,6 +65,10 @@ CHOICES: dict[str, tuple[dict[str, Any], type[SecateurError], str]] = {
     "an unknown layer to cut": ({"layers": ["0", "nope.*"]}, InputError, "No layer with parameters matches 'nope.*'"),
     "all layers to keep": ({"keep": "*"}, ModelError, "There is nothing to prune by channel"),
     "a scope of weights": ({"scope": "erk"}, InputError, "There is no scope for units named 'erk'"),
+    "an unknown compensation": (
+        {"compensation": "dropp"}, InputError, "There is no compensation named 'dropp': did you mean drop?"),
+    "a compensation for weights": (
+        {"granularity": "weight", "compensation": "none"}, InputError, "There is no compensation named 'none'"),
     "an unknown granularity": ({"granularity": "unit"}, InputError, "There is no granularity 'unit'"),
     "an unknown criterion": ({"criterion": "magnitute"}, InputError, "There is no criterion named 'magnitute'"),
     "an unknown option": ({"power": 2}, InputError, "The criterion magnitude has no option 'power'"),

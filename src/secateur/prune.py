@@ -53,6 +53,7 @@ def prune(
     round_to: int | None = None,
     reduction: str = "mean",
     normalization: str = "mean",
+    compensation: str = "drop",
     rounds: int | None = None,
     schedule: str = "exponential",
     allow_empty: bool = False,
@@ -90,6 +91,8 @@ def prune(
             tensors' means, "first" (only what makes the unit).
         normalization: what a group's scores are divided by before groups are compared: their "mean", "max" or "l2"
             norm, or "none".
+        compensation: what makes up for units that go, a name from `secateur.compensation.COMPENSATIONS`; "drop":
+            nothing does.
         rounds: for weights and patterns, score what is left in so many rounds, each of which cuts a part; the
             criterion's own number when left out: 100 for synflow, 1 for most. Units are cut in one.
         schedule: densities after the rounds: "exponential", d^(k/n), or "linear".
@@ -125,6 +128,7 @@ def prune(
         round_to=round_to,
         reduction=reduction,
         normalization=normalization,
+        compensation=compensation,
         rounds=rounds,
         schedule=schedule,
         allow_empty=allow_empty,

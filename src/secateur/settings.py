@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from secateur.compensation import COMPENSATIONS
 from secateur.criteria import CRITERIA, Batches
 from secateur.errors import InputError
 from secateur.granularity import Granularity
@@ -37,6 +38,7 @@ class Settings:
     round_to: int | None = _for(UNITS, None)
     reduction: str = _for(UNITS, "mean")
     normalization: str = _for(UNITS, "mean")
+    compensation: str = _for(UNITS, "drop")
     rounds: int | None = _for(WEIGHTS, None)
     schedule: str = _for(WEIGHTS, "exponential")
     allow_empty: bool = _for(WEIGHTS, False)
@@ -50,6 +52,7 @@ class Settings:
     def check(self) -> None:
         """Raise `InputError` for a setting without a meaning for the granularity, and an option no one knows."""
         kind = self.granularity.kind
+        COMPENSATIONS[self.compensation]
         CRITERIA[self.criterion].check(kind, self.options)
         for setting in fields(self):
             kinds = setting.metadata.get("kinds", (kind,))

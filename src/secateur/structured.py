@@ -139,7 +139,9 @@ def prune_units(model: nn.Module, example_inputs: Inputs | None, settings: Setti
         Masks({name: plan.slice(name, mask) for name, mask in (settings.masks or {}).items()}),
         requested=achieved if settings.amount is None else settings.amount,
         achieved=achieved,
-        choices=settings.choices("budget", "max_amount", "round_to", "reduction", "normalization"),
+        choices=settings.choices(
+            "budget", "max_amount", "round_to", "reduction", "normalization", "compensation"
+        ),
         skipped={
             each.name: f"{each.lock.reason} ({each.lock.at})" for each in groups if each.lock is not None
         },
