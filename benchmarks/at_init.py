@@ -24,7 +24,6 @@ from secateur.data import Dataset
 from secateur.seeds import seed_of
 from secateur.tables import Column, Table
 
-SEEDS = (0, 1, 2)
 COMPRESSIONS = (10, 100, 1000)
 METHODS: dict[str, dict[str, Any]] = {
     "synflow": {"criterion": "synflow"},
@@ -53,6 +52,7 @@ def main() -> None:
     options.add_argument("--limit", type=int, default=None, help="training images, class-balanced")
     options.add_argument("--test-limit", type=int, default=None, help="test images, class-balanced")
     options.add_argument("--epochs", type=int, default=5)
+    options.add_argument("--seeds", type=int, default=3)
     given = options.parse_args()
     if given.threads:
         torch.set_num_threads(given.threads)
@@ -63,11 +63,12 @@ def main() -> None:
     rows: list[dict[str, Any]] = json.loads(earlier.read_text())["result"]["rows"] if earlier.exists() else []
     done = {(row["method"], row["compression"], row["seed"]) for row in rows}
     cells = [("dense", 1)] + [(method, ratio) for ratio in COMPRESSIONS for method in METHODS]
-    for seed in SEEDS:
+    for seed in range(given.seeds):
         for method, ratio in cells:
             if (method, ratio, seed) not in done:
                 rows.append(cell(given.model, data, method, ratio, seed, settings))
                 keep(name, rows, data, settings, given)
+    keep(name, rows, data, settings, given)
 
 
 def cell(
@@ -124,7 +125,7 @@ def keep(name: str, rows: list[dict[str, Any]], data: Dataset, settings: dict[st
         data=f"{given.data}, {images}; scored on 10 training images a class",
         fingerprint=data.fingerprint(),
         settings=settings,
-        seeds=list(SEEDS),
+        seeds=sorted({row["seed"] for row in rows}),
     )
 
 
@@ -134,7 +135,9 @@ def summary(rows: list[dict[str, Any]]) -> str | None:
         return None
     values = [100 * row["top1"] for row in rows]
     dead = sum(row["empty"] > 0 for row in rows)
-    text = f"{statistics.fmean(values):.2f} % ({min(values):.2f}–{max(values):.2f})"
+    text = f"{statistics.fmean(values):.2f} %"
+    if len(values) > 1:
+        text += f" ({min(values):.2f}–{max(values):.2f})"
     return f"{text}, {dead} of {len(rows)} with an empty layer" if dead else text
 
 
