@@ -228,7 +228,7 @@ def test_parts_that_make_no_sense_are_refused(parts: Any) -> None:
 
 def test_a_temperature_can_t_be_applied_to_a_loss_of_the_models_own() -> None:
     with pytest.raises(
-        InputError, match=r"computes its own loss, .* divided by 200: pass labels, or temperature=1"
+        InputError, match=r"model's own loss .* can't be divided by 200: pass labels, or temperature=1"
     ):
         scores("grasp", net(), [({"input": batch()[0]}, None)])
 
