@@ -79,7 +79,8 @@ def test_a_cut_weight_has_no_gradient_but_its_score_has() -> None:
 def test_equal_scores_empty_no_matrix(name: str, scope: str) -> None:
     """At the very start, with all to be ranked together."""
     more = {"initial": 0.9} if name == "movement" else {}
-    method = begin(name, fresh(), optimizer_of(fresh()), amount=0.9, scope=scope, **more)
+    model = fresh()
+    method = begin(name, model, optimizer_of(model), amount=0.9, scope=scope, **more)
     for key, mask in method.masks.items():
         assert mask.any(), key
     assert method.masks.pruned == pytest.approx(0.9 * method.masks.total, abs=5)
@@ -376,8 +377,9 @@ def test_other_blocks_are_refused(text: str) -> None:
     ],
 )
 def test_nonsense_is_refused(name: str, change: dict[str, Any], said: str) -> None:
+    model = fresh()
     with pytest.raises(InputError, match=said):
-        begin(name, fresh(), optimizer_of(fresh()), **change)
+        begin(name, model, optimizer_of(model), **change)
 
 
 @pytest.mark.parametrize("amount", [0.0, 0.3, 0.5, 1.0])

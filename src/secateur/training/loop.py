@@ -116,7 +116,13 @@ def fit(
             running.say(f"top-1 {measured['top1']:.2%}  loss {measured['train_loss']:.3f}")
             state.tally = Tally()
 
+        def noted() -> bool:
+            """Whether the last row is of this moment."""
+            return bool(journal.rows) and journal.rows[-1]["iteration"] == state.iteration
+
         with bar(title, total, resumed_at, shown=fabric.is_global_zero) as running:
+            if 0 < resumed_at < total and resumed_at % per_epoch == 0 and not noted():
+                note(result, Masks({}) if method is None else method.masks)  # it was the last epoch then
             for batch in _remaining(batches, resumed_at, total):
                 rate = learning_rate(state.iteration, per_epoch, config)
                 for group in optimizer.param_groups:
@@ -140,7 +146,7 @@ def fit(
             final = Masks(masks or {})
             if method is not None:
                 final = method.finish() & final
-            if total and (not journal.rows or journal.rows[-1]["iteration"] < total):
+            if total and not noted():
                 note(model, final)  # the last epoch's numbers are those of what training leaves
     model.zero_grad()
     return Fit(journal.rows, state.seconds, resumed_at, final)
