@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from secateur.criteria.calibration import Calibration
 from secateur.criteria.normalisation import normalising
 from secateur.criteria.quantities import Batches
 from secateur.criteria.registry import QUANTITIES
 from secateur.errors import InputError, reason_of
 from secateur.modes import unfused
-from secateur.progress import track
 from secateur.seeds import seed_of
 
 Grads = Sequence[Tensor | None]
@@ -202,7 +202,7 @@ def _derived(
     parts: int = 1,
 ) -> Iterator[tuple[dict[str, Tensor], int]]:
     """Yield what `derive` makes of the summed loss of each part of each batch, by name, and its number of samples."""
-    for inputs, labels in _tracked(data, title):
+    for inputs, labels in Calibration.of(data).tracked(title):
         if labels is None and temperature != 1:
             raise InputError(
                 f"Without labels the model's own loss counts, whose logits can't be divided by {temperature:g}: "
@@ -258,17 +258,6 @@ def _parts(inputs: Any, labels: Tensor | None, parts: int) -> Iterator[tuple[Any
             else inputs[rows]
         )
         yield part, None if labels is None else labels[rows], min(length, size - start)
-
-
-def _tracked(data: Batches, title: str) -> Iterator[tuple[Any, Tensor | None]]:
-    """Yield pairs under a progress bar. Raises `InputError` for what is none."""
-    batches = list(data)
-    for batch in track(batches, title, len(batches)):
-        if not isinstance(batch, tuple | list) or len(batch) != 2:
-            raise InputError(
-                "A batch of calibration data is a pair of inputs and labels: pass (inputs, labels)."
-            )
-        yield batch[0], batch[1]
 
 
 @contextmanager
