@@ -294,11 +294,49 @@ def test_a_scaled_loss_changes_nothing(name: str) -> None:
 
 
 def test_a_state_of_another_method_is_refused() -> None:
-    model = fresh()
+    model, another = fresh(), fresh()
     method = begin("gradual", model, optimizer_of(model))
-    other = begin("rigl", model, optimizer_of(model))
+    other = begin("rigl", another, optimizer_of(another))
     with pytest.raises(InputError, match="The state is of the method rigl, not gradual"):
         method.load_state_dict(other.state_dict())
+
+
+@ALL
+def test_a_method_runs_once_on_the_same_weights(name: str) -> None:
+    model = fresh()
+    optimizer = optimizer_of(model)
+    method = begin(name, model, optimizer)
+    with pytest.raises(InputError, match=r"at work .*already: end it with its finish\(\)"):
+        begin(name, model, optimizer)
+    method.finish()
+    begin(name, model, optimizer).finish()
+
+
+@ALL
+@pytest.mark.parametrize("second", METHODS)
+def test_two_methods_go_together_or_are_refused_in_a_sentence(name: str, second: str) -> None:
+    model = fresh()
+    optimizer = optimizer_of(model)
+    with begin(name, model, optimizer, layers="blocks.0") as method:
+        begin(second, model, optimizer, layers="blocks.1").remove()  # other weights
+        adds = "none" in {METHODS[name].make.amount, METHODS[second].make.amount}  # and cuts nothing
+        units = "units" in {METHODS[name].make.counts, METHODS[second].make.counts}
+        if name == second or not (adds or (units and not METHODS[name].make.reshapes)):
+            with pytest.raises(InputError, match=r"at work .*already: end it with its finish\(\)"):
+                begin(second, model, optimizer)
+        else:
+            both = begin(second, model, optimizer)
+            advance(model, optimizer, method, 0, 2)
+            both.finish()
+
+
+@pytest.mark.parametrize("name", [name for name, entry in METHODS.items() if entry.make.reshapes])
+def test_weights_behind_gates_are_told_without_their_method(name: str) -> None:
+    model = fresh()
+    begin(name, model, optimizer_of(model))
+    again = copy.deepcopy(model)
+    with pytest.raises(InputError, match=r"computes stem\.weight from other tensors"):
+        begin("gradual", again, optimizer_of(again), layers="stem.weight")
 
 
 def test_the_registry_is_public() -> None:

@@ -161,7 +161,7 @@ def test_units_know_what_is_to_be_left_alone() -> None:
     with pytest.raises(InputError, match="needs example inputs"):
         start("growing", model, optimizer, steps=1, amount=0.5)
     whole, some, rest = (
-        begin("growing", model, optimizer, **more)
+        begin("growing", model, optimizer_of(model), **more)
         for more in ({}, {"layers": "blocks.1.inner"}, {"keep": "stem"})
     )
     assert len(some.units.groups) < len(whole.units.groups)

@@ -94,6 +94,11 @@ class Method:
         self._hooks: list[Any] = []
 
     @property
+    def at_work(self) -> bool:
+        """Whether the method still follows the optimiser."""
+        return bool(self._hooks)
+
+    @property
     def masks(self) -> Masks:
         """What is cut at the moment."""
         return Masks({})

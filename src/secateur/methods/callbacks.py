@@ -50,6 +50,8 @@ class Pruning:
             )
         while hasattr(optimizer, "optimizer"):  # of accelerate
             optimizer = optimizer.optimizer
+        if self.method is not None:
+            self.method.remove()  # of a training that was broken off
         weights = (
             [parameter.detach().clone() for parameter in model.parameters()] if state is not None else []
         )

@@ -21,6 +21,7 @@ from secateur.errors import InputError
 from secateur.masks import Masks
 from secateur.measure.inputs import Inputs
 from secateur.methods.base import Job, Method
+from secateur.methods.running import RUNNING, check_free
 from secateur.registry import Registry
 from secateur.targets import as_names, matches, require_module
 
@@ -119,7 +120,7 @@ def start(
         options: the method's own.
 
     Raises:
-        InputError: for an argument that makes no sense.
+        InputError: for an argument that makes no sense, or a method at work on the same weights.
         ModelError: for a model with nothing to prune by this method.
 
     >>> layer = nn.Linear(4, 2)
@@ -152,12 +153,6 @@ def start(
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
         raise InputError(f"The steps are {steps!r}: give how often optimizer.step() will be called.")
     Masks(masks or {}).of(model)
-    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
-    for pattern in (*as_names(keep), *as_names(layers)):
-        if not any(matches(name, pattern) for name in names):
-            raise InputError(
-                f"No layer with parameters matches '{pattern}': list the layers with secateur inspect."
-            )
     job = Job(
         name=name,
         model=model,
@@ -171,6 +166,14 @@ def start(
         example_inputs=example_inputs,
         seed=seed,
     )
+    check_free(job, entry.make)
+    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    for pattern in (*as_names(keep), *as_names(layers)):
+        if not any(matches(name, pattern) for name in names):
+            raise InputError(
+                f"No layer with parameters matches '{pattern}': list the layers with secateur inspect."
+            )
     made = entry.make(job, **options)
     made.attach()
+    RUNNING.add(made)
     return made
