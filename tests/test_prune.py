@@ -384,6 +384,7 @@ def test_the_result_says_what_was_done() -> None:
     assert result.choices == {
         "granularity": "weight",
         "criterion": "magnitude",
+        "compensation": "drop",
         "norm": "l2",
         "scope": "erk",
         "amount": 0.5,

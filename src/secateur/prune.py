@@ -91,8 +91,8 @@ def prune(
             tensors' means, "first" (only what makes the unit).
         normalization: what a group's scores are divided by before groups are compared: their "mean", "max" or "l2"
             norm, or "none".
-        compensation: what makes up for units that go, a name from `secateur.compensation.COMPENSATIONS`; "drop":
-            nothing does.
+        compensation: what makes up for what goes, a name from `secateur.compensation.COMPENSATIONS`; "drop": nothing
+            does. Its own `options` are told from the criterion's by their names.
         rounds: for weights and patterns, score what is left in so many rounds, each of which cuts a part; the
             criterion's own number when left out: 100 for synflow, 1 for most. Units are cut in one.
         schedule: densities after the rounds: "exponential", d^(k/n), or "linear".

@@ -28,6 +28,8 @@ class Pruned:
     without them, `parameters`, `macs`, `bytes` and, where asked for, `milliseconds` before and after, the `groups`
     the units belong to (None for whole layers), and in `kept` how many of each group are left. Its `masks` are those
     given, made smaller too.
+
+    `compensated` is what the compensation tells of itself.
     """
 
     model: nn.Module
@@ -45,6 +47,7 @@ class Pruned:
     groups: Groups | None = None
     kept: Mapping[str, int] = field(default_factory=dict)
     redistributed: Mapping[str, int] = field(default_factory=dict)
+    compensated: Mapping[str, Any] = field(default_factory=dict)
 
     def summary(self) -> str:
         """Say in a few lines what was removed from where."""

@@ -38,7 +38,7 @@ class Settings:
     round_to: int | None = _for(UNITS, None)
     reduction: str = _for(UNITS, "mean")
     normalization: str = _for(UNITS, "mean")
-    compensation: str = _for(UNITS, "drop")
+    compensation: str = "drop"
     rounds: int | None = _for(WEIGHTS, None)
     schedule: str = _for(WEIGHTS, "exponential")
     allow_empty: bool = _for(WEIGHTS, False)
@@ -52,8 +52,13 @@ class Settings:
     def check(self) -> None:
         """Raise `InputError` for a setting without a meaning for the granularity, and an option no one knows."""
         kind = self.granularity.kind
-        COMPENSATIONS[self.compensation]
-        CRITERIA[self.criterion].check(kind, self.options)
+        COMPENSATIONS[self.compensation].check(kind)
+        CRITERIA[self.criterion].check(kind, self.criterion_options)
+        if COMPENSATIONS[self.compensation].needs_data and self.data is None:
+            raise InputError(
+                f"The compensation {self.compensation} is fitted to what the model does on some data: "
+                "pass batches of inputs and labels as data=."
+            )
         for setting in fields(self):
             kinds = setting.metadata.get("kinds", (kind,))
             assert setting.default is not MISSING or kind in kinds
@@ -63,12 +68,24 @@ class Settings:
                     f"{', '.join(sorted(kinds))}: leave it out."
                 )
 
+    @property
+    def compensation_options(self) -> dict[str, Any]:
+        """The options that are the compensation's; all others are the criterion's."""
+        own = COMPENSATIONS[self.compensation].options(self.granularity.kind)
+        return {name: value for name, value in self.options.items() if name in own}
+
+    @property
+    def criterion_options(self) -> dict[str, Any]:
+        """The options that are not the compensation's."""
+        return {name: value for name, value in self.options.items() if name not in self.compensation_options}
+
     def choices(self, *more: str) -> dict[str, Any]:
         """Return what identifies a cut, by name: the settings all granularities share, and `more` of them."""
         names = ("scope", "amount", "keep", "layers", "seed", *more)
         return {
             "granularity": str(self.granularity),
             "criterion": self.criterion,
+            "compensation": self.compensation,
             **self.options,
             **{name: getattr(self, name) for name in names},
         }

@@ -20,6 +20,7 @@ from torch.nn.parameter import is_lazy
 from secateur import budget as budgets
 from secateur.allocate import check_amount
 from secateur.budget import LatencyBudget, meet, meet_latency
+from secateur.compensation import Case, make_up
 from secateur.criteria import Calibration
 from secateur.errors import InputError, ModelError, VerificationError
 from secateur.graph import cost
@@ -103,7 +104,7 @@ def prune_units(model: nn.Module, example_inputs: Inputs | None, settings: Setti
             seed=settings.seed,
             reduction=settings.reduction,
             normalization=settings.normalization,
-            **settings.options,
+            **settings.criterion_options,
         )
         chosen = [each for each in chosen if each.name in scores]
         if not chosen:
@@ -133,15 +134,18 @@ def prune_units(model: nn.Module, example_inputs: Inputs | None, settings: Setti
         raise ModelError(f"{type(model).__name__} can't be made smaller: {locks[-1][1]}.")
     whole, units = Cut.of(groups.coupling, []), sum(each.units for each in chosen)
     achieved = len(cut.removed) / max(1, units)
-    small = apply(model, plan, inplace=True) if settings.inplace else small
+    masks = Masks({name: plan.slice(name, mask) for name, mask in (settings.masks or {}).items()})
+    case = Case(model, small, program, data, settings.seed, cut, plan, tuple(chosen), scores)
+    compensated = make_up(case, settings.compensation, kind, settings.compensation_options)
+    masks.apply_(small)
+    if settings.inplace:
+        small = _taken_over(apply(model, plan, inplace=True), small)
     return Pruned(
         small,
-        Masks({name: plan.slice(name, mask) for name, mask in (settings.masks or {}).items()}),
+        masks,
         requested=achieved if settings.amount is None else settings.amount,
         achieved=achieved,
-        choices=settings.choices(
-            "budget", "max_amount", "round_to", "reduction", "normalization", "compensation"
-        ),
+        choices=settings.choices("budget", "max_amount", "round_to", "reduction", "normalization"),
         skipped={
             each.name: f"{each.lock.reason} ({each.lock.at})" for each in groups if each.lock is not None
         },
@@ -151,6 +155,7 @@ def prune_units(model: nn.Module, example_inputs: Inputs | None, settings: Setti
         macs=(cost.macs(whole), cost.macs(cut)),
         groups=groups,
         kept={each.name: int(cut.alive[each.roots].sum()) for each in groups},
+        compensated=compensated,
         **spent(model, small, example_inputs, settings, before),
     )
 
@@ -211,6 +216,14 @@ def _made(
     if failures := misfits(small, cut, example_inputs):
         raise _Misfit(failures)
     return small, plan, None
+
+
+@torch.no_grad()
+def _taken_over(model: nn.Module, other: nn.Module) -> nn.Module:
+    """Give a model the values of another of the same shapes, and return it."""
+    for name, tensor in named_tensors(other).items():
+        named_tensors(model)[name].copy_(tensor)
+    return model
 
 
 def _milliseconds(model: nn.Module, example_inputs: Inputs, batch: int, cut: Cut) -> float:

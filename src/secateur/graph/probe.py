@@ -49,7 +49,7 @@ class Place(NamedTuple):
 
 
 Seen = Callable[[Place, Tensor], Tensor | None]
-"""Gets a tensor at its place; one that it returns takes the tensor's place, if it was on its way into the call."""
+"""Gets a tensor at its place; one that it returns takes the tensor's place."""
 
 
 class Places:
@@ -201,7 +201,7 @@ class _Watch(TorchFunctionMode):
         out = func(*args, **kwargs)
         for place in places:
             if place.side == "out":
-                _shown(out, place, place.path, self.seen)
+                out = _shown(out, place, place.path, self.seen)
         return out
 
 

@@ -1,0 +1,11 @@
+"""Compensation: what makes up for what a cut takes away.
+
+Reducing a group of n units to m is a pair of matrices: an *encoder*, [m, n], applied to what makes the units, and a
+*decoder*, [n, m], applied to what reads them. Dropping is a selection and its transpose; the others differ only in the
+numbers of these matrices and in where they get them from.
+"""
+
+from secateur.compensation import reconstruct
+from secateur.compensation.registry import COMPENSATIONS, Case, Compensation, compensation, make_up
+
+__all__ = ["COMPENSATIONS", "Case", "Compensation", "compensation", "make_up", "reconstruct"]

@@ -1,0 +1,245 @@
+"""Two models in step: the same pass through the model before and after a cut, so that one may be fitted to the other.
+
+A step looks at one value in both models, whenever the pruned one comes to it, and may change the pruned model's
+tensors before it goes on: so everything behind a step already sees what the step did, and one pass over the data is
+enough. Where the data are too many for one batch, a step takes all of them in before it acts, and passes are repeated
+up to the step whose turn it is. Memory holds the activations of one batch, whatever the number of steps or samples.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from secateur.criteria.calibration import Calibration
+from secateur.errors import InputError
+from secateur.graph.probe import Place, Probe
+from secateur.graph.program import Program
+from secateur.measure.inputs import Inputs, batch_size
+from secateur.modes import no_fast_path
+from secateur.progress import track
+from secateur.seeds import same_draws
+from secateur.shrink.plan import named_tensors
+
+AT_ONCE = 2**28
+"""Bytes of the largest activation of one batch."""
+
+
+class Step(Protocol):
+    """What is to be done at one place."""
+
+    place: Place
+    """Where the pruned model is stopped: on the way into a call, or out of it."""
+    dense: tuple[Place, ...]
+    """What it needs to see of the model before the cut."""
+    earlier: tuple[Place, ...]
+    """What it needs to see of the pruned model that comes before `place`."""
+
+    def see(self, pruned: Tensor, dense: Sequence[Tensor], earlier: Sequence[Tensor], share: float) -> None:
+        """Take one batch in, which holds the fraction `share` of all samples."""
+
+    def act(self) -> Mapping[str, Tensor]:
+        """Return new values for tensors of the pruned model, once all batches were seen."""
+
+    def again(self, pruned: Tensor) -> Tensor | None:
+        """Return what takes the place of the value from now on; None for the value itself."""
+
+
+class Lockstep:
+    """Runs a model and its pruned form side by side."""
+
+    def __init__(self, model: nn.Module, pruned: nn.Module, program: Program, steps: Sequence[Step]) -> None:
+        self.pruned, self.program = pruned, program
+        self.steps = {step.place: step for step in steps}
+        self.kept = {place for step in steps for place in step.earlier}
+        self.ahead = Probe(model, program, [place for step in steps for place in step.dense])
+        self.behind = Probe(pruned, program, [*self.steps, *self.kept])
+
+    @torch.no_grad()
+    def run(self, data: Calibration, title: str) -> None:
+        """Go through the data until every step has acted. Steps no sample comes to are left out."""
+        batches = list(together(data, self.program))
+        shares = [batch_size(batch) for batch in batches]
+        total = max(1, sum(shares))
+        seen: dict[Place, set[int]] = {place: set() for place in self.steps}
+        done: set[Place] = set()
+        bar = iter(track(range(len(self.steps)), title, len(self.steps)))
+
+        def attempt(number: int) -> bool:
+            """Run one batch as far as it goes; return whether it reached the end."""
+            before: dict[Place, Tensor] = {}
+            large = _Ahead(self.ahead, batches[number], self.uses())
+
+            def at(place: Place, tensor: Tensor) -> Tensor | None:
+                if place in self.kept:
+                    before[place] = tensor
+                if (step := self.steps.get(place)) is None:
+                    return None
+                if place not in done:
+                    if number not in seen[place]:
+                        seen[place].add(number)
+                        dense = [large.get(other) for other in step.dense]
+                        earlier = [before[other] for other in step.earlier]
+                        step.see(tensor, dense, earlier, shares[number] / total)
+                    if len(seen[place]) < len(batches):
+                        raise _Enough
+                    done.add(place)
+                    self._write(step.act())
+                    next(bar, None)
+                for other in step.dense:
+                    large.used(other)
+                return step.again(tensor)
+
+            try:
+                self.behind.run(batches[number], at)
+            except _Enough:
+                return False
+            finally:
+                large.close()
+            for place in self.steps:  # what this batch does not come to need not wait for it
+                seen[place].add(number)
+            return True
+
+        with no_fast_path(), same_draws():
+            waiting = list(range(len(batches)))
+            while waiting:
+                before = len(waiting), len(done)
+                waiting = [number for number in waiting if not attempt(number)]
+                if waiting and (len(waiting), len(done)) == before:
+                    raise InputError(
+                        "The model goes another way for some of the calibration data: pass data of one kind."
+                    )
+
+    def uses(self) -> Counter[Place]:
+        """Return how often each value of the model before the cut is looked at in a pass."""
+        return Counter(place for step in self.steps.values() for place in step.dense)
+
+    def _write(self, tensors: Mapping[str, Tensor]) -> None:
+        for model in (self.pruned, self.behind.ghost):
+            own = named_tensors(model)
+            for name, values in tensors.items():
+                own[name].data.copy_(values)
+
+
+def together(data: Calibration, program: Program) -> Iterator[Inputs]:
+    """Yield the inputs of the data in batches as large as memory allows; batches of different shapes stay apart."""
+    samples = max(
+        (value.shape[0] for value in program.values if value.kind == "input" and value.shape), default=1
+    )
+    widest = max((math.prod(value.shape) for value in program.values if value.kind == "result"), default=1)
+    most = max(1, AT_ONCE * samples // (4 * widest))
+    held: list[Inputs] = []
+    for inputs, _ in data:
+        if held and (
+            _form(held[0]) != _form(inputs) or sum(map(batch_size, held)) + batch_size(inputs) > most
+        ):
+            yield _joined(held)
+            held = []
+        held.append(inputs)
+    if not held:
+        raise InputError("The data holds no batch: pass batches of inputs and labels as data=.")
+    yield _joined(held)
+
+
+def _form(inputs: Inputs) -> Any:
+    """Return what two batches must share to become one."""
+    leaves, tree = tree_flatten(inputs)
+    size = batch_size(inputs)
+    return tree, [
+        (leaf.shape[1:], leaf.dtype)
+        if _batched(leaf, size)
+        else (id(leaf) if isinstance(leaf, Tensor) else leaf)
+        for leaf in leaves
+    ]
+
+
+def _joined(batches: Sequence[Inputs]) -> Inputs:
+    if len(batches) == 1:
+        return batches[0]
+    flat = [tree_flatten(batch) for batch in batches]
+    size = batch_size(batches[0])
+    leaves = [
+        torch.cat(leaves) if _batched(leaves[0], size) else leaves[0]
+        for leaves in zip(*(leaves for leaves, _ in flat), strict=True)
+    ]
+    joined: Inputs = tree_unflatten(leaves, flat[0][1])
+    return joined
+
+
+def _batched(leaf: Any, size: int) -> bool:
+    return isinstance(leaf, Tensor) and leaf.ndim > 0 and len(leaf) == size
+
+
+class _Enough(BaseException):
+    """A pass that need not go on."""
+
+
+class _Ahead:
+    """A pass of the model before the cut, which runs in a thread of its own, only as far as it is asked to."""
+
+    def __init__(self, probe: Probe, inputs: Inputs, uses: Counter[Place]) -> None:
+        self.probe, self.inputs, self.uses = probe, inputs, uses
+        self.found: dict[Place, Tensor] = {}
+        self.until: Place | None = None
+        self.ended = self.stopped = False
+        self.error: BaseException | None = None
+        self.turn, self.came = threading.Semaphore(0), threading.Semaphore(0)
+        self.thread = threading.Thread(target=self._work, daemon=True)
+        self.thread.start()
+
+    def get(self, place: Place) -> Tensor:
+        """Run on until the value at `place` is there, and return it."""
+        if place not in self.found and not self.ended:
+            self.until = place
+            self.turn.release()
+            self.came.acquire()
+        if self.error is not None:
+            raise self.error
+        if place not in self.found:
+            raise InputError(
+                f"The smaller model takes another way than the large one at {place.point.module or 'the model'} on "
+                "the calibration data: it can't be fitted to it."
+            )
+        return self.found[place]
+
+    def used(self, place: Place) -> None:
+        """Say that the value at `place` was looked at once; after the last time it is let go."""
+        self.uses[place] -= 1
+        if self.uses[place] <= 0:
+            self.found.pop(place, None)
+
+    def close(self) -> None:
+        """End the pass where it is."""
+        self.stopped = True
+        self.turn.release()
+        self.thread.join()
+        self.found.clear()
+
+    @torch.no_grad()
+    def _work(self) -> None:
+        self.turn.acquire()
+        try:
+            if not self.stopped:
+                self.probe.run(self.inputs, self._seen)
+        except _Enough:
+            pass
+        except BaseException as error:
+            self.error = error
+        self.ended = True
+        self.came.release()
+
+    def _seen(self, place: Place, tensor: Tensor) -> None:
+        if self.uses[place] > 0:
+            self.found[place] = tensor
+        if place == self.until:
+            self.came.release()
+            self.turn.acquire()
+            if self.stopped:
+                raise _Enough

@@ -1,0 +1,210 @@
+"""The products of activations and weights in a traced model, and what happens to their outputs next.
+
+A product is written as y = x M + b for rows x: the columns of a linear layer's input, or the patches that a convolution
+looks at. A batch normalisation that alone reads y is taken together with it, since it only shifts and scales.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from secateur.graph.cost import MACS
+from secateur.graph.couple import Coupling
+from secateur.graph.probe import Place
+from secateur.graph.program import Node, Ref, refs
+from secateur.importance.sites import Sites
+
+LINEAR = {"linear": (0, 1), "mm": (0, 1), "addmm": (1, 2)}
+"""Operator → where among its arguments input and weight are."""
+CARRY = (
+    "dropout",
+    "native_dropout",
+    "clone",
+    "detach",
+    "alias",
+    "_to_copy",
+    "view",
+    "_unsafe_view",
+    "reshape",
+)
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A batch normalisation with running statistics: names of its tensors, and where its input goes in."""
+
+    weight: str
+    bias: str
+    mean: str
+    variance: str
+    epsilon: float
+    into: Place | None
+    call: int
+
+
+@dataclass(frozen=True)
+class Product:
+    """One product: where its input and its output can be seen, the names of its tensors, and what reads its output.
+
+    `rows` is the dimension of the weight that the product sums over. `residual` is where a value can be seen, made
+    before, that is added to the output.
+    """
+
+    node: Node
+    weight: str
+    shape: tuple[int, ...]
+    rows: int
+    bias: str | None
+    into: Place
+    out: Place
+    norm: Norm | None
+    residual: Place | None
+
+    @property
+    def convolution(self) -> bool:
+        """Whether the weight is a kernel."""
+        return "convolution" in self.node.op
+
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        """The sizes of the kernel; none for a linear layer."""
+        return self.shape[2:] if self.convolution else ()
+
+    @property
+    def groups(self) -> int:
+        """How many parts of the channels are convolved apart."""
+        return int(self.node.args[8]) if self.convolution else 1
+
+
+class Products:
+    """Finds the products of a traced model."""
+
+    def __init__(self, coupling: Coupling) -> None:
+        self.coupling, self.program = coupling, coupling.program
+        self.sites = Sites(coupling)
+        self.made_at = {output: at for at, node in enumerate(self.program.nodes) for output in node.outputs}
+        self.work = Counter(node.call for node in self.program.evaluation if node.op in MACS)
+
+    def __iter__(self) -> Iterator[Product]:
+        """Yield the products whose values can be seen and whose weight is a parameter, in the order they run."""
+        for node in self.program.evaluation:
+            if (found := self._product(node)) is not None:
+                yield found
+
+    def _product(self, node: Node) -> Product | None:
+        operands = self._operands(node)
+        if operands is None or node.call is None or self.work[node.call] != 1:
+            return None
+        inputs, weight, rows = operands
+        call, name = self.program.calls[node.call], self._parameter(weight)
+        given = list(refs((call.args, call.kwargs)))
+        source, outputs = self._seen_of(inputs, given), list(refs(call.outputs))
+        if name is None or source is None or len(outputs) != 1:
+            return None
+        into, out = self.sites.places.into(node.call, source), self.sites.places.out(outputs[0])
+        if into is None or out is None:
+            return None
+        shape = self.program.values[weight].shape
+        flat = [self._parameter(each) for each in given if len(self.program.values[each].shape) == 1]
+        bias = next((found for found in flat if found is not None), None)
+        norm, residual = self._next(outputs[0])
+        return Product(node, name, shape, rows, bias, into, out, norm, residual)
+
+    def _operands(self, node: Node) -> tuple[int, int, int] | None:
+        """Return input and weight of a product, as values, and the weight's dimension that is summed over."""
+        if "convolution" in node.op and not node.args[6]:
+            return node.args[0].id, node.args[1].id, 1
+        if node.op not in LINEAR:
+            return None
+        inputs, weight = (node.args[at] for at in LINEAR[node.op])
+        value, moved = self._origin(weight.id)
+        return (inputs.id, value, 1 if (node.op == "linear") != moved else 0) if value is not None else None
+
+    def _origin(self, value: int) -> tuple[int | None, bool]:
+        """Return the parameter a weight is, and whether it was transposed on the way."""
+        moved = False
+        while self.program.values[value].kind == "result":
+            node = self.program.nodes[self.made_at[value]]
+            if node.op not in ("t", "transpose", "permute") or len(self.program.values[value].shape) != 2:
+                return None, False
+            value, moved = node.args[0].id, not moved
+        return value, moved
+
+    def _parameter(self, value: int | None) -> str | None:
+        if value is None or self.program.values[value].kind != "parameter":
+            return None
+        return self.program.values[value].name
+
+    def _seen_of(self, value: int, given: Collection[int]) -> int | None:
+        """Return the value among those a call is given that an operator's input is, or was reshaped from."""
+        while value not in given:
+            at = self.made_at.get(value)
+            if at is None or self.program.nodes[at].op not in CARRY:
+                return None
+            value = self.program.nodes[at].args[0].id
+        return value
+
+    def _next(self, value: int) -> tuple[Norm | None, Place | None]:
+        """Return the batch normalisation that alone reads a value, and what is then added to it."""
+        norm = None
+        at = self.made_at[value]
+        while len(self.sites.users[value]) == 1 and value not in self.program.outputs:
+            (node,) = self.sites.users[value]
+            if (norm is None and (norm := self.norm(node)) is not None) or node.op in CARRY:
+                value = node.outputs[0]
+                continue
+            if (
+                node.op in ("add", "add_")
+                and len(node.args) == 2
+                and all(isinstance(a, Ref) for a in node.args)
+            ):
+                (other,) = [ref.id for ref in node.args if ref.id != value] or [value]
+                shapes = self.program.values[other].shape, self.program.values[value].shape
+                if other != value and self.made_at.get(other, at) < at and shapes[0] == shapes[1]:
+                    return norm, self.sites.places.out(other)
+            break
+        return norm, None
+
+    def norm(self, node: Node) -> Norm | None:
+        """Return a node as a batch normalisation in eval mode; None for anything else."""
+        if "batch_norm" not in node.op or node.call is None or len(node.args) < 8:
+            return None
+        names = [self.program.values[a.id].name if isinstance(a, Ref) else "" for a in node.args[1:5]]
+        if not all(names):
+            return None
+        weight, bias, mean, variance = names
+        place = None
+        if node.call < len(self.sites.places.calls):
+            place = self.sites.places.into(node.call, node.args[0].id)
+        return Norm(weight, bias, mean, variance, float(node.args[7]), place, node.call)
+
+
+def patches(inputs: Tensor, product: Product, picked: tuple[Tensor, ...]) -> Tensor:
+    """Return what a product looks at for some of its outputs, [groups, outputs, inputs · kernel].
+
+    `inputs` is [N, C, *size] for a convolution, otherwise […, C]; `picked` holds, for each dimension of the output but
+    the channels, the index of each picked output.
+    """
+    if not product.convolution:
+        return inputs[picked].unsqueeze(0)
+    kernel = product.kernel
+    stride, padding, dilation = (_each(product.node.args[at], len(kernel)) for at in (3, 4, 5))
+    edges = [edge for size in reversed(padding) for edge in (size, size)]
+    inputs = nn.functional.pad(inputs, edges) if any(edges) else inputs
+    sample, *at = picked
+    places = [sample.view(-1, *(1 for _ in kernel))]
+    for dim, size in enumerate(kernel):
+        reach = at[dim][:, None] * stride[dim] + torch.arange(size, device=inputs.device) * dilation[dim]
+        places.append(reach.view(-1, *(size if other == dim else 1 for other in range(len(kernel)))))
+    rows = inputs.movedim(1, -1)[tuple(places)]
+    parts = rows.view(*rows.shape[:-1], product.groups, -1)
+    return parts.movedim((-2, -1), (0, 2)).flatten(2)
+
+
+def _each(size: list[int], dims: int) -> list[int]:
+    return list(size) if len(size) == dims else list(size) * dims

@@ -1,0 +1,116 @@
+"""The registry of compensations: what makes up for what a cut takes away.
+
+A compensation is a function of a `Case`, which holds the model before and after the cut; it writes new values into
+the tensors of the pruned model and returns what is worth recording, as JSON. Its keyword-only parameters are its
+options. One name may stand for several functions, one for each kind of granularity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from secateur.criteria.calibration import Calibration
+from secateur.criteria.registry import parameters_of
+from secateur.errors import InputError
+from secateur.graph.cut import Cut
+from secateur.graph.groups import Group
+from secateur.graph.program import Program
+from secateur.masks import Masks
+from secateur.registry import Registry
+from secateur.shrink.plan import Plan, named_tensors
+
+
+@dataclass(frozen=True)
+class Case:
+    """A cut that is to be compensated.
+
+    `model` is the model before, `pruned` the one after, whose tensors are changed in place; `program` the trace of the
+    first. Units went by `cut` and `plan`, out of `groups`, which had the `scores`; weights by `masks`. `data` is what
+    to calibrate on, where something was given.
+    """
+
+    model: nn.Module
+    pruned: nn.Module
+    program: Program
+    data: Calibration | None = None
+    seed: int = 0
+    cut: Cut | None = None
+    plan: Plan = field(default_factory=Plan)
+    groups: tuple[Group, ...] = ()
+    scores: Mapping[str, Tensor] = field(default_factory=dict)
+    masks: Masks = field(default_factory=lambda: Masks({}))
+
+    def kept(self, group: Group) -> Tensor:
+        """Return which units of a group stay, boolean [units]."""
+        assert self.cut is not None
+        return torch.from_numpy(self.cut.alive[group.roots])
+
+    def stays(self, name: str, dim: int) -> Tensor:
+        """Return the indices that stay along a dimension of a tensor, int64."""
+        kept = self.plan.kept.get(name, {})
+        return kept[dim] if dim in kept else torch.arange(named_tensors(self.model)[name].shape[dim])
+
+    @torch.no_grad()
+    def write(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put values into parameters and buffers of the pruned model, in their own dtype."""
+        own = named_tensors(self.pruned)
+        for name, values in tensors.items():
+            own[name].copy_(values)
+
+
+Compensate: TypeAlias = Callable[..., dict[str, Any]]
+Function = TypeVar("Function", bound=Compensate)
+
+
+@dataclass(frozen=True)
+class Compensation:
+    """A name and what it stands for at each kind of granularity."""
+
+    name: str
+    functions: dict[str, Compensate] = field(default_factory=dict)
+    needs_data: bool = False
+
+    def options(self, kind: str) -> dict[str, Any]:
+        """Return the options at one kind of granularity, with their defaults."""
+        return parameters_of(self.functions[kind])[1] if kind in self.functions else {}
+
+    def check(self, kind: str) -> None:
+        """Raise `InputError` unless the compensation has a meaning for this kind of granularity."""
+        if kind not in self.functions:
+            known = ", ".join(sorted(self.functions))
+            raise InputError(
+                f"The compensation {self.name} is for {known}, not for the granularity {kind}: choose another pair."
+            )
+
+
+COMPENSATIONS: Registry[Compensation] = Registry("compensation")
+
+
+def compensation(
+    name: str, kinds: Collection[str], *, needs_data: bool = False
+) -> Callable[[Function], Function]:
+    """Register the decorated function as the compensation called `name` for these kinds of granularity."""
+
+    def register(function: Function) -> Function:
+        if name not in COMPENSATIONS:
+            COMPENSATIONS.add(name, Compensation(name, {}, needs_data))
+        COMPENSATIONS[name].functions.update(dict.fromkeys(kinds, function))
+        return function
+
+    return register
+
+
+@compensation("drop", {"weight", "n:m", "channel", "head", "layer"})
+def drop(case: Case) -> dict[str, Any]:
+    """Nothing makes up for what goes; what is left stays as it is."""
+    return {}
+
+
+def make_up(case: Case, name: str, kind: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Carry a compensation out, and return what it tells of itself."""
+    return COMPENSATIONS[name].functions[kind](case, **options)

@@ -1,0 +1,90 @@
+"""Ridge regression from sums: rows are added as they come, and never kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from secateur.errors import InputError
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A solution: `weight`, float64 [groups, inputs, outputs], `bias`, float64 [groups, outputs] or None.
+
+    `before` and `after` are the squared errors as a fraction of the targets' variance, `damping` what was needed.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    before: float
+    after: float
+    damping: float
+
+
+class Squares:
+    """The sums that a least-squares fit needs, float64, of any number of rows; independent for each of `groups`."""
+
+    def __init__(self, inputs: int, outputs: int, groups: int, device: torch.device) -> None:
+        def zeros(*size: int) -> Tensor:
+            return torch.zeros(groups, *size, dtype=torch.float64, device=device)
+
+        self.count = 0
+        self.gram, self.cross = zeros(inputs, inputs), zeros(inputs, outputs)
+        self.input, self.output, self.energy = zeros(inputs), zeros(outputs), zeros(outputs)
+
+    def add(self, inputs: Tensor, outputs: Tensor) -> None:
+        """Add rows: inputs [groups, rows, inputs], outputs [groups, rows, outputs]."""
+        x, y = inputs.double(), outputs.double()
+        self.count += x.shape[1]
+        self.gram.baddbmm_(x.mT, x)
+        self.cross.baddbmm_(x.mT, y)
+        self.input += x.sum(1)
+        self.output += y.sum(1)
+        self.energy += y.square().sum(1)
+
+    def solve(self, weight: Tensor, bias: Tensor | None, damping: float) -> Fitted:
+        """Minimise ‖X W + b − Y‖² + damping · mean(diag XᵀX) · ‖W − weight‖².
+
+        `weight` is [groups, inputs, outputs]; without `bias`, [groups, outputs], there is no b. Where the equations
+        can't be solved, damping is raised tenfold until they can. Raises `InputError` where the rows hold NaN.
+        """
+        weight = weight.double()
+        if not bool(self.gram.isfinite().all() & self.cross.isfinite().all()):
+            raise InputError("The activations on this data hold NaN or infinity: look at the inputs.")
+        gram, cross, energy = self.gram, self.cross, self.energy
+        if bias is not None:
+            n = max(1, self.count)
+            gram = gram - self.input[:, :, None] * self.input[:, None] / n
+            cross = cross - self.input[:, :, None] * self.output[:, None] / n
+            energy = energy - self.output.square() / n
+        diagonal = gram.diagonal(dim1=1, dim2=2)
+        mean = diagonal.mean(1).clamp(min=torch.finfo(torch.float64).tiny)[:, None, None]
+        eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+        missing = cross - gram @ weight
+        used = damping
+        while True:
+            factor, failed = torch.linalg.cholesky_ex(gram + used * mean * eye)
+            if not bool(failed.any()):
+                step = torch.cholesky_solve(missing, factor)
+                if bool(step.isfinite().all()):
+                    break
+            used = max(10 * used, 1e-12)
+        fitted = weight + step
+        shift = None
+        if bias is not None:
+            shift = (self.output - (self.input[:, None] @ fitted).squeeze(1)) / max(1, self.count)
+        variance = float(energy.sum().clamp(min=1e-300))
+        before, after = self._error(weight, bias) / variance, self._error(fitted, shift) / variance
+        return Fitted(fitted, shift, before, after, used)
+
+    def _error(self, weight: Tensor, bias: Tensor | None) -> float:
+        """Return ‖X W + b − Y‖²."""
+        total = self.energy.sum() - 2 * (self.cross * weight).sum() + (weight * (self.gram @ weight)).sum()
+        if bias is not None:
+            bias = bias.double()
+            through = (self.input[:, None] @ weight).squeeze(1)
+            total = total + (bias * (2 * through - 2 * self.output + self.count * bias)).sum()
+        return float(total.clamp(min=0))
