@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -224,6 +225,26 @@ def test_grasp_may_draw_linear_weights_anew_as_its_reference_does() -> None:
 def test_parts_that_make_no_sense_are_refused(parts: Any) -> None:
     with pytest.raises(InputError, match=r"The option parts is .*: give a whole number from 1\."):
         scores("grasp", net(), [batch()], parts=parts)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("temperature", 0, "temperature is 0: give a number above 0"),
+        ("temperature", -1.5, "temperature is -1.5: give a number above 0"),
+        ("temperature", math.nan, "temperature is nan: give a number above 0"),
+        ("temperature", math.inf, "temperature is inf: give a number above 0"),
+        ("parts", 7, "The data has 6 samples, which don't make 7 parts: give fewer parts"),
+        ("parts", 0, "parts is 0: give a whole number from 1"),
+    ],
+)
+def test_options_of_grasp_are_numbers_that_make_sense(option: str, value: Any, said: str) -> None:
+    data = [
+        (torch.randn(4, 3), torch.zeros(4, dtype=torch.int64)),
+        (torch.randn(2, 3), torch.zeros(2).long()),
+    ]
+    with pytest.raises(InputError, match=re.escape(said)):
+        prune(nn.Sequential(nn.Linear(3, 2)), amount=0.5, criterion="grasp", data=data, **{option: value})
 
 
 def test_a_temperature_can_t_be_applied_to_a_loss_of_the_models_own() -> None:
@@ -627,7 +648,7 @@ def test_options_of_what_is_measured_come_through_the_command_line(
     assert any(not torch.equal(masks[name], other[name]) for name in other)
     refused = secateur_command(*words, "--parts", "none", "--out", untrained / "refused")
     assert refused.code == 2
-    assert "The option parts is 'none'" in refused.err
+    assert "The option parts of the criterion grasp is 'none': give a whole number" in refused.err
 
 
 def test_the_command_tells_which_layers_were_spared(untrained: Path, secateur_command: Any) -> None:

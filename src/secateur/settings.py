@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any
+from typing import Any, get_type_hints
 
 from torch import Tensor
 
@@ -12,6 +12,7 @@ from secateur.compensation import COMPENSATIONS
 from secateur.criteria import CRITERIA, Batches
 from secateur.errors import InputError
 from secateur.granularity import Granularity
+from secateur.options import check_kind
 
 WEIGHTS, UNITS, SMALLER = ("weight", "n:m"), ("channel", "head"), ("channel", "head", "layer")
 
@@ -59,9 +60,12 @@ class Settings:
                 f"The compensation {self.compensation} is fitted to what the model does on some data: "
                 "pass batches of inputs and labels as data=."
             )
+        hints = get_type_hints(type(self))
         for setting in fields(self):
             kinds = setting.metadata.get("kinds", (kind,))
             assert setting.default is not MISSING or kind in kinds
+            if hints[setting.name] in (bool, int):  # the others are looked at where they are used
+                check_kind(f"setting {setting.name}", getattr(self, setting.name), hints[setting.name])
             if kind not in kinds and getattr(self, setting.name) != setting.default:
                 raise InputError(
                     f"The setting {setting.name} has no meaning for the granularity {self.granularity}, only for "

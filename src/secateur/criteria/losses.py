@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -61,6 +60,8 @@ def hessian_gradient(
     Cost: two passes there and three back for each batch.
     """
     parts = _positive("parts", parts)
+    if not 0 < temperature < math.inf:
+        raise InputError(f"The option temperature is {temperature!r}: give a number above 0, such as 200.")
     with (
         _lent(model, _redrawn(model, seed) if redraw else {}),
         _differentiable(model, tensors, batch_norm),
@@ -95,7 +96,7 @@ def squared_gradient(
             data,
             lambda loss: [None if g is None else g.square() for g in _grad(loss, tensors)],
             "Fisher",
-            parts=sys.maxsize,
+            parts=None,
         )
 
 
@@ -175,7 +176,7 @@ def _mean(
     derive: Callable[[Tensor], Grads],
     title: str,
     temperature: float = 1.0,
-    parts: int = 1,
+    parts: int | None = 1,
 ) -> dict[str, Tensor]:
     """Mean over all samples of what `derive` makes of the summed loss of some; zeros where it gives None."""
     total = {
@@ -189,6 +190,8 @@ def _mean(
         samples += size
     if not samples:
         raise InputError("The data holds no batch: pass batches of inputs and labels as data=.")
+    if parts is not None and parts > samples:
+        raise InputError(f"The data has {samples} samples, which don't make {parts} parts: give fewer parts.")
     return {name: each / samples for name, each in total.items()}
 
 
@@ -199,7 +202,7 @@ def _derived(
     derive: Callable[[Tensor], Grads],
     title: str,
     temperature: float = 1.0,
-    parts: int = 1,
+    parts: int | None = 1,
 ) -> Iterator[tuple[dict[str, Tensor], int]]:
     """Yield what `derive` makes of the summed loss of each part of each batch, by name, and its number of samples."""
     for inputs, labels in Calibration.of(data).tracked(title):
@@ -246,10 +249,10 @@ def loss_of(outputs: Any, labels: Tensor | None, temperature: float = 1.0) -> Te
     return F.cross_entropy(logits / temperature if temperature != 1 else logits, labels)
 
 
-def _parts(inputs: Any, labels: Tensor | None, parts: int) -> Iterator[tuple[Any, Tensor | None, int]]:
-    """Split a batch into equal parts, as far as it goes: inputs, labels and number of samples of each."""
+def _parts(inputs: Any, labels: Tensor | None, parts: int | None) -> Iterator[tuple[Any, Tensor | None, int]]:
+    """Split a batch into equal parts, as far as it goes, or samples: inputs, labels and number of samples of each."""
     size = len(next(iter(inputs.values()))) if isinstance(inputs, Mapping) else len(inputs)
-    length = max(1, math.ceil(size / parts))
+    length = 1 if parts is None else max(1, math.ceil(size / parts))
     for start in range(0, size, length):
         rows = slice(start, start + length)
         part = (

@@ -19,6 +19,7 @@ from typing import Any, TypeAlias, TypeVar
 from torch import Tensor
 
 from secateur.errors import InputError
+from secateur.options import check_options, options_of
 from secateur.registry import Registry
 
 Score = TypeVar("Score", bound=Callable[..., Tensor])
@@ -95,18 +96,14 @@ class Criterion:
         return {**defaults, **self.measuring, **self.own}
 
     def check(self, granularity: str, options: Mapping[str, Any]) -> None:
-        """Raise `InputError` unless the criterion has a meaning at `granularity` and knows all `options`."""
+        """Raise `InputError` unless the criterion has a meaning at `granularity` and `options` are of its kinds."""
         if granularity not in self.granularities:
             known = ", ".join(sorted(self.granularities))
             raise InputError(
                 f"The criterion {self.name} scores {known}, not {granularity}: choose another pair."
             )
-        for option in options:
-            if option not in self.options:
-                known = ", ".join(self.options) or "none"
-                raise InputError(
-                    f"The criterion {self.name} has no option '{option}': its options are {known}."
-                )
+        measures = (QUANTITIES[each] for each in self.measures)
+        check_options(f"the criterion {self.name}", options, *measures, self.score)
 
 
 CRITERIA: Registry[Criterion] = Registry("criterion")
@@ -121,7 +118,7 @@ def parameters_of(function: Callable[..., Any]) -> tuple[tuple[str, ...], dict[s
     parameters = inspect.signature(function).parameters.values()
     return (
         tuple(p.name for p in parameters if p.kind is not p.KEYWORD_ONLY),
-        {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY},
+        options_of(function),
     )
 
 

@@ -22,6 +22,7 @@ from secateur.masks import Masks
 from secateur.measure.inputs import Inputs
 from secateur.methods.base import Job, Method
 from secateur.methods.running import RUNNING, check_free
+from secateur.options import check_options, options_of
 from secateur.registry import Registry
 from secateur.targets import as_names, matches, require_module
 
@@ -43,11 +44,8 @@ class Entry:
         return (inspect.getdoc(self.make) or "").partition("\n")[0]
 
     def check(self, amount: float | None, options: Mapping[str, Any]) -> None:
-        """Raise `InputError` for an unknown option, or an amount that is missing or has no meaning."""
-        for option in options:
-            if option not in self.options:
-                known = ", ".join(self.options) or "none"
-                raise InputError(f"The method {self.name} has no option '{option}': its options are {known}.")
+        """Raise `InputError` for an option it can't take, or an amount that is missing or has no meaning."""
+        check_options(f"the method {self.name}", options, self.make)
         if amount is None and self.make.amount == "required":
             raise InputError(
                 f"The method {self.name} needs an amount: amount=0.9 cuts 90 % of the prunable weights."
@@ -67,9 +65,7 @@ def method(name: str, *, paper: str) -> Callable[[AnyMethod], AnyMethod]:
     """Register the decorated subclass of `Method` under `name`."""
 
     def register(make: AnyMethod) -> AnyMethod:
-        parameters = inspect.signature(make).parameters.values()
-        options = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
-        METHODS.add(name, Entry(name, make, options, paper))
+        METHODS.add(name, Entry(name, make, options_of(make), paper))
         return make
 
     return register
