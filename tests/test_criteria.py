@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from secateur.allocate import SCOPES, allocate
-from secateur.criteria import CRITERIA, QUANTITIES, criterion, measured, score, sources
+from secateur.criteria import CRITERIA, QUANTITIES, criterion, measured, quantity, score, sources
 from secateur.errors import InputError
 from secateur.granularity import UNITS, keep_patterns, parse
 
@@ -256,7 +256,7 @@ def test_a_quantity_of_ones_own_is_measured_and_handed_to_the_formula() -> None:
     def batches(model: nn.Module, tensors: Any, data: Any) -> dict[str, Tensor]:
         return {name: torch.full_like(tensor, len(data)) for name, tensor in tensors.items()}
 
-    QUANTITIES.add("batches", batches)
+    quantity("batches", "the number of batches")(batches)
     criterion("patient", granularities={"weight"}, paper="ours")(lambda weight, batches: weight * batches)
     quantities = some_measured("patient", Small())
     assert torch.equal(
@@ -412,7 +412,7 @@ def test_data_is_asked_for_where_it_is_needed_and_only_there(name: str) -> None:
     if name in MEASURED:
         with pytest.raises(
             InputError,
-            match=rf"^The criterion {name} needs the \w+ on some data: pass batches .* as data=\.$",
+            match=rf"^The criterion {name} needs the [a-zA-Z' ]+ on some data: pass batches .* as data=\.$",
         ):
             measured(name, model, weights, None)
         with pytest.raises(InputError, match="The data holds no batch"):

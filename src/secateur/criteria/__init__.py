@@ -14,7 +14,7 @@ from secateur.criteria import (  # registers
 )
 from secateur.criteria.calibration import Calibration, balanced
 from secateur.criteria.quantities import Batches, Source, measured, sources
-from secateur.criteria.registry import CRITERIA, QUANTITIES, Criterion, criterion
+from secateur.criteria.registry import CRITERIA, QUANTITIES, Criterion, criterion, quantity
 from secateur.criteria.scoring import score
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "lamp",
     "losses",
     "measured",
+    "quantity",
     "score",
     "sources",
     "weights",

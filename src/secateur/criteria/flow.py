@@ -12,11 +12,11 @@ from torch.func import functional_call
 from torch.utils._pytree import tree_leaves, tree_map
 
 from secateur.criteria.normalisation import normalising
-from secateur.criteria.registry import QUANTITIES
+from secateur.criteria.registry import quantity
 from secateur.errors import ModelError, reason_of
 
 
-@QUANTITIES.register("flow_gradient")
+@quantity("flow_gradient", "the flow through the network")
 def flow_gradient(
     model: nn.Module, tensors: Mapping[str, Tensor], example_inputs: Any, *, batch_norm: str = "eval"
 ) -> dict[str, Tensor]:

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from secateur.criteria.calibration import Calibration
 from secateur.criteria.quantities import Batches
-from secateur.criteria.registry import QUANTITIES, criterion
+from secateur.criteria.registry import criterion, quantity
 from secateur.errors import InputError, reason_of
 from secateur.modes import evaluating
 
 Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
-@QUANTITIES.register("input_norm")
+@quantity("input_norm", "the size of the inputs that weights meet")
 def input_norm(model: nn.Module, tensors: Mapping[str, Tensor], data: Batches) -> dict[str, Tensor]:
     """Root mean square of the input each weight meets, over all samples and places; float32, of the weight's shape.
 

@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from secateur.criteria.calibration import Calibration
 from secateur.criteria.normalisation import normalising
 from secateur.criteria.quantities import Batches
-from secateur.criteria.registry import QUANTITIES
+from secateur.criteria.registry import quantity
 from secateur.errors import InputError, reason_of
 from secateur.modes import unfused
 from secateur.seeds import seed_of
@@ -24,7 +24,7 @@ from secateur.seeds import seed_of
 Grads = Sequence[Tensor | None]
 
 
-@QUANTITIES.register("gradient")
+@quantity("gradient", "the gradient")
 def gradient(
     model: nn.Module, tensors: Mapping[str, Tensor], data: Batches, *, batch_norm: str = "eval"
 ) -> dict[str, Tensor]:
@@ -39,7 +39,7 @@ def gradient(
         return _mean(model, tensors, data, lambda loss: _grad(loss, tensors), "gradients")
 
 
-@QUANTITIES.register("hessian_gradient")
+@quantity("hessian_gradient", "the loss's Hessian times its gradient")
 def hessian_gradient(
     model: nn.Module,
     tensors: Mapping[str, Tensor],
@@ -79,7 +79,7 @@ def hessian_gradient(
         return mean(product, "Hessians")
 
 
-@QUANTITIES.register("squared_gradient")
+@quantity("squared_gradient", "the squared gradients of the samples")
 def squared_gradient(
     model: nn.Module, tensors: Mapping[str, Tensor], data: Batches, *, batch_norm: str = "eval"
 ) -> dict[str, Tensor]:
@@ -100,7 +100,7 @@ def squared_gradient(
         )
 
 
-@QUANTITIES.register("hessian_diagonal")
+@quantity("hessian_diagonal", "the diagonal of the loss's Hessian")
 def hessian_diagonal(
     model: nn.Module,
     tensors: Mapping[str, Tensor],
@@ -148,7 +148,7 @@ def hessian_diagonal(
         return _mean(model, tensors, data, estimate, "Hessian")
 
 
-@QUANTITIES.register("scored_weight")
+@quantity("scored_weight", "the weights to score")
 def scored_weight(
     model: nn.Module, tensors: Mapping[str, Tensor], seed: int, *, redraw: bool = False
 ) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """Quantities that criteria need and only the model can tell, such as gradients.
 
 A quantity is a function whose positional parameters name what it needs (fields of `Source`) and whose keyword-only
-parameters are its options. Registered in `QUANTITIES`, it can be named by formulas among their parameters.
+parameters are its options. Registered by `quantity`, it can be named by formulas among their parameters.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
-from secateur.criteria.registry import CRITERIA, QUANTITIES, parameters_of
+from secateur.criteria.registry import CRITERIA, QUANTITIES
 from secateur.errors import InputError
 
 Batches: TypeAlias = Iterable[tuple[Any, Tensor | None]]
@@ -37,7 +37,7 @@ class Source:
 
 
 MISSING = {
-    "data": "the {quantity} on some data: pass batches of inputs and labels as data=",
+    "data": "{quantity} on some data: pass batches of inputs and labels as data=",
     "example_inputs": "example inputs, whose shapes the model runs on: pass them after the model",
 }
 """What to say where a source is needed and there is none."""
@@ -50,9 +50,7 @@ def sources(criterion: str) -> frozenset[str]:
     (['data', 'model', 'tensors'], [])
     """
     return frozenset(
-        source
-        for quantity in CRITERIA[criterion].measures
-        for source in parameters_of(QUANTITIES[quantity])[0]
+        source for quantity in CRITERIA[criterion].measures for source in QUANTITIES[quantity].needs
     )
 
 
@@ -73,7 +71,7 @@ def measured(
     """
     entry = CRITERIA[criterion]
     source = Source(model, tensors, data, example_inputs, seed)
-    if data is not None and any("data" in parameters_of(QUANTITIES[each])[0] for each in entry.measures):
+    if data is not None and any("data" in QUANTITIES[each].needs for each in entry.measures):
         source = Source(
             model, tensors, list(data), example_inputs, seed
         )  # some are measured in several passes
@@ -84,11 +82,13 @@ def measured(
 
 
 def _measured(criterion: str, quantity: str, source: Source, options: Mapping[str, Any]) -> dict[str, Tensor]:
-    needs, own = parameters_of(QUANTITIES[quantity])
-    for need in needs:
+    entry = QUANTITIES[quantity]
+    for need in entry.needs:
         if need in MISSING and getattr(source, need) is None:
-            raise InputError(f"The criterion {criterion} needs {MISSING[need].format(quantity=quantity)}.")
-    return QUANTITIES[quantity](
-        *(getattr(source, need) for need in needs),
-        **{name: value for name, value in options.items() if name in own},
+            raise InputError(
+                f"The criterion {criterion} needs {MISSING[need].format(quantity=entry.called)}."
+            )
+    return entry.measure(
+        *(getattr(source, need) for need in entry.needs),
+        **{name: value for name, value in options.items() if name in entry.options},
     )

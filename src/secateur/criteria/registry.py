@@ -5,8 +5,8 @@ whose keyword-only parameters are its options, with their defaults. It returns a
 which lower means less important. Registering it is all it takes for the library, the command line, the
 documentation and the shared tests to know it.
 
-A quantity that must be measured on the model is a function of the same kind, registered in `QUANTITIES`; its options
-are options of the criteria that name it, too.
+A quantity that must be measured on the model is a function of the same kind, registered by `quantity`; its options are
+options of the criteria that name it, too.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -23,10 +23,31 @@ from secateur.options import check_options, options_of
 from secateur.registry import Registry
 
 Score = TypeVar("Score", bound=Callable[..., Tensor])
-Measure: TypeAlias = Callable[..., dict[str, Tensor]]
+Measure = TypeVar("Measure", bound=Callable[..., dict[str, Tensor]])
 
-QUANTITIES: Registry[Measure] = Registry("measured quantity")
-"""Name → function of what it needs (fields of `quantities.Source`) and its options, to tensors by parameter name."""
+
+@dataclass(frozen=True)
+class Quantity:
+    """What is measured on a model: `measure(*needs, **options)` → tensors by parameter name.
+
+    `needs` are fields of `quantities.Source`, and `called` is what a sentence calls it.
+    """
+
+    measure: Callable[..., dict[str, Tensor]]
+    called: str
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What it is measured on."""
+        return parameters_of(self.measure)[0]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """How it is measured, with the defaults."""
+        return options_of(self.measure)
+
+
+QUANTITIES: Registry[Quantity] = Registry("measured quantity")
 
 OBSERVED: Registry[str] = Registry("observation of units")
 """What formulas for units need and views take from the model at work on data: name → what a sentence calls it."""
@@ -66,7 +87,7 @@ class Criterion:
     @property
     def cost(self) -> str:
         """What the score takes: the lines "Cost: …" of the formula's docstring and of those of its quantities."""
-        documented = (self.score, *(QUANTITIES[each] for each in self.measures))
+        documented = (self.score, *(QUANTITIES[each].measure for each in self.measures))
         lines = [line for each in documented for line in (inspect.getdoc(each) or "").splitlines()]
         found = [line.removeprefix("Cost: ").rstrip(".") for line in lines if line.startswith("Cost: ")]
         return "; ".join(found) or "a look at the weights"
@@ -80,7 +101,7 @@ class Criterion:
     def needs_data(self) -> bool:
         """Whether the score takes calibration data."""
         return any(need in OBSERVED for need in self.needs) or any(
-            "data" in parameters_of(QUANTITIES[each])[0] for each in self.measures
+            "data" in QUANTITIES[each].needs for each in self.measures
         )
 
     @property
@@ -91,7 +112,7 @@ class Criterion:
     @property
     def options(self) -> dict[str, Any]:
         """The options of the formula and of what is measured for it, with their defaults."""
-        measured = [parameters_of(QUANTITIES[each])[1] for each in self.measures]
+        measured = [QUANTITIES[each].options for each in self.measures]
         defaults = {name: default for options in measured for name, default in options.items()}
         return {**defaults, **self.measuring, **self.own}
 
@@ -102,7 +123,7 @@ class Criterion:
             raise InputError(
                 f"The criterion {self.name} scores {known}, not {granularity}: choose another pair."
             )
-        measures = (QUANTITIES[each] for each in self.measures)
+        measures = (QUANTITIES[each].measure for each in self.measures)
         check_options(f"the criterion {self.name}", options, *measures, self.score)
 
 
@@ -120,6 +141,16 @@ def parameters_of(function: Callable[..., Any]) -> tuple[tuple[str, ...], dict[s
         tuple(p.name for p in parameters if p.kind is not p.KEYWORD_ONLY),
         options_of(function),
     )
+
+
+def quantity(name: str, called: str) -> Callable[[Measure], Measure]:
+    """Register the decorated measurement as the quantity `name`, which sentences call `called`."""
+
+    def register(measure: Measure) -> Measure:
+        QUANTITIES.add(name, Quantity(measure, called))
+        return measure
+
+    return register
 
 
 def criterion(
