@@ -114,6 +114,7 @@ def _methods() -> Table:
         Column("name", "Method"),
         Column("summary", "What it does"),
         Column("amount", "Amount"),
+        Column("counts", "Of"),
         Column("options", "Options"),
         Column("paper", "Paper"),
     ]
@@ -122,6 +123,7 @@ def _methods() -> Table:
             "name": f"`{entry.name}`",
             "summary": entry.summary.removesuffix("."),
             "amount": entry.make.amount,
+            "counts": entry.make.counts if entry.make.amount != "none" else None,
             "options": ", ".join(f"`{name}={value}`" for name, value in entry.options.items()) or None,
             "paper": entry.paper,
         }

@@ -237,7 +237,8 @@ def test_options_are_documented_and_unknown_ones_refused(name: str) -> None:
 @CUTS
 def test_an_amount_is_asked_for(name: str) -> None:
     model = fresh()
-    with pytest.raises(InputError, match="needs an amount"):
+    of = METHODS[name].make.counts
+    with pytest.raises(InputError, match=f"needs an amount: amount=0.9 cuts 90 % of the prunable {of}"):
         start(name, model, optimizer_of(model), steps=3)
 
 

@@ -88,6 +88,7 @@ def list_methods(format: Format = "text") -> None:
             "name": entry.name,
             "summary": entry.summary,
             "amount": entry.make.amount,
+            "counts": entry.make.counts if entry.make.amount != "none" else None,
             "options": ", ".join(f"{name}={value}" for name, value in entry.options.items()) or None,
             "paper": entry.paper,
         }
@@ -97,6 +98,7 @@ def list_methods(format: Format = "text") -> None:
         Column("name", "Method"),
         Column("summary", "What it does"),
         Column("amount", "Amount"),
+        Column("counts", "Of"),
         Column("options", "Options"),
         Column("paper", "Paper"),
     ]

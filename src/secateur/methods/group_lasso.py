@@ -17,8 +17,9 @@ from secateur.spread import SPREADS, spread
 class GroupLasso(Method):
     """Penalise λ Σ_u √n_u ‖θ_u‖₂ over units u, θ_u being all n_u weights that go with one; λ is `strength`.
 
-    With an amount the units with the lowest ‖θ_u‖₂ / √n_u go in the end, spread by `scope` (local, global or
-    isomorphic); without one nothing is cut: prune channels afterwards.
+    With an amount that fraction of the units goes in the end, those with the lowest ‖θ_u‖₂ / √n_u, spread by `scope`
+    (local, global or isomorphic); the masks, and `cut` in a log, count their weights. Without one nothing is cut:
+    prune channels afterwards.
     """
 
     amount = "optional"

@@ -20,7 +20,8 @@ class Growing(Method):
     """Choose the units of the lowest norm and add λ_t θ to their gradients, λ_t growing to `limit`; then cut them.
 
     λ_t rises in stairs of `every` steps until the fraction `end` of the training, and stays there. Units are chosen
-    once, at the start, spread by `scope` (local, global or isomorphic).
+    once, at the start, spread by `scope` (local, global or isomorphic). The amount is a fraction of the units; the
+    masks, and `cut` in a log, count their weights.
     """
 
     counts = "units"

@@ -48,7 +48,7 @@ class Entry:
         check_options(f"the method {self.name}", options, self.make)
         if amount is None and self.make.amount == "required":
             raise InputError(
-                f"The method {self.name} needs an amount: amount=0.9 cuts 90 % of the prunable weights."
+                f"The method {self.name} needs an amount: amount=0.9 cuts 90 % of the prunable {self.make.counts}."
             )
         if amount is not None:
             if self.make.amount == "none":
@@ -106,7 +106,8 @@ def start(
         model: any module, on the device it trains on.
         optimizer: of its parameters; unwrapped.
         steps: how many times `optimizer.step()` will be called; schedules are fractions of it.
-        amount: the fraction to cut in the end, of all entries that may be cut (exactly round(amount · n)).
+        amount: the fraction to cut in the end, exactly round(amount · n) of all n weights that may be cut, or of all
+            units for methods that count them (group_lasso, growing).
         include: roles that may be cut, see `secateur.targets`; methods of units and layers choose by themselves.
         keep: names or globs of parameters or modules to leave alone.
         layers: names or globs; when given, only these are touched.
