@@ -123,6 +123,15 @@ def test_what_was_cut_is_what_pruning_channels_takes_out(name: str) -> None:
     assert small.two.weight.shape[0] == 2
 
 
+@pytest.mark.parametrize("name", ["group_lasso", "growing"])
+def test_the_amount_counts_units_and_the_masks_their_weights(name: str) -> None:
+    layers = [nn.Linear(4, 8, bias=False), nn.Linear(8, 8, bias=False), nn.Linear(8, 4, bias=False)]
+    model = nn.Sequential(*layers)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    masks = start(name, model, optimizer, steps=0, amount=0.5, example_inputs=torch.ones(1, 4)).finish()
+    assert [masks[f"{at}.weight"].double().mean() for at in range(3)] == [0.5, 0.25, 0.5]
+
+
 def test_growing_regularisation_adds_a_weight_decay_that_grows() -> None:
     """Without another gradient, θ ← θ (1 − η λ_t) for what was chosen, and nothing for the rest."""
     torch.manual_seed(0)
