@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from secateur import InputError, ModelError
+from secateur import InputError, Masks, ModelError, SecateurWarning
 from secateur.methods import METHODS, start
 from secateur.methods.blocks import Blocks
 from secateur.methods.l0 import BETA, HIGH, LOW, HardConcrete
 from secateur.methods.scored import ScoreBased
 from secateur.methods.targeted_dropout import highest_of_rows
-from test_methods import advance, batch, begin, fresh, optimizer_of
+from test_methods import STEPS, advance, batch, begin, fresh, optimizer_of
 
 SCORED = [name for name, entry in METHODS.items() if issubclass(entry.make, ScoreBased)]
 TOP = ["movement", "edge_popup"]
@@ -244,6 +245,26 @@ def test_penalties_are_means_over_all_scores_and_grow(name: str, cost: Any) -> N
     for step, share in ((0, 0.0), (3, 0.0), (6, 1 - 0.5**3), (9, 1.0), (12, 1.0)):
         method.clock.step = step
         assert float(method.penalty().detach()) == pytest.approx(3.0 * share * float(every.mean()), abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["soft_movement", "l0"])
+@pytest.mark.parametrize(
+    ("options", "cuts"), [({}, False), ({"amount": 0.3}, True), ({"score_lr": 1e4, "begin": 0.0}, True)]
+)
+def test_a_penalty_that_has_cut_nothing_is_told(name: str, options: dict[str, Any], cuts: bool) -> None:
+    model = fresh()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    earlier = {"stem.weight": torch.rand(8, 10) > 0.1}
+    method = start(name, model, optimizer, steps=STEPS, masks=earlier, **options)
+    advance(model, optimizer, method)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        masks = method.finish()
+    assert (masks.pruned > Masks(earlier).pruned) == cuts
+    assert [each.category for each in told] == ([] if cuts else [SecateurWarning])
+    for each in told:
+        assert str(each.message).startswith(f"The method {name} has cut nothing: ")
+        assert all(way in str(each.message) for way in ("strength", "score_lr", "begin", "end", "an amount"))
 
 
 @pytest.mark.parametrize("name", ["soft_movement", "l0"])

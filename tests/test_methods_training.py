@@ -155,6 +155,15 @@ def test_the_command_line_takes_methods_and_their_options(secateur_command: Any,
     )
 
 
+def test_the_command_line_tells_that_nothing_was_cut(secateur_command: Any) -> None:
+    words = ["train", "--model", "lenet300", "--data", "digits", "--train-subset", "100", "--epochs", "1"]
+    ran = secateur_command(*words, "--out", "run", "--method", "l0")
+    assert ran.code == 0
+    assert "0.00 % cut" in ran.out
+    assert ran.err.startswith("secateur: The method l0 has cut nothing: make the penalty larger (strength)")
+    assert ran.err.count("\n") == 1
+
+
 class Plain(nn.Module):
     """Residual, without normalisation or dropout, so that a batch may be shared out."""
 

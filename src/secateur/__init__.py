@@ -25,6 +25,7 @@ from secateur.errors import (
     MissingExtraError,
     ModelError,
     SecateurError,
+    SecateurWarning,
     StoreError,
     VerificationError,
 )
@@ -60,6 +61,7 @@ __all__ = [
     "Run",
     "SafeRate",
     "SecateurError",
+    "SecateurWarning",
     "StoreError",
     "TrainConfig",
     "VerificationError",

@@ -1,4 +1,4 @@
-"""What can go wrong, as exception types a caller can catch.
+"""What can go wrong, as exception types a caller can catch, and what probably went wrong, as a warning.
 
 Every message is one sentence that names the thing at fault and the way out. The command line prints that
 sentence and exits with code 2; nothing else in the package ends a process.
@@ -43,3 +43,7 @@ class MissingExtraError(SecateurError, ImportError):
 
 class VerificationError(ModelError):
     """A smaller model that does not compute what the large one computes without the removed units."""
+
+
+class SecateurWarning(UserWarning):
+    """What was done as asked, and is hardly what was wanted: a method that has cut nothing."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated, Any
+import warnings
+from typing import Annotated, Any, TextIO
 
 import typer
 
@@ -12,7 +13,7 @@ from secateur.cli import listings, roads
 from secateur.cli.options import command_of
 from secateur.cli.output import show
 from secateur.environment import version
-from secateur.errors import SecateurError
+from secateur.errors import SecateurError, SecateurWarning
 from secateur.steps import STEPS, Context, Step
 
 UsageProblem: Any = typer.BadParameter.__mro__[2]
@@ -58,6 +59,7 @@ def perform(step: Step) -> None:
 def main() -> None:
     """Run the command line and leave with its exit code: 0, or 2 with one sentence for a user's mistake."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    warnings.showwarning = _warn
     try:
         code = app(standalone_mode=False)
         sys.stdout.flush()
@@ -78,6 +80,24 @@ def main() -> None:
     if code == INTERRUPTED:  # by typer, which takes a Ctrl-C for a wish to leave
         _stop("stopped; give the same command again to continue.", INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _warn(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Show a warning of ours as its sentence, any other the usual way."""
+    ours = issubclass(category, SecateurWarning)
+    text = (
+        f"secateur: {message}\n"
+        if ours
+        else warnings.formatwarning(message, category, filename, lineno, line)
+    )
+    (file or sys.stderr).write(text)
 
 
 def _stop(message: str, code: int) -> None:

@@ -11,6 +11,7 @@ multiplies by the group's `lr_factor`.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.allocate import SCOPES, allocate, check_amount
-from secateur.errors import InputError
+from secateur.errors import InputError, SecateurWarning
 from secateur.masks import Masks
 from secateur.methods.base import Clock, Job, Method
 from secateur.methods.blocks import Blocks
@@ -235,3 +236,21 @@ class Penalised(ScoreBased):
         strength = cubic(self.clock.step, self.job.steps, self.strength, begin=self.begin, end=self.end)
         total = torch.stack([self.cost(gate).sum() for gate in self.gates.values()]).sum()
         return strength * total / sum(gate.scores.numel() for gate in self.gates.values())
+
+    def cut(self) -> Masks:
+        """Cut as the scores or the amount say. Warns where scores that decide by themselves cut nothing."""
+        masks = super().cut()
+        if self.job.requested is None and masks.pruned == self.earlier.pruned and _speaks():
+            warnings.warn(
+                f"The method {self.job.name} has cut nothing: make the penalty larger (strength), let the scores learn "
+                "faster (score_lr), or begin earlier (begin, end); with an amount exactly so many go.",
+                SecateurWarning,
+                stacklevel=3,
+            )
+        return masks
+
+
+def _speaks() -> bool:
+    """Whether this is the only process, or the first of several."""
+    distributed = torch.distributed
+    return not (distributed.is_available() and distributed.is_initialized()) or distributed.get_rank() == 0
