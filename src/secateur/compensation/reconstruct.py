@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from secateur.compensation.lockstep import Lockstep
-from secateur.compensation.products import Product, Products, patches
+from secateur.importance.products import Product, Products, channels_last, draw, patches
 from secateur.compensation.registry import Case, compensation
 from secateur.compensation.squares import Squares
 from secateur.graph.probe import Place
@@ -76,31 +76,18 @@ class Fit:
 
     def see(self, pruned: Tensor, dense: Sequence[Tensor], earlier: Sequence[Tensor], share: float) -> None:
         """Add rows of the normal equations."""
-        target = dense[0]
-        channels = 1 if self.product.convolution else target.ndim - 1
-        places = [size for dim, size in enumerate(target.shape) if dim != channels]
-        total = 1
-        for size in places:
-            total *= size
-        count = min(total, max(1, round(self.wanted * share)))
-        chosen = (
-            torch.randperm(total, generator=self.generator)[:count] if count < total else torch.arange(total)
-        )
-        picked = torch.unravel_index(chosen.to(target.device), places)
+        count = max(1, round(self.wanted * share))
+        target, picked = draw(self.product, dense[0], count, self.generator)
+        stay = self.stay.to(target.device)
         inputs = patches(pruned, self.product, picked)
-        goal = target.movedim(channels, -1)[picked]
+        goal = target[picked][:, stay]
         if self.residual is not None:
-            before, now = (value.movedim(channels, -1)[picked] for value in (dense[1], earlier[0]))
-            goal = goal[:, self.stay.to(goal.device)] + self._unscaled(self._kept(before) - now)
-        else:
-            goal = goal[:, self.stay.to(goal.device)]
+            before, now = (channels_last(self.product, value)[picked] for value in (dense[1], earlier[0]))
+            goal = goal + self._unscaled(before[:, stay] - now)
         goal = goal.view(len(goal), self.product.groups, -1).movedim(1, 0)
         if self.squares is None:
             self.squares = Squares(inputs.shape[-1], goal.shape[-1], self.product.groups, goal.device)
         self.squares.add(inputs, goal)
-
-    def _kept(self, stream: Tensor) -> Tensor:
-        return stream[:, self.stay.to(stream.device)]
 
     def _unscaled(self, error: Tensor) -> Tensor:
         """Return an error of the residual stream in units of the product's output, before its normalisation."""
@@ -114,18 +101,27 @@ class Fit:
         """Solve them."""
         if self.squares is None:
             return {}
-        groups, product = self.product.groups, self.product
-        matrix = self.weight.detach() if product.rows == 1 else self.weight.detach().T
-        flat = matrix.flatten(1)
-        before = flat.view(groups, -1, flat.shape[1]).mT  # [groups, inputs, outputs]
-        shift = self._shift()
-        start = None if shift is None else shift.view(groups, -1)
-        fitted = self.squares.solve(before, start, self.damping)
+        fitted = self.squares.solve(self.columns(self.weight), self.shift(), self.damping)
         self.told = {"before": fitted.before, "after": fitted.after, "damping": fitted.damping}
-        weight = fitted.weight.mT.flatten(0, 1)
-        new = {product.weight: (weight if product.rows == 1 else weight.T).reshape(self.weight.shape)}
-        if fitted.bias is not None:
-            bias = fitted.bias.flatten()
+        return self.tensors(fitted.weight, fitted.bias)
+
+    def columns(self, weight: Tensor) -> Tensor:
+        """Return a tensor of the weight's shape as [groups, inputs, outputs]."""
+        matrix = weight.detach() if self.product.rows == 1 else weight.detach().T
+        flat = matrix.flatten(1)
+        return flat.view(self.product.groups, -1, flat.shape[1]).mT
+
+    def shaped(self, columns: Tensor) -> Tensor:
+        """Undo `columns`."""
+        weight = columns.mT.flatten(0, 1)
+        return (weight if self.product.rows == 1 else weight.T).reshape(self.weight.shape)
+
+    def tensors(self, weight: Tensor, bias: Tensor | None) -> dict[str, Tensor]:
+        """Return the values of the model's tensors for W, [groups, inputs, outputs], and b, [groups, outputs]."""
+        product = self.product
+        new = {product.weight: self.shaped(weight)}
+        if bias is not None:
+            bias = bias.flatten()
             if product.norm is not None:
                 own = 0 if self.bias is None else self.bias
                 new[product.norm.mean] = self.norm[product.norm.mean] - (bias - own)
@@ -133,12 +129,12 @@ class Fit:
                 new[product.bias] = bias
         return new
 
-    def _shift(self) -> Tensor | None:
-        """Return what is added to the product now, where that can be changed: by its bias or its normalisation."""
+    def shift(self) -> Tensor | None:
+        """Return what is added to the product now, [groups, outputs], where its bias or normalisation can change it."""
         if self.bias is not None:
-            return self.bias.detach()
+            return self.bias.detach().view(self.product.groups, -1)
         if self.product.norm is not None:
-            return torch.zeros(len(self.stay), device=self.weight.device)
+            return torch.zeros(len(self.stay), device=self.weight.device).view(self.product.groups, -1)
         return None
 
     def again(self, pruned: Tensor) -> Tensor | None:

@@ -6,6 +6,7 @@ looks at. A batch normalisation that alone reads y is taken together with it, si
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -97,11 +98,11 @@ class Products:
                 yield found
 
     def _product(self, node: Node) -> Product | None:
-        operands = self._operands(node)
+        operands = self.operands(node)
         if operands is None or node.call is None or self.work[node.call] != 1:
             return None
         inputs, weight, rows = operands
-        call, name = self.program.calls[node.call], self._parameter(weight)
+        call, name = self.program.calls[node.call], self.parameter(weight)
         given = list(refs((call.args, call.kwargs)))
         source, outputs = self._seen_of(inputs, given), list(refs(call.outputs))
         if name is None or source is None or len(outputs) != 1:
@@ -110,12 +111,12 @@ class Products:
         if into is None or out is None:
             return None
         shape = self.program.values[weight].shape
-        flat = [self._parameter(each) for each in given if len(self.program.values[each].shape) == 1]
+        flat = [self.parameter(each) for each in given if len(self.program.values[each].shape) == 1]
         bias = next((found for found in flat if found is not None), None)
         norm, residual = self._next(outputs[0])
         return Product(node, name, shape, rows, bias, into, out, norm, residual)
 
-    def _operands(self, node: Node) -> tuple[int, int, int] | None:
+    def operands(self, node: Node) -> tuple[int, int, int] | None:
         """Return input and weight of a product, as values, and the weight's dimension that is summed over."""
         if "convolution" in node.op and not node.args[6]:
             return node.args[0].id, node.args[1].id, 1
@@ -135,7 +136,8 @@ class Products:
             value, moved = node.args[0].id, not moved
         return value, moved
 
-    def _parameter(self, value: int | None) -> str | None:
+    def parameter(self, value: int | None) -> str | None:
+        """Return the name of the parameter a value is; None for anything else."""
         if value is None or self.program.values[value].kind != "parameter":
             return None
         return self.program.values[value].name
@@ -182,6 +184,24 @@ class Products:
         if node.call < len(self.sites.places.calls):
             place = self.sites.places.into(node.call, node.args[0].id)
         return Norm(weight, bias, mean, variance, float(node.args[7]), place, node.call)
+
+
+def draw(
+    product: Product, output: Tensor, count: int, generator: torch.Generator
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Draw `count` of a product's outputs, without putting back; all of them where there are no more.
+
+    Returns the output with its channels last, and the index of each that was drawn in every dimension before.
+    """
+    last = channels_last(product, output)
+    total = math.prod(last.shape[:-1])
+    drawn = torch.randperm(total, generator=generator)[:count] if count < total else torch.arange(total)
+    return last, torch.unravel_index(drawn.to(output.device), last.shape[:-1])
+
+
+def channels_last(product: Product, output: Tensor) -> Tensor:
+    """Return a view of a product's output with its channels last."""
+    return output.movedim(1, -1) if product.convolution else output
 
 
 def patches(inputs: Tensor, product: Product, picked: tuple[Tensor, ...]) -> Tensor:
