@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from secateur.allocate import check_amount, keep_highest
-from secateur.criteria import measured, score
+from secateur.criteria import Calibration, measured, score
 from secateur.errors import InputError, ModelError
 from secateur.graph import cost
 from secateur.graph.cost import MACS
@@ -25,7 +26,9 @@ from secateur.graph.program import Program, Ref, refs
 from secateur.graph.trace import trace
 from secateur.masks import Masks
 from secateur.measure.inputs import Inputs
+from secateur.progress import track
 from secateur.pruned import Pruned
+from secateur.rounds import amounts, below
 from secateur.settings import Settings
 from secateur.shrink.apply import apply
 from secateur.shrink.plan import Plan
@@ -100,6 +103,9 @@ def skip_layers(model: nn.Module, example_inputs: Inputs | None, settings: Setti
             "The granularity layer needs example inputs to find blocks: pass prune(model, inputs, …)."
         )
     amount, before = check_amount(settings.amount), stored_bytes(model)
+    *earlier, last = amounts(amount, settings.rounds, settings.schedule)
+    if settings.data is not None:
+        settings = replace(settings, data=Calibration.of(settings.data))
     program = trace(model, example_inputs)
     blocks = [
         block
@@ -112,8 +118,15 @@ def skip_layers(model: nn.Module, example_inputs: Inputs | None, settings: Setti
             f"{type(model).__name__} has no two residual blocks to choose from: prune channels instead."
         )
     scores = _scores(model, blocks, example_inputs, settings)
-    kept = keep_highest(scores, min(round(amount * len(blocks)), len(blocks) - 1))
-    gone = {block.path: block.items for block, stays in zip(blocks, kept.tolist(), strict=True) if not stays}
+    gone: dict[str, int] = {}
+    for step in track(earlier, "rounds", len(earlier)) if earlier else ():
+        kept = _kept(scores, step)
+        if int((~kept).sum()) > len(gone):
+            gone = _gone(blocks, kept)
+            left = [block for block in blocks if block.path not in gone]
+            now = _scores(apply(model, Plan(skipped=gone)), left, example_inputs, settings)
+            scores = below(scores, torch.zeros_like(scores).masked_scatter_(kept, now), kept)
+    gone = _gone(blocks, _kept(scores, last))
     plan = Plan(skipped=gone)
     small = apply(model, plan)
     whole, after = Cut.of(couple(program), []), Cut.of(couple(trace(small, example_inputs)), [])
@@ -126,7 +139,7 @@ def skip_layers(model: nn.Module, example_inputs: Inputs | None, settings: Setti
         Masks({}),
         requested=amount,
         achieved=len(gone) / len(blocks),
-        choices=settings.choices(),
+        choices=settings.choices("schedule") | {"rounds": len(earlier) + 1},
         plan=plan,
         verification=proof,
         parameters=(cost.parameters(whole), cost.parameters(after)),
@@ -134,6 +147,16 @@ def skip_layers(model: nn.Module, example_inputs: Inputs | None, settings: Setti
         kept={block.path: int(block.path not in gone) for block in blocks},
         **spent(model, small, example_inputs, settings, before),
     )
+
+
+def _kept(scores: Tensor, amount: float) -> Tensor:
+    """Return which blocks stay; at least one does."""
+    return keep_highest(scores, min(round(amount * len(scores)), len(scores) - 1))
+
+
+def _gone(blocks: Sequence[Block], kept: Tensor) -> dict[str, int]:
+    """Return the others, and how many items each returns."""
+    return {block.path: block.items for block, stays in zip(blocks, kept.tolist(), strict=True) if not stays}
 
 
 def _scores(model: nn.Module, blocks: Sequence[Block], example_inputs: Inputs, settings: Settings) -> Tensor:

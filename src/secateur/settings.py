@@ -40,8 +40,8 @@ class Settings:
     reduction: str = _for(UNITS, "mean")
     normalization: str = _for(UNITS, "mean")
     compensation: str = "drop"
-    rounds: int | None = _for(WEIGHTS, None)
-    schedule: str = _for(WEIGHTS, "exponential")
+    rounds: int | None = None
+    schedule: str = "exponential"
     allow_empty: bool = _for(WEIGHTS, False)
     data: Batches | None = None
     verify: bool = _for(SMALLER, True)

@@ -8,7 +8,7 @@ to follow a cut, what that place touches is locked, with the reason, and the cut
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -19,7 +19,7 @@ from torch.nn.parameter import is_lazy
 
 from secateur import budget as budgets
 from secateur.allocate import check_amount
-from secateur.budget import LatencyBudget, meet, meet_latency
+from secateur.budget import Budget, LatencyBudget, meet, meet_latency
 from secateur.compensation import Case, make_up
 from secateur.criteria import Calibration
 from secateur.errors import InputError, ModelError, VerificationError
@@ -35,7 +35,9 @@ from secateur.importance import unit_scores
 from secateur.masks import Masks
 from secateur.measure.inputs import Inputs
 from secateur.measure.latency import latency
+from secateur.progress import track
 from secateur.pruned import Pruned
+from secateur.rounds import Goal, goals, scored_again
 from secateur.settings import Settings
 from secateur.shrink.apply import apply
 from secateur.shrink.plan import Plan, named_tensors
@@ -81,6 +83,8 @@ def prune_units(model: nn.Module, example_inputs: Inputs | None, settings: Setti
     if round_to is not None and (isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1):
         raise InputError(f"round_to is {round_to!r}: give a whole number of units from 1, such as 8.")
     budget = None if settings.budget is None else budgets.read(settings.budget)
+    goal = check_amount(settings.amount) if budget is None else budget
+    *earlier, last = goals(goal, settings.rounds, settings.schedule)
     max_amount, before = check_amount(settings.max_amount), stored_bytes(model)
     Masks(settings.masks or {}).of(model)
     _require_values(model)
@@ -88,15 +92,11 @@ def prune_units(model: nn.Module, example_inputs: Inputs | None, settings: Setti
     program = trace(model, example_inputs, training=True)
     # scored again where a place in the code is locked
     data = None if settings.data is None else Calibration.of(settings.data)
-    locks: list[tuple[int, str]] = []
-    for _ in range(ATTEMPTS):
-        groups = group(couple(program, locks))
-        chosen = _chosen(groups, kind, settings.keep, settings.layers)
-        if not chosen:
-            raise ModelError(_nothing(groups, kind))
-        scores = unit_scores(
+
+    def score(model: nn.Module, groups: Groups, wanted: Sequence[Group]) -> dict[str, Tensor]:
+        return unit_scores(
             model,
-            chosen,
+            wanted,
             settings.criterion,
             coupling=groups.coupling,
             example_inputs=example_inputs,
@@ -106,6 +106,14 @@ def prune_units(model: nn.Module, example_inputs: Inputs | None, settings: Setti
             normalization=settings.normalization,
             **settings.criterion_options,
         )
+
+    locks: list[tuple[int, str]] = []
+    for _ in range(ATTEMPTS):
+        groups = group(couple(program, locks))
+        chosen = _chosen(groups, kind, settings.keep, settings.layers)
+        if not chosen:
+            raise ModelError(_nothing(groups, kind))
+        scores = score(model, groups, chosen)
         chosen = [each for each in chosen if each.name in scores]
         if not chosen:
             raise ModelError(
@@ -113,16 +121,14 @@ def prune_units(model: nn.Module, example_inputs: Inputs | None, settings: Setti
             )
         cutter = _Cutter(groups, chosen, scores, settings.scope, max_amount, round_to)
         try:
-            if isinstance(budget, LatencyBudget):
-                cut = meet_latency(
-                    budget, cutter, partial(_milliseconds, model, example_inputs, budget.batch)
-                )
-            else:
-                cut = (
-                    meet(budget, cutter)
-                    if budget
-                    else cutter.cut(cutter.masks(check_amount(settings.amount)))
-                )
+            gone = 0
+            for step in track(earlier, "rounds", len(earlier)) if earlier else ():
+                cut = _reaching(step, cutter, model, example_inputs)
+                if len(cut.removed) > gone:
+                    small, plan, _ = _made(model, cut, example_inputs, check=False)
+                    scores = scored_again(small, plan, cut, chosen, cutter.scores, score, example_inputs)
+                    cutter, gone = replace(cutter, scores=scores), len(cut.removed)
+            cut = _reaching(last, cutter, model, example_inputs)
             small, plan, proof = _made(model, cut, example_inputs, settings.verify)
             break
         except _Misfit as misfit:
@@ -135,7 +141,7 @@ def prune_units(model: nn.Module, example_inputs: Inputs | None, settings: Setti
     whole, units = Cut.of(groups.coupling, []), sum(each.units for each in chosen)
     achieved = len(cut.removed) / max(1, units)
     masks = Masks({name: plan.slice(name, mask) for name, mask in (settings.masks or {}).items()})
-    case = Case(model, small, program, data, settings.seed, cut, plan, tuple(chosen), scores)
+    case = Case(model, small, program, data, settings.seed, cut, plan, tuple(chosen), cutter.scores)
     compensated = make_up(case, settings.compensation, kind, settings.compensation_options)
     masks.apply_(small)
     if settings.inplace:
@@ -145,7 +151,8 @@ def prune_units(model: nn.Module, example_inputs: Inputs | None, settings: Setti
         masks,
         requested=achieved if settings.amount is None else settings.amount,
         achieved=achieved,
-        choices=settings.choices("budget", "max_amount", "round_to", "reduction", "normalization"),
+        choices=settings.choices("budget", "max_amount", "round_to", "reduction", "normalization", "schedule")
+        | {"rounds": len(earlier) + 1},
         skipped={
             each.name: f"{each.lock.reason} ({each.lock.at})" for each in groups if each.lock is not None
         },
@@ -188,6 +195,13 @@ class _Cutter:
                 more = mask.clone()
                 more[gone.topk(step).indices] = True
                 yield {**masks, name: more}
+
+
+def _reaching(goal: Goal, cutter: _Cutter, model: nn.Module, example_inputs: Inputs) -> Cut:
+    """Return the cut that reaches an amount or a budget."""
+    if isinstance(goal, LatencyBudget):
+        return meet_latency(goal, cutter, partial(_milliseconds, model, example_inputs, goal.batch))
+    return meet(goal, cutter) if isinstance(goal, Budget) else cutter.cut(cutter.masks(goal))
 
 
 class _Misfit(Exception):

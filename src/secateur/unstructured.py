@@ -56,7 +56,7 @@ def prune_weights(model: nn.Module, example_inputs: Inputs | None, settings: Set
         )
     requested = _requested(settings.amount, pattern)
     path = PATHS[settings.schedule]
-    rounds = entry.rounds if settings.rounds is None else _whole(settings.rounds)
+    rounds = entry.rounds if settings.rounds is None else check_rounds(settings.rounds)
     targets: Mapping[str, Tensor] = prunable(model, settings.include, settings.keep, settings.layers)
     earlier = Masks(settings.masks or {})
     earlier.of(model)
@@ -185,7 +185,8 @@ def _requested(amount: float | None, pattern: granularities.Granularity) -> floa
     return pattern.amount
 
 
-def _whole(rounds: Any) -> int:
+def check_rounds(rounds: Any) -> int:
+    """Return a number of rounds. Raises `InputError` unless it is a whole number from 1."""
     if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
         raise InputError(f"The number of rounds is {rounds!r}: give a whole number from 1.")
     return rounds
