@@ -19,8 +19,10 @@ from torch import Tensor, nn
 
 from secateur import granularity as granularities
 from secateur.allocate import SCOPES, allocate, check_amount, least_amount, redistributed
-from secateur.criteria import CRITERIA, measured, score
+from secateur.compensation import Case, make_up
+from secateur.criteria import CRITERIA, Batches, Calibration, measured, score
 from secateur.errors import InputError, ModelError, reason_of
+from secateur.graph.trace import trace
 from secateur.masks import Masks
 from secateur.measure.inputs import Inputs
 from secateur.progress import track
@@ -57,6 +59,9 @@ def prune_weights(model: nn.Module, example_inputs: Inputs | None, settings: Set
     requested = _requested(settings.amount, pattern)
     path = PATHS[settings.schedule]
     rounds = entry.rounds if settings.rounds is None else check_rounds(settings.rounds)
+    compensates, compensated = settings.compensation != "drop", dict[str, Any]()
+    if data is not None and (rounds > 1 or compensates):
+        data = Calibration.of(data)
     targets: Mapping[str, Tensor] = prunable(model, settings.include, settings.keep, settings.layers)
     earlier = Masks(settings.masks or {})
     earlier.of(model)
@@ -64,15 +69,25 @@ def prune_weights(model: nn.Module, example_inputs: Inputs | None, settings: Set
     if pattern.kind != "weight":
         targets, skipped = _fitting(targets, pattern)
     weights = {name: t.detach().clone() for name, t in targets.items()} if entry.regrows else targets
-    data = list(data) if data is not None and rounds > 1 else data
 
     def scores(cut: Masks) -> dict[str, Tensor]:
         with _without(model, cut):
             found = measured(
-                criterion, model, targets, data, example_inputs=example_inputs, seed=seed, **settings.options
+                criterion,
+                model,
+                targets,
+                data,
+                example_inputs=example_inputs,
+                seed=seed,
+                **settings.criterion_options,
             )
             return score(
-                criterion, weights, seed=seed, granularity=pattern.kind, measured=found, **settings.options
+                criterion,
+                weights,
+                seed=seed,
+                granularity=pattern.kind,
+                measured=found,
+                **settings.criterion_options,
             )
 
     cuts: list[Callable[..., Masks]]
@@ -97,8 +112,11 @@ def prune_weights(model: nn.Module, example_inputs: Inputs | None, settings: Set
         moved = redistributed(latest, ranked, requested, rule.name, already)
     del ranked  # as large as the model that is copied next
     masks = latest & earlier
+    dense = _copy(model) if settings.inplace and compensates else model
     pruned = model if settings.inplace else _copy(model)
     masks.apply_(pruned)
+    if compensates:
+        masks, compensated = _made_up(dense, pruned, masks, example_inputs, data, settings)
     choices = settings.choices("include", "schedule", "allow_empty") | {
         "scope": rule.name if pattern.kind == "weight" else "local",
         "amount": requested,
@@ -112,7 +130,40 @@ def prune_weights(model: nn.Module, example_inputs: Inputs | None, settings: Set
         choices,
         skipped,
         redistributed=moved,
+        compensated=compensated,
     )
+
+
+def _made_up(
+    model: nn.Module,
+    pruned: nn.Module,
+    masks: Masks,
+    example_inputs: Inputs | None,
+    data: Batches | None,
+    settings: Settings,
+) -> tuple[Masks, dict[str, Any]]:
+    """Let the compensation change the pruned model; return the masks it has then, and what was told."""
+    calibration = None if data is None else Calibration.of(data)
+    if example_inputs is None:
+        example_inputs = next((inputs for inputs, _ in calibration or ()), None)
+    if example_inputs is None:
+        raise InputError(
+            f"The compensation {settings.compensation} runs the model: pass prune(model, example_inputs, …)."
+        )
+    case = Case(
+        model,
+        pruned,
+        trace(model, example_inputs),
+        calibration,
+        settings.seed,
+        masks=masks,
+        earlier=Masks(settings.masks or {}),
+        pattern=settings.granularity,
+    )
+    told = make_up(case, settings.compensation, case.pattern.kind, settings.compensation_options)
+    masks = told.pop("masks", masks)
+    masks.apply_(pruned)
+    return masks, told
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from secateur.criteria.calibration import Calibration
 from secateur.criteria.registry import parameters_of
 from secateur.errors import InputError
+from secateur.granularity import Granularity
 from secateur.graph.cut import Cut
 from secateur.graph.groups import Group
 from secateur.graph.program import Program
@@ -30,8 +31,8 @@ class Case:
     """A cut that is to be compensated.
 
     `model` is the model before, `pruned` the one after, whose tensors are changed in place; `program` the trace of the
-    first. Units went by `cut` and `plan`, out of `groups`, which had the `scores`; weights by `masks`. `data` is what
-    to calibrate on, where something was given.
+    first. Units went by `cut` and `plan`, out of `groups`, which had the `scores`; weights by `masks`, of a `pattern`
+    where they are cut by one, on top of the `earlier` ones. `data` is what to calibrate on, where something was given.
     """
 
     model: nn.Module
@@ -44,6 +45,8 @@ class Case:
     groups: tuple[Group, ...] = ()
     scores: Mapping[str, Tensor] = field(default_factory=dict)
     masks: Masks = field(default_factory=lambda: Masks({}))
+    earlier: Masks = field(default_factory=lambda: Masks({}))
+    pattern: Granularity = field(default_factory=lambda: Granularity("weight"))
 
     def kept(self, group: Group) -> Tensor:
         """Return which units of a group stay, boolean [units]."""
@@ -112,5 +115,8 @@ def drop(case: Case) -> dict[str, Any]:
 
 
 def make_up(case: Case, name: str, kind: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Carry a compensation out, and return what it tells of itself."""
+    """Carry a compensation out, and return what it tells of itself.
+
+    One that chose other weights to cut tells its `Masks` as "masks".
+    """
     return COMPENSATIONS[name].functions[kind](case, **options)

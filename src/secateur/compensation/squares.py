@@ -45,6 +45,26 @@ class Squares:
         self.output += y.sum(1)
         self.energy += y.square().sum(1)
 
+    def moments(self, centred: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Return XᵀX, XᵀY and the diagonal of YᵀY, of what differs from its mean where `centred`.
+
+        Raises `InputError` where the rows hold NaN.
+        """
+        if not bool(self.gram.isfinite().all() & self.cross.isfinite().all()):
+            raise InputError("The activations on this data hold NaN or infinity: look at the inputs.")
+        if not centred:
+            return self.gram, self.cross, self.energy
+        mean = self.input / max(1, self.count)
+        return (
+            self.gram - self.input[:, :, None] * mean[:, None],
+            self.cross - mean[:, :, None] * self.output[:, None],
+            self.energy - self.output.square() / max(1, self.count),
+        )
+
+    def shift(self, weight: Tensor) -> Tensor:
+        """Return the best b to a W, [groups, outputs]."""
+        return (self.output - (self.input[:, None] @ weight).squeeze(1)) / max(1, self.count)
+
     def solve(self, weight: Tensor, bias: Tensor | None, damping: float) -> Fitted:
         """Minimise ‖X W + b − Y‖² + damping · mean(diag XᵀX) · ‖W − weight‖².
 
@@ -52,14 +72,7 @@ class Squares:
         can't be solved, damping is raised tenfold until they can. Raises `InputError` where the rows hold NaN.
         """
         weight = weight.double()
-        if not bool(self.gram.isfinite().all() & self.cross.isfinite().all()):
-            raise InputError("The activations on this data hold NaN or infinity: look at the inputs.")
-        gram, cross, energy = self.gram, self.cross, self.energy
-        if bias is not None:
-            n = max(1, self.count)
-            gram = gram - self.input[:, :, None] * self.input[:, None] / n
-            cross = cross - self.input[:, :, None] * self.output[:, None] / n
-            energy = energy - self.output.square() / n
+        gram, cross, energy = self.moments(bias is not None)
         diagonal = gram.diagonal(dim1=1, dim2=2)
         mean = diagonal.mean(1).clamp(min=torch.finfo(torch.float64).tiny)[:, None, None]
         eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
@@ -73,18 +86,18 @@ class Squares:
                     break
             used = max(10 * used, 1e-12)
         fitted = weight + step
-        shift = None
-        if bias is not None:
-            shift = (self.output - (self.input[:, None] @ fitted).squeeze(1)) / max(1, self.count)
+        shift = None if bias is None else self.shift(fitted)
         variance = float(energy.sum().clamp(min=1e-300))
-        before, after = self._error(weight, bias) / variance, self._error(fitted, shift) / variance
+        before, after = (
+            float(self.errors(w, b).sum()) / variance for w, b in ((weight, bias), (fitted, shift))
+        )
         return Fitted(fitted, shift, before, after, used)
 
-    def _error(self, weight: Tensor, bias: Tensor | None) -> float:
-        """Return ‖X W + b − Y‖²."""
-        total = self.energy.sum() - 2 * (self.cross * weight).sum() + (weight * (self.gram @ weight)).sum()
+    def errors(self, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Return ‖X W + b − Y‖² for each output, [groups, outputs]."""
+        total = self.energy + (weight * (self.gram @ weight - 2 * self.cross)).sum(1)
         if bias is not None:
             bias = bias.double()
             through = (self.input[:, None] @ weight).squeeze(1)
-            total = total + (bias * (2 * through - 2 * self.output + self.count * bias)).sum()
-        return float(total.clamp(min=0))
+            total = total + bias * (2 * through - 2 * self.output + self.count * bias)
+        return total.clamp(min=0)

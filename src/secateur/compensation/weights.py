@@ -1,0 +1,159 @@
+"""Reconstruction of what is left of masked weights: kept ones take over what the others did, layer by layer.
+
+Front to back, each linear layer and convolution gets the weights with which its present inputs come nearest to the
+outputs of the model before the cut; where these are added to a residual stream, to the stream. SparseGPT aims at what
+the dense weights make of the present inputs instead; then what earlier layers lost is lost for good. A sweep of optimal
+brain surgeon with one Hessian for all rows finds the weights, and a few steps of conjugate gradients refine them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from secateur.compensation.lockstep import Lockstep
+from secateur.compensation.obs import Cheapest, CheapestOfEach, Choice, Given, Hessian, refine, sweep
+from secateur.compensation.reconstruct import Fit
+from secateur.compensation.registry import Case, compensation
+from secateur.errors import InputError
+from secateur.graph.couple import couple
+from secateur.importance.products import Product, Products
+from secateur.masks import Masks
+from secateur.shrink.plan import named_tensors
+
+SELECT = ("criterion", "obs")
+
+
+@compensation("reconstruct", {"weight", "n:m"}, needs_data=True)
+def reconstruct_weights(
+    case: Case,
+    *,
+    select: str = "criterion",
+    damping: float = 0.01,
+    rows: int = 64,
+    block: int = 128,
+    refine: int = 10,
+) -> dict[str, Any]:
+    """Let the weights that are left take over what the others did, on calibration data.
+
+    Minimises ‖X W′ + b′ − Y‖² + damping · mean(diag XᵀX) · ‖W′ − W‖² over W′ and b′, where X are the layer's inputs in
+    the pruned model, Y its outputs before the cut and W its weights then; W′ is zero where the masks cut. The sweep
+    (Frantar & Alistarh 2023, SparseGPT, Alg. 1) is near the minimum, and `refine` steps of conjugate gradients go on
+    from there; 0 leaves the sweep's weights. An output that dropping serves better keeps its weights, with the best
+    bias. `select` says who chose the masks: the "criterion", or "obs", by what removing each weight would cost; then
+    as many go of each layer, or of each group of a pattern. `rows` is the number of equations for each unknown of an
+    output, drawn from all places of all samples, `block` the number of columns after which those behind are brought
+    up to date. Damping is raised where the Hessian can't be inverted.
+
+    Cost: a pass of both models, as far as each layer.
+    """
+    if select not in SELECT:
+        raise InputError(f"The option select of reconstruct is {select!r}: choose {' or '.join(SELECT)}.")
+    for name, value, least in (("rows", rows, 1), ("block", block, 1), ("refine", refine, 0)):
+        if value < least:
+            raise InputError(
+                f"The option {name} of reconstruct is {value!r}: give a whole number from {least}."
+            )
+    if not 0 <= damping < torch.inf:
+        raise InputError(f"The option damping of reconstruct is {damping!r}: give a number from 0.")
+    assert case.data is not None
+    products = Products(couple(case.program))
+    cut = [name for name, mask in case.masks.items() if not bool(mask.all())]
+    steps = {
+        product.weight: Sweep(case, product, select, damping, rows, block, refine)
+        for product in used_once(products)
+        if product.weight in cut
+    }
+    if steps:
+        Lockstep(case.model, case.pruned, case.program, [*steps.values()]).run(case.data, "reconstruction")
+    layers = {name: step.told for name, step in steps.items() if step.told}
+    told: dict[str, Any] = {"layers": layers}
+    if left := {name: _reason(name, steps) for name in cut if name not in layers}:
+        told["left"] = left
+    if select == "obs":
+        told["masks"] = Masks({**case.masks, **{name: step.mask for name, step in steps.items()}})
+    return told
+
+
+def used_once(products: Products) -> Iterator[Product]:
+    """Yield the products whose weight nothing else in the model reads."""
+    program, found = products.program, list(products)
+    times = Counter(product.weight for product in found)
+    values = {value.name: value.id for value in program.values if value.kind == "parameter"}
+    readers = products.sites.users
+    yield from (p for p in found if times[p.weight] == 1 and len(readers[values[p.weight]]) == 1)
+
+
+def _reason(name: str, steps: Mapping[str, Fit]) -> str:
+    if name in steps:
+        return "no sample of the data comes to it"
+    return "it is not the weight of one linear layer or convolution alone"
+
+
+class Sweep(Fit):
+    """The fit of one product under its mask."""
+
+    def __init__(
+        self,
+        case: Case,
+        product: Product,
+        select: str,
+        damping: float,
+        rows: int,
+        block: int,
+        refine: int,
+    ) -> None:
+        super().__init__(case, product, damping, rows)
+        self.select, self.block, self.refine, self.pattern = select, block, refine, case.pattern
+        self.mask = case.masks[product.weight].to(self.weight.device)
+        earlier = case.earlier.get(product.weight)
+        self.allowed = torch.ones_like(self.mask) if earlier is None else earlier.to(self.weight.device)
+        self.original = named_tensors(case.model)[product.weight]
+        self.cut_bias: Tensor | None = None
+        if product.bias in case.masks:
+            self.bias, self.cut_bias = None, self.bias
+
+    def see(self, pruned: Tensor, dense: Sequence[Tensor], earlier: Sequence[Tensor], share: float) -> None:
+        """Add rows of the normal equations; what a bias adds that was cut itself, and so stays, is taken off."""
+        if self.cut_bias is not None:
+            added = self.cut_bias.detach().view(-1, *(1 for _ in self.product.kernel))
+            dense = [dense[0] - added, *dense[1:]]
+        super().see(pruned, dense, earlier, share)
+
+    def act(self) -> Mapping[str, Tensor]:
+        """Go to the minimum from the weights before the cut, and sweep from there."""
+        if self.squares is None:
+            return {}
+        squares, shift = self.squares, self.shift()
+        gram, cross, energy = squares.moments(shift is not None)
+        hessian = Hessian.of(gram, self.damping)
+        dense, dropped = (self.columns(weight).double() for weight in (self.original, self.weight))
+        least = (dense + hessian.solve(cross - gram @ dense)).mT
+        swept = sweep(least, hessian, self._choice(), self.block)
+        weight = refine(swept.weight, hessian, least, swept.kept, self.refine).mT
+        best = dense * swept.kept.mT
+        errors = [squares.errors(w, None if shift is None else squares.shift(w)) for w in (weight, best)]
+        weight = torch.where((errors[0] <= errors[1])[:, None], weight, best)
+        bias = None if shift is None else squares.shift(weight)
+        self.mask = self.shaped(swept.kept.mT)
+        variance = float(energy.sum().clamp(min=1e-300))
+        self.told = {
+            "before": float(squares.errors(dropped, shift).sum()) / variance,
+            "after": float(squares.errors(weight, bias).sum()) / variance,
+            "damping": hessian.damping,
+        }
+        return self.tensors(weight, bias)
+
+    def _choice(self) -> Choice:
+        kept, allowed = (self.columns(mask).mT for mask in (self.mask, self.allowed))
+        if self.select == "criterion":
+            return Given(kept, self.block)
+        if self.pattern.kind == "weight":
+            return Cheapest(kept, allowed, self.block)
+        across = self.product.rows == 0  # a pattern runs along the weight's dimension 1, whatever that is
+        return CheapestOfEach(kept, allowed, self.pattern.of, math.prod(self.product.kernel), across)
