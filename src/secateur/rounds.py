@@ -90,7 +90,7 @@ def scored_again(
                 both = (now >= 0) & (before >= 0)
                 same.append((each, now[both], name, before[both]))
     known = {each.name for each, *_ in same}
-    found = score(small, left, [each for each in left.free if each.name in known])
+    found = score(small, left, [each for each in left.free if each.name in known]) if known else {}
     fresh = {each.name: torch.full_like(scores[each.name], torch.nan) for each in groups}
     for each, now, name, before in same:
         if each.name in found:
