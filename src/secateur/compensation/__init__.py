@@ -5,7 +5,16 @@ Reducing a group of n units to m is a pair of matrices: an *encoder*, [m, n], ap
 numbers of these matrices and in where they get them from.
 """
 
-from secateur.compensation import reconstruct, weights
+from secateur.compensation import fuse, reconstruct, weights
 from secateur.compensation.registry import COMPENSATIONS, Case, Compensation, compensation, make_up
 
-__all__ = ["COMPENSATIONS", "Case", "Compensation", "compensation", "make_up", "reconstruct", "weights"]
+__all__ = [
+    "COMPENSATIONS",
+    "Case",
+    "Compensation",
+    "compensation",
+    "fuse",
+    "make_up",
+    "reconstruct",
+    "weights",
+]

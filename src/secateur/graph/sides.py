@@ -28,19 +28,21 @@ def reading(coupling: Coupling) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
         if operands and operands <= weights:
             weights.update(node.outputs)
             continue
-        for vector in _summed(coupling, node, weights):
+        for vector in summed(coupling, node, weights):
             if vector is not None:
                 read[vector] = True
     read[0] = False
     return read
 
 
-def _summed(coupling: Coupling, node: Node, weights: set[int]) -> list[Vector | None]:
-    """Return the dimensions of weights that a product sums over."""
+def summed(coupling: Coupling, node: Node, weights: set[int]) -> list[Vector | None]:
+    """Return the dimensions of `weights`, by the ids of their values, that a product sums over; else none."""
     if "convolution" in node.op:
         weight: Ref = node.args[1]
-        transposed = node.args[6]
-        return [coupling.of(weight)[0 if transposed else 1]] if weight.id in weights else []
+        transposed, groups = node.args[6], node.args[8]
+        if weight.id not in weights or (transposed and groups > 1):  # the groups are units: it makes what it reads
+            return []
+        return [coupling.of(weight)[0 if transposed else 1]]
     if node.op not in WEIGHTS:
         return []
     right = WEIGHTS[node.op]

@@ -1,0 +1,145 @@
+"""Which groups an encoder and a decoder can be applied to at all.
+
+Dropping a unit needs only zeros. Mixing units needs more: that what reads them is linear in them, that no tensor has
+to be encoded and decoded at once, and that the code itself never sums over the units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from secateur.compensation.coder import even
+from secateur.graph.couple import Coupling
+from secateur.graph.groups import Group, Member
+from secateur.graph.labels import FIXED, Vector
+from secateur.graph.program import Node, refs
+from secateur.graph.sides import summed
+from secateur.importance.sites import Sites
+from secateur.targets import DTYPES
+
+MOVED = frozenset(
+    {"view", "_unsafe_view", "reshape", "_reshape_alias", "flatten", "unflatten", "permute", "transpose", "t"}
+    | {
+        "numpy_T",
+        "expand",
+        "unsqueeze",
+        "squeeze",
+        "select",
+        "unbind",
+        "slice",
+        "split",
+        "split_with_sizes",
+        "chunk",
+    }
+    | {"cat", "stack", "flip", "clone", "contiguous", "detach", "alias", "lift_fresh", "_to_copy", "neg"}
+)
+"""Operators that a reading weight may pass through: linear, whatever they are given."""
+JOINED = {"add": 2, "sub": 2, "mul": 1, "div": 1}
+"""Operators that are linear with so many tensors among their operands."""
+AVERAGES = frozenset(
+    {
+        "native_layer_norm",
+        "layer_norm",
+        "_fused_rms_norm",
+        "rms_norm",
+        "_fused_layer_norm",
+        "native_group_norm",
+    }
+    | {
+        "group_norm",
+        "mean",
+        "nanmean",
+        "var",
+        "std",
+        "var_mean",
+        "std_mean",
+        "amax",
+        "amin",
+        "max",
+        "min",
+        "median",
+    }
+)
+"""Statistics over units that stay the same when each is there twice, as a sum does not."""
+
+
+class Codable:
+    """Tells which groups of a model can be coded."""
+
+    def __init__(self, coupling: Coupling) -> None:
+        self.coupling, self.program = coupling, coupling.program
+        sites = Sites(coupling)
+        self.users, self.weights = sites.users, set(sites.made_of)
+
+    def refused(self, group: Group) -> str | None:
+        """Return why a group can only be dropped; None if it can be coded."""
+        for member in group.members:
+            if self.program.values[self.program.tensors[member.name]].dtype not in DTYPES:
+                return f"{member.name} holds no floating-point numbers"
+            if not even(member, group.units):
+                return f"its units have different numbers of indices in {member.name}"
+        for node in self._summing(group):
+            return f"{self._at(node)} sums over its units without weights"
+        reasons = (self._unclear(member) for member in group.members)
+        return next((reason for reason in reasons if reason is not None), None)
+
+    def _summing(self, group: Group) -> Iterator[Node]:
+        """Yield the operators that sum activations over a group's units."""
+        roots = set(group.roots.tolist())
+        for node, vector in self.coupling.crossed:
+            averages = node.op in AVERAGES or "batch_norm" in node.op
+            if not averages and not roots.isdisjoint(self._roots(vector)):
+                yield node
+        for node in self.program.nodes:
+            operands = [*refs(node.args)][1 if node.op == "baddbmm" else 0 :]
+            if node.op in ("mm", "bmm", "mv", "dot", "baddbmm") and self.weights.isdisjoint(operands):
+                summed_over = self.coupling.dims[operands[0]][-1]
+                if summed_over is not None and not roots.isdisjoint(self._roots(summed_over)):
+                    yield node
+
+    def _unclear(self, member: Member) -> str | None:
+        """Return why it is not clear that a tensor makes units, or that it reads them, and does so as it is."""
+        source = self.program.tensors[member.name]
+        own = self.coupling.dims[source][member.dim]
+        assert own is not None
+        labels = set(own[member.unit >= 0].tolist())
+        values = [source]
+        if not self.users[source] and not member.buffer:
+            return f"the example inputs do not reach {member.name}"
+        for value in values:  # grows on the way
+            vectors = [
+                v for v in self.coupling.dims[value] if v is not None and not labels.isdisjoint(v.tolist())
+            ]
+            for node in self.users[value]:
+                if self.weights.issuperset(refs((node.args, node.kwargs))):
+                    if member.reads and not _linear(node):
+                        return f"{self._at(node)} changes {member.name} before it reads its units"
+                    values += [output for output in node.outputs if output not in values]
+                    continue
+                sums = summed(self.coupling, node, self.weights)
+                for vector in vectors:
+                    reads = any(vector is each for each in sums)
+                    if reads != member.reads:
+                        return f"{member.name} both makes and reads its units"
+                    if not reads and not self._passes(node, vector):
+                        return f"{self._at(node)} sums over {member.name} in a way that is not known"
+        return None
+
+    def _passes(self, node: Node, vector: Vector) -> bool:
+        """Whether what a vector names is still there behind an operator."""
+        roots = self._roots(vector)
+        behind = (each for output in node.outputs for each in self.coupling.dims[output] if each is not None)
+        return any(not roots.isdisjoint(self._roots(each)) for each in behind)
+
+    def _roots(self, vector: Vector) -> set[int]:
+        return set(np.unique(self.coupling.labels.find(vector[vector != FIXED])).tolist())
+
+    def _at(self, node: Node) -> str:
+        return f"{node.op} in {self.program.where(node)}"
+
+
+def _linear(node: Node) -> bool:
+    op = node.op.rstrip("_")
+    return op in MOVED or JOINED.get(op) == len([*refs(node.args)])

@@ -1,0 +1,141 @@
+"""Applying an encoder and a decoder: n units of a group become m, in every tensor that the group runs through.
+
+What makes the units becomes encoder · tensor, what reads them tensor · decoder, along the group's dimension and unit
+by unit: where a unit is a block of indices, as a head is, its indices keep their places in the block. Tensors keep
+their size here. The m units are put where the kept ones lie, zeros where the others lay, so that several groups may
+run through one dimension and one group through several; what is then left of each dimension is the plan's to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from secateur.compensation.folding import BatchNormed, Chain
+from secateur.graph.groups import Group, Member
+
+
+@dataclass(frozen=True)
+class Code:
+    """What becomes of a group of n units.
+
+    `encoder`, float64 [m, n], makes the new units of the old, `decoder`, float64 [n, m], reads the old from the new,
+    and `kept`, int64 [m], says which units the new ones take the place of.
+    """
+
+    group: Group
+    kept: Tensor
+    encoder: Tensor
+    decoder: Tensor
+
+
+class Job(NamedTuple):
+    """One dimension of one tensor, and what becomes of it."""
+
+    member: Member
+    code: Code
+
+
+def even(member: Member, units: int) -> bool:
+    """Whether each of a group's units has as many indices as any other in this dimension."""
+    counts = np.bincount(member.unit[member.unit >= 0], minlength=units)
+    return bool((counts == counts[0]).all() and counts[0] > 0)
+
+
+def places(member: Member, units: int) -> Tensor:
+    """Return the dimension's indices of each unit, int64 [units, indices of a unit]; they must be `even`."""
+    order = np.argsort(member.unit, kind="stable")[np.count_nonzero(member.unit < 0) :]
+    return torch.from_numpy(order.reshape(units, -1))
+
+
+def taken(tensor: Tensor, member: Member, units: int) -> Tensor:
+    """Return the part of a tensor that belongs to each unit, [units, indices of a unit, rest …]."""
+    return tensor.movedim(member.dim, 0)[places(member, units).to(tensor.device)]
+
+
+def put(tensor: Tensor, job: Job, blocks: Tensor) -> Tensor:
+    """Return a tensor with `blocks`, [m, indices of a unit, rest …], where the kept units lie; zeros for the others."""
+    index = places(job.member, job.code.group.units).to(tensor.device)
+    new = tensor.clone()
+    along = new.movedim(job.member.dim, 0)
+    along[index.flatten()] = 0
+    along[index[job.code.kept.to(index.device)].flatten()] = blocks.flatten(0, 1)
+    return new
+
+
+def mixed(matrix: Tensor, blocks: Tensor) -> Tensor:
+    """Return matrix · blocks: [m, n] times [n, rest …]."""
+    return torch.einsum("mn,n...->m...", matrix.to(blocks.device), blocks)
+
+
+def coded(
+    tensors: Mapping[str, Tensor], codes: Sequence[Code], chains: Mapping[str, Chain]
+) -> dict[str, Tensor]:
+    """Return new values, float64 and of the old size, for all tensors that coded groups run through.
+
+    A product and the batch normalisation that alone reads it, one of `chains`, are coded as the one linear map they
+    are in eval mode.
+    """
+    jobs: dict[str, list[Job]] = {}
+    for code in codes:
+        for member in code.group.members:
+            jobs.setdefault(member.name, []).append(Job(member, code))
+    new: dict[str, Tensor] = {}
+    for name, own in jobs.items():
+        new[name] = tensors[name].detach().double()
+        for job in own:
+            if job.member.reads:
+                new[name] = put(new[name], job, _coded(new[name], job, job.code.decoder.T))
+    for name, own in jobs.items():
+        for job in own:
+            if not job.member.reads and not any(_follows(chain, job) for chain in chains.values()):
+                new[name] = put(new[name], job, _coded(new[name], job, job.code.encoder))
+    for chain in chains.values():
+        for job in jobs.get(chain.weight, ()):
+            if _follows(chain, job):
+                new.update(_chain(new, chain, job.code))
+    return new
+
+
+def _coded(tensor: Tensor, job: Job, matrix: Tensor) -> Tensor:
+    return mixed(matrix, taken(tensor, job.member, job.code.group.units))
+
+
+def _follows(chain: Chain, job: Job) -> bool:
+    """Whether a dimension is coded with the other tensors of a chain."""
+    found = _members(chain, job.code.group)
+    return found is not None and any(job.member is member for member in found.values())
+
+
+def _members(chain: Chain, group: Group) -> dict[str, Member] | None:
+    """Return the dimensions through which a group runs along a chain; None unless it is the same in all of them."""
+    found = {
+        member.name: member
+        for member in group.members
+        if member.name in chain.names
+        and not member.reads
+        and (member.name != chain.weight or member.dim == chain.dim)
+    }
+    units = [member.unit for member in found.values()]
+    whole = found.keys() == set(chain.names) and all(np.array_equal(units[0], unit) for unit in units)
+    return found if whole else None
+
+
+def _chain(tensors: Mapping[str, Tensor], chain: Chain, code: Code) -> dict[str, Tensor]:
+    members = _members(chain, code.group)
+    assert members is not None
+    parts = {name: taken(tensors[name], member, code.group.units) for name, member in members.items()}
+    bias = parts[chain.bias] if chain.bias else None
+    scale, shift, mean, variance = (parts[name] for name in chain.norm)
+    before = BatchNormed(parts[chain.weight], bias, scale, shift, mean, variance, chain.epsilon)
+    after = before.encoded(code.encoder.to(before.weight.device), code.kept)
+    new = {chain.weight: after.weight}
+    new |= zip(chain.norm, (after.scale, after.shift, after.mean, after.variance), strict=True)
+    if chain.bias and after.bias is not None:
+        new[chain.bias] = after.bias
+    return {name: put(tensors[name], Job(members[name], code), blocks) for name, blocks in new.items()}

@@ -1,0 +1,174 @@
+"""Products whose output a batch normalisation alone reads: one linear map in eval mode, found, folded and encoded.
+
+y = γ (w·x + b − μ) / √(v + ε) + β is the map with the weights s·w and the shift β + s (b − μ), where s = γ/√(v + ε).
+An encoder mixes these, not the tensors they are made of. The result becomes a product and a normalisation again, so
+that the model keeps its layers and can train on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from secateur.graph.couple import Coupling
+from secateur.graph.program import Node, Ref
+from secateur.importance.products import CARRY, Products
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Names of the tensors of a product and its normalisation; `dim` is the weight's dimension of outputs.
+
+    `norm` are γ, β, μ and v.
+    """
+
+    weight: str
+    dim: int
+    bias: str | None
+    norm: tuple[str, str, str, str]
+    epsilon: float
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All tensors."""
+        return (self.weight, *((self.bias,) if self.bias else ()), *self.norm)
+
+
+def chains(coupling: Coupling) -> dict[str, Chain]:
+    """Return the chains of a model by the names of their weights.
+
+    What has a tensor in common with something else is no chain.
+    """
+    products = Products(coupling)
+    of: dict[int, Chain] = {}
+    for node in coupling.program.nodes:
+        if (made := _made(products, node)) is not None and (reader := _reader(products, node)) is not None:
+            chain = _chain(products, reader, *made)
+            if chain is not None:
+                of[node.outputs[0]] = of[reader.outputs[0]] = chain
+    uses = {
+        name: {of.get(node.outputs[0]) for node in nodes} for name, nodes in products.sites.products.items()
+    }
+    return {
+        chain.weight: chain for chain in of.values() if all(uses.get(name) == {chain} for name in chain.names)
+    }
+
+
+def _made(products: Products, node: Node) -> tuple[str, int, str | None] | None:
+    """Return weight, its dimension of outputs and bias of a product; None for another, or where one is computed."""
+    if "convolution" in node.op and node.args[6]:
+        value, dim = node.args[1].id, 1
+        if node.args[8] != 1:
+            return None
+    elif (operands := products.operands(node)) is not None:
+        value, dim = operands[1], 1 - operands[2]
+    else:
+        return None
+    at = 0 if node.op == "addmm" else 2
+    given = node.args[at] if node.op != "mm" and len(node.args) > at else node.kwargs.get("bias")
+    bias = products.parameter(given.id) if isinstance(given, Ref) else None
+    weight = products.parameter(value)
+    return None if weight is None or (bias is None) != (given is None) else (weight, dim, bias)
+
+
+def _reader(products: Products, node: Node) -> Node | None:
+    """Return the normalisation that alone reads what a product makes."""
+    value = node.outputs[0]
+    while len(products.sites.users[value]) == 1 and value not in products.program.outputs:
+        (user,) = products.sites.users[value]
+        if products.norm(user) is not None:
+            return user if user.args[0].id == value else None
+        if user.op not in CARRY:
+            return None
+        value = user.outputs[0]
+    return None
+
+
+def _chain(products: Products, reader: Node, weight: str, dim: int, bias: str | None) -> Chain | None:
+    norm = products.norm(reader)
+    assert norm is not None
+    tensors, values = products.program.tensors, products.program.values
+    names = (norm.weight, norm.bias, norm.mean, norm.variance)
+    known = [name for name in (weight, *names) if name in tensors]
+    if len(known) < 5 or values[tensors[weight]].shape[dim] != values[tensors[norm.weight]].shape[0]:
+        return None
+    return Chain(weight, dim, bias, names, norm.epsilon)
+
+
+def folded(
+    parameters: Mapping[str, Tensor], tensors: Mapping[str, Tensor], chains: Mapping[str, Chain]
+) -> dict[str, Tensor]:
+    """Return the parameters of a model with every chain folded into its weight and β; γ and biases of chains go.
+
+    `tensors` are parameters and buffers.
+    """
+    result = {name: parameter.detach() for name, parameter in parameters.items()}
+    for chain in chains.values():
+        scale, shift, mean, variance = (tensors[name].detach() for name in chain.norm)
+        s = scale / (variance + chain.epsilon).sqrt()
+        weight = result[chain.weight]
+        result[chain.weight] = weight * s.view([-1 if at == chain.dim else 1 for at in range(weight.ndim)])
+        bias = result.pop(chain.bias) if chain.bias else 0.0
+        result[chain.norm[1]] = shift + s * (bias - mean)
+        del result[chain.norm[0]]
+    return result
+
+
+@dataclass(frozen=True)
+class BatchNormed:
+    """A chain's numbers unit by unit, float64: weight [n, k, …], all others [n, k]."""
+
+    weight: Tensor
+    bias: Tensor | None
+    scale: Tensor
+    shift: Tensor
+    mean: Tensor
+    variance: Tensor
+    epsilon: float
+
+    def encoded(self, encoder: Tensor, kept: Tensor) -> BatchNormed:
+        """Return the chain that computes `encoder`, [m, n], times what this one does, in eval mode.
+
+        What is left open is set for training: v to the mean of the old ones, and γ², the variance of what comes out,
+        to what it would be on inputs without correlation, where it is in proportion to the squared norm of the folded
+        weights. γ has the sign that the unit in `kept` had.
+        """
+        mean = encoder / encoder.sum(1, keepdim=True)
+        s = self.scale / (self.variance + self.epsilon).sqrt()
+        weight = self.weight * _beside(s, self.weight)
+        new = torch.tensordot(encoder, weight, dims=1)
+
+        variance = mean @ self.variance
+        power = mean @ self.scale.square()
+        energy, energies = new.flatten(2).square().sum(2), mean @ weight.flatten(2).square().sum(2)
+        gain = power * (energy / energies.where(energies > 0, 1.0)).clamp(min=LEAST)
+        scale = torch.where(self.scale[kept.to(s.device)] < 0, -1.0, 1.0) * gain.sqrt()
+        t = scale / (variance + self.epsilon).sqrt()
+
+        silent = t == 0  # all the units are constant
+        t = t.where(~silent, 1.0)
+
+        def unfolded(folded: Tensor, plain: Tensor) -> Tensor:
+            return torch.where(_beside(silent, folded), plain, folded / _beside(t, folded))
+
+        return BatchNormed(
+            unfolded(new, torch.tensordot(mean, self.weight, dims=1)),
+            None if self.bias is None else unfolded(encoder @ (s * self.bias), mean @ self.bias),
+            scale,
+            encoder @ self.shift,
+            unfolded(encoder @ (s * self.mean), mean @ self.mean),
+            variance,
+            self.epsilon,
+        )
+
+
+LEAST = 1e-6
+"""The least that weights which cancel out may leave of the variance: γ must not be 0, or nothing could train on."""
+
+
+def _beside(values: Tensor, tensor: Tensor) -> Tensor:
+    """Return values, [n, k], with as many dimensions as a tensor, [n, k, …]."""
+    return values.reshape(*values.shape, *(1 for _ in range(tensor.ndim - values.ndim)))

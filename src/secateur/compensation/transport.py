@@ -1,0 +1,118 @@
+"""Optimal transport between the units of a group and fewer of them: features, cost, masses and plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from secateur.compensation.coder import taken
+from secateur.errors import InputError
+from secateur.graph.groups import Group
+
+LEAST = 1e-6
+"""The least mass of a unit, as a part of the mean: without mass, no unit would read it or be read by it."""
+STEPS = 10_000
+"""Sinkhorn iterations at most."""
+
+
+def features(tensors: Mapping[str, Tensor], group: Group) -> Tensor:
+    """Return all that tensors hold of each unit, side by side and of ℓ2 norm 1, [units, numbers].
+
+    `tensors` are the parameters that count, by name; a group's other tensors are left out.
+    """
+    parts = [
+        taken(tensors[member.name].detach(), member, group.units).flatten(1)
+        for member in group.members
+        if member.name in tensors
+    ]
+    together = torch.cat(parts, dim=1)
+    return F.normalize(together if together.dtype == torch.float64 else together.float(), dim=1)
+
+
+def distances(sources: Tensor, targets: Tensor, p: float) -> Tensor:
+    """Return ‖source − target‖_p of all pairs, float64 on the CPU, [sources, targets]."""
+    exact = "donot_use_mm_for_euclid_dist"  # equal features are to have the distance 0
+    return torch.cdist(sources, targets, p=p, compute_mode=exact).double().cpu()
+
+
+def masses(scores: Tensor) -> Tensor:
+    """Return masses in proportion to scores, float64, with the sum 1.
+
+    Where a score is below 0, the lowest becomes 0; where all are 0 then, the masses are equal.
+    """
+    scores = scores.double().cpu()
+    positive = scores - scores.min().clamp(max=0)
+    if float(positive.sum()) == 0:
+        positive = torch.ones_like(positive)
+    positive = positive.clamp(min=LEAST * float(positive.mean()))
+    return positive / positive.sum()
+
+
+def uniform(scores: Tensor) -> Tensor:
+    """Return equal masses, float64, with the sum 1."""
+    return torch.full((len(scores),), 1 / len(scores), dtype=torch.float64)
+
+
+MASSES = {"uniform": uniform, "importance": masses}
+
+
+def most_important(points: Tensor, kept: Tensor) -> Tensor:
+    """Return the features of the kept units."""
+    return points[kept.to(points.device)]
+
+
+def cluster(points: Tensor, kept: Tensor) -> Tensor:
+    """Return the centroids of k-means that starts at the kept units: each has the place of the unit it started at."""
+    from sklearn.cluster import KMeans
+
+    start = most_important(points, kept).cpu().double().numpy()
+    found = KMeans(len(kept), init=start, n_init=1, random_state=0).fit(points.cpu().double().numpy())
+    return torch.from_numpy(found.cluster_centers_).to(points)
+
+
+TARGETS = {"most_important": most_important, "cluster": cluster}
+
+
+def exact(sources: Tensor, targets: Tensor, cost: Tensor, regularisation: float) -> Tensor:
+    """Return the plan of the least total cost, by the network simplex."""
+    plan = _ot().emd(sources.numpy(), targets.numpy(), cost.numpy(), numItermax=10**8)
+    return torch.from_numpy(np.asarray(plan))
+
+
+def sinkhorn(sources: Tensor, targets: Tensor, cost: Tensor, regularisation: float) -> Tensor:
+    """Return the plan of the least total cost − regularisation · mean cost · entropy."""
+    strength = regularisation * float(cost.mean()) or 1.0
+    given = (sources.numpy(), targets.numpy(), cost.numpy(), strength)
+    plan = _ot().sinkhorn(*given, method="sinkhorn_log", numItermax=STEPS, stopThr=1e-9, warn=False)
+    return torch.from_numpy(np.asarray(plan))
+
+
+PLANS = {"exact": exact, "sinkhorn": sinkhorn}
+
+
+def function_preserving(plan: Tensor) -> tuple[Tensor, Tensor]:
+    """Make each new unit an average of old ones, and let each old one be read from an average of new ones."""
+    return (plan / plan.sum(0)).T.contiguous(), plan / plan.sum(1, keepdim=True)
+
+
+def reference(plan: Tensor) -> tuple[Tensor, Tensor]:
+    """Make each new unit a sum of n/m old ones' worth, and have it read by a sum as well: the paper's one map."""
+    spread = plan / plan.sum(1, keepdim=True)
+    return spread.T.contiguous(), spread
+
+
+NORMALISATIONS = {"function_preserving": function_preserving, "reference": reference}
+
+
+def _ot() -> Any:
+    """Return the package POT, which takes a second to import."""
+    try:
+        import ot
+    except ImportError as error:
+        raise InputError("Fusion needs the package POT: install secateur[fuse].") from error
+    return ot
