@@ -274,6 +274,21 @@ def test_values_are_filled_in_inside_mappings():
     ]
 
 
+def test_units_are_scored_again_in_rounds(secateur_command, trained):
+    dense = trained / "dense"
+    words = ("--granularity", "channel", "--amount", "0.6", "--criterion", "fpgm", "--no-evaluate")
+    words += ("--rounds", "3", "--schedule", "linear", "--max-amount", "0.75", "--out", trained / "rounds")
+    cut = secateur_command("prune", dense, *words)
+    assert (cut.code, cut.err) == (0, "")
+    model, run = Run.open(dense).load_model()[0], Run.open(trained / "rounds")
+    options = {"amount": 0.6, "rounds": 3, "schedule": "linear", "max_amount": 0.75, "criterion": "fpgm"}
+    expected = secateur.prune(model, torch.zeros(2, 1, 8, 8), granularity="channel", **options)
+    assert channels(run.load_model()[0]) == channels(expected.model)
+    assert run.history[-1]["result"]["achieved"] == expected.achieved
+    refused = secateur_command("prune", dense, *words[:-1], "x", "--rounds", "0")
+    assert refused.code == 2
+
+
 def test_whole_layers_and_criteria_of_gradients(secateur_command, tmp_path):
     run = secateur_command
     assert (

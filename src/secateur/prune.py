@@ -93,8 +93,8 @@ def prune(
             norm, or "none".
         compensation: what makes up for what goes, a name from `secateur.compensation.COMPENSATIONS`; "drop": nothing
             does. Its own `options` are told from the criterion's by their names.
-        rounds: for weights and patterns, score what is left in so many rounds, each of which cuts a part; the
-            criterion's own number when left out: 100 for synflow, 1 for most. Units are cut in one.
+        rounds: score what is left in so many rounds, each of which cuts a part. When left out, 1 for units, and for
+            weights and patterns the criterion's own number: 100 for synflow, 1 for most.
         schedule: densities after the rounds: "exponential", d^(k/n), or "linear".
         allow_empty: let a tensor lose all its weights. Otherwise each keeps its highest-scored one, except in the
             scope local, and another weight goes instead.

@@ -102,8 +102,8 @@ class Prune(Step):
         int | None,
         Field(
             ge=1,
-            description="score what is left so many times, each time cutting a part; the criterion's own number when "
-            "left out; weights, patterns",
+            description="score what is left so many times, each time cutting a part; when left out the criterion's own "
+            "number for weights and patterns, else 1",
         ),
     ] = None
     schedule: Annotated[
