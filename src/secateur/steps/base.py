@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import to_jsonable_python
 from rich.tree import Tree
 
 from secateur import models
@@ -154,10 +155,15 @@ def step(name: str) -> Callable[[AnyStep], AnyStep]:
 
 
 def identity(do: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `config` without the machine fields of step `do`."""
+    """Return `config` without the machine fields of step `do`; a field it does not know of yet has its default."""
     fields = STEPS[do].model_fields
     machine = {name for name, field in fields.items() if field.json_schema_extra}
-    return {"do": do, **{key: value for key, value in config.items() if key not in machine}}
+    defaults = {
+        name: to_jsonable_python(field.get_default(call_default_factory=True))
+        for name, field in fields.items()
+        if not field.is_required()
+    }
+    return {"do": do, **{key: value for key, value in {**defaults, **config}.items() if key not in machine}}
 
 
 def is_done(folder: Path, planned: list[dict[str, Any]], overwrite: bool) -> bool:

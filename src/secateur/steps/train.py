@@ -26,6 +26,7 @@ from secateur.steps.base import (
     Step,
     Trust,
     identities,
+    identity,
     is_done,
     percent,
     step,
@@ -165,7 +166,7 @@ def _train(
 def _settle(folder: Path) -> None:
     """Remove the checkpoint of a training that the folder's history tells of: it was stopped before it did so."""
     checkpoint = Checkpoint(folder, {})
-    steps = (checkpoint.found() or {}).get("steps")
+    steps = [identity(each["do"], each) for each in (checkpoint.found() or {}).get("steps", ())]
     if steps and (folder / ABOUT).exists() and identities(Run.open(folder))[: len(steps)] == steps:
         checkpoint.remove()
 
