@@ -14,8 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-SMALLEST_PIVOT = 1e-12
-"""What a pivot of a Hessian must be, against its mean diagonal, for the inverse to hold any digit."""
+from secateur.damping import damped
 
 
 class Choice(Protocol):
@@ -116,22 +115,12 @@ class Hessian:
 
     @classmethod
     def of(cls, moment: Tensor, damping: float) -> Hessian:
-        """Factor a second moment, float64, symmetric and positive semidefinite.
-
-        Damping is raised tenfold until the inverse exists; where all of H is zero, the mean counts as 1.
-        """
-        mean = moment.diagonal(dim1=1, dim2=2).mean(1)
-        mean = torch.where(mean > 0, mean, 1)[:, None, None]
+        """Factor a second moment, float64, symmetric and positive semidefinite; see `secateur.damping`."""
+        # H = R Rᵀ with R upper triangular is a Cholesky factorisation from the last column on; then U = R⁻¹
+        matrix, lower, damping = damped(moment.flip(1, 2), damping)
         eye = torch.eye(moment.shape[-1], dtype=moment.dtype, device=moment.device)
-        while True:
-            # H = R Rᵀ with R upper triangular is a Cholesky factorisation from the last column on; then U = R⁻¹
-            matrix = moment / mean + damping * eye
-            lower, failed = torch.linalg.cholesky_ex(matrix.flip(1, 2))
-            pivots = lower.diagonal(dim1=1, dim2=2).square()
-            if not bool(failed.any()) and bool((pivots > SMALLEST_PIVOT).all()):
-                root = torch.linalg.solve_triangular(lower.flip(1, 2), eye.expand_as(lower), upper=True)
-                return cls(matrix * mean, root / mean.sqrt(), damping)
-            damping = max(10 * damping, SMALLEST_PIVOT)
+        root = torch.linalg.solve_triangular(lower.flip(1, 2), eye.expand_as(lower), upper=True)
+        return cls(matrix.flip(1, 2), root, damping)
 
     def solve(self, right: Tensor) -> Tensor:
         """Return H⁻¹ times [groups, columns, …]."""

@@ -10,6 +10,7 @@ from secateur.criteria import (  # registers
     input_norms,
     lamp,
     losses,
+    obs,
     weights,
 )
 from secateur.criteria.calibration import Calibration, balanced
@@ -36,6 +37,7 @@ __all__ = [
     "lamp",
     "losses",
     "measured",
+    "obs",
     "quantity",
     "score",
     "sources",

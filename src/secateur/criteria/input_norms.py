@@ -41,7 +41,7 @@ def input_norm(model: nn.Module, tensors: Mapping[str, Tensor], data: Batches) -
     try:
         with evaluating(model), torch.no_grad():
             for inputs, _ in Calibration.of(data).tracked("inputs"):
-                _run(model, inputs)
+                run_on(model, inputs)
     finally:
         for handle in handles:
             handle.remove()
@@ -78,7 +78,8 @@ def _spread(module: Layer, norms: Tensor) -> Tensor:
     return rows.view(*rows.shape, *(1 for _ in weight.shape[2:])).expand(weight.shape)
 
 
-def _run(model: nn.Module, inputs: Any) -> None:
+def run_on(model: nn.Module, inputs: Any) -> None:
+    """Run a model on one batch of calibration data. Raises `InputError` where it does not run."""
     try:
         if isinstance(inputs, Mapping):
             model(**inputs)
