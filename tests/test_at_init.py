@@ -542,8 +542,10 @@ def test_rounds_that_make_no_sense_are_refused(rounds: Any) -> None:
 def test_other_choices_that_make_no_sense_are_refused() -> None:
     with pytest.raises(InputError, match="There is no schedule of rounds named 'cubic'"):
         prune(net(), amount=0.5, schedule="cubic")
-    with pytest.raises(InputError, match="The setting rounds has no meaning for the granularity channel"):
-        prune(net(), torch.ones(1, 2, 6, 6), amount=0.5, granularity="channel", rounds=3)
+    with pytest.raises(
+        InputError, match="The setting allow_empty has no meaning for the granularity channel"
+    ):
+        prune(net(), torch.ones(1, 2, 6, 6), amount=0.5, granularity="channel", allow_empty=True)
 
 
 # --- nothing collapses -------------------------------------------------------------------------------------
