@@ -324,6 +324,14 @@ def test_weights_are_what_the_formula_says_number_by_number(p: int, mass: str) -
     assert told["groups"]["up.weight"]["cost"] == pytest.approx(total)
 
 
+@pytest.mark.parametrize("p", [1.0, 1.5, 2.0, math.inf])
+def test_distances(p: float) -> None:
+    x, y = torch.randn(5, 300).double(), torch.randn(3, 300).double()
+    expected = torch.stack([(x - point).norm(p, dim=1) for point in y], dim=1)
+    torch.testing.assert_close(transport.distances(x, y, p), expected)
+    assert not transport.distances(x.float(), x.float(), p).diagonal().any()
+
+
 def least(a: Any, b: Any, cost: Any) -> Any:
     """Return the plan of least cost by linear programming."""
     n, m = cost.shape

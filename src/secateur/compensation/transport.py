@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +18,8 @@ from secateur.graph.groups import Group
 
 LEAST = 1e-6
 """The least mass of a unit, as a part of the mean: without mass, no unit would read it or be read by it."""
+COLUMNS = 128
+"""How many columns of features are compared at a time."""
 STEPS = 10_000
 """Sinkhorn iterations at most."""
 
@@ -35,9 +39,16 @@ def features(tensors: Mapping[str, Tensor], group: Group) -> Tensor:
 
 
 def distances(sources: Tensor, targets: Tensor, p: float) -> Tensor:
-    """Return ‖source − target‖_p of all pairs, float64 on the CPU, [sources, targets]."""
+    """Return ‖source − target‖_p of all pairs, float64 on the CPU, [sources, targets].
+
+    A few columns are taken at a time: as many as a cache holds of all points.
+    """
+    parts = zip(sources.split(COLUMNS, 1), targets.split(COLUMNS, 1), strict=True)
     exact = "donot_use_mm_for_euclid_dist"  # equal features are to have the distance 0
-    return torch.cdist(sources, targets, p=p, compute_mode=exact).double().cpu()
+    found = (torch.cdist(x.contiguous(), y.contiguous(), p, exact).double().cpu() for x, y in parts)
+    if math.isinf(p):
+        return functools.reduce(torch.maximum, found)
+    return functools.reduce(torch.add, (part**p for part in found)) ** (1 / p)
 
 
 def masses(scores: Tensor) -> Tensor:
