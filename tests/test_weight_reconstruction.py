@@ -391,6 +391,12 @@ def test_options_go_to_whom_they_belong_and_nonsense_is_refused() -> None:
     plain = prune(model, x, amount=0.5, data=data, criterion="wanda", compare="none")
     assert torch.equal(made.masks["weight"], plain.masks["weight"])
     assert made.choices["rows"] == 8
+    uneven = [(x * torch.linspace(0.1, 2, 8, dtype=x.dtype), None)]
+    asked: dict[str, Any] = {"amount": 0.5, "data": uneven, "criterion": "obs"}
+    shared = prune(model, x, damping=100.0, compensation="reconstruct", **asked)
+    assert shared.compensated["layers"]["weight"]["damping"] == 100.0
+    assert torch.equal(shared.masks["weight"], prune(model, x, damping=100.0, **asked).masks["weight"])
+    assert not torch.equal(shared.masks["weight"], prune(model, x, **asked).masks["weight"])
     for option in ({"select": "all"}, {"rows": 0}, {"block": 0}, {"refine": -1}, {"damping": -1.0}):
         with pytest.raises(InputError, match=rf"option {next(iter(option))} of"):
             prune(model, x, amount=0.5, data=data, compensation="reconstruct", **option)

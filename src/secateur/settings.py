@@ -74,14 +74,15 @@ class Settings:
 
     @property
     def compensation_options(self) -> dict[str, Any]:
-        """The options that are the compensation's; all others are the criterion's."""
+        """The options that are the compensation's; those of the criterion that have the same name are, too."""
         own = COMPENSATIONS[self.compensation].options(self.granularity.kind)
         return {name: value for name, value in self.options.items() if name in own}
 
     @property
     def criterion_options(self) -> dict[str, Any]:
-        """The options that are not the compensation's."""
-        return {name: value for name, value in self.options.items() if name not in self.compensation_options}
+        """The options that are not the compensation's alone."""
+        own, others = CRITERIA[self.criterion].options, self.compensation_options
+        return {name: value for name, value in self.options.items() if name in own or name not in others}
 
     def choices(self, *more: str) -> dict[str, Any]:
         """Return what identifies a cut, by name: the settings all granularities share, and `more` of them."""
