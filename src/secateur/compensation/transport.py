@@ -43,7 +43,7 @@ def distances(sources: Tensor, targets: Tensor, p: float) -> Tensor:
 
     A few columns are taken at a time: as many as a cache holds of all points.
     """
-    parts = zip(sources.split(COLUMNS, 1), targets.split(COLUMNS, 1), strict=True)
+    parts = zip(torch.split(sources, COLUMNS, 1), torch.split(targets, COLUMNS, 1), strict=True)
     exact = "donot_use_mm_for_euclid_dist"  # equal features are to have the distance 0
     found = (torch.cdist(x.contiguous(), y.contiguous(), p, exact).double().cpu() for x, y in parts)
     if math.isinf(p):
