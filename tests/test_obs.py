@@ -231,3 +231,28 @@ def test_what_can_not_be_measured_is_refused_in_a_sentence() -> None:
         measured("obs", model, parameters, [(x, None)], outputs=True)
     with pytest.raises(InputError, match="does not run"):
         measured("obs", model, parameters, [(torch.ones(2, 5), None)])
+
+
+@pytest.mark.parametrize("name", ["obs", "taylor", "fisher"])
+def test_keywords_that_hold_no_samples_go_with_all_of_them(name: str) -> None:
+    class Keywords(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, use_cache: bool, x: Tensor, factor: Tensor) -> Tensor:
+            assert use_cache is False
+            return self.layer(x) * factor
+
+    torch.manual_seed(0)
+    model, x, labels = Keywords(), torch.randn(6, 4), torch.randint(3, (6,))
+    keywords = {"use_cache": False, "x": x, "factor": torch.tensor(1.0)}
+    parameters = dict(model.named_parameters())
+    own = {"outputs": True} if name == "obs" else {}
+    found = score(name, parameters, measured=measured(name, model, parameters, [(keywords, labels)], **own))
+    plain = nn.Linear(4, 3)
+    plain.load_state_dict(model.layer.state_dict())
+    expected = measured(name, plain, dict(plain.named_parameters()), [(x, labels)], **own)
+    torch.testing.assert_close(
+        found["layer.weight"], score(name, dict(plain.named_parameters()), measured=expected)["weight"]
+    )

@@ -18,6 +18,7 @@ from secateur.criteria.normalisation import normalising
 from secateur.criteria.quantities import Batches
 from secateur.criteria.registry import quantity
 from secateur.errors import InputError, reason_of
+from secateur.measure.inputs import batch_size
 from secateur.modes import unfused
 from secateur.seeds import seed_of
 
@@ -250,13 +251,19 @@ def loss_of(outputs: Any, labels: Tensor | None, temperature: float = 1.0) -> Te
 
 
 def _parts(inputs: Any, labels: Tensor | None, parts: int | None) -> Iterator[tuple[Any, Tensor | None, int]]:
-    """Split a batch into equal parts, as far as it goes, or samples: inputs, labels and number of samples of each."""
-    size = len(next(iter(inputs.values()))) if isinstance(inputs, Mapping) else len(inputs)
+    """Split a batch into equal parts, as far as it goes, or samples: inputs, labels and number of samples of each.
+
+    Keywords that hold no sample each, such as use_cache=False, go with every part.
+    """
+    size = batch_size(inputs) if isinstance(inputs, Mapping) else len(inputs)
     length = 1 if parts is None else max(1, math.ceil(size / parts))
     for start in range(0, size, length):
         rows = slice(start, start + length)
         part = (
-            {name: each[rows] for name, each in inputs.items()}
+            {
+                name: each[rows] if isinstance(each, Tensor) and each.ndim and len(each) == size else each
+                for name, each in inputs.items()
+            }
             if isinstance(inputs, Mapping)
             else inputs[rows]
         )
