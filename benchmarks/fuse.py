@@ -22,11 +22,14 @@ from secateur.tables import PERCENT, Column, Table
 NAME = "fuse"
 CUTS: dict[str, dict[str, Any]] = {
     **{
-        f"all groups, {budget:.0%} of the MACs left": {"budget": {"macs": budget}}
+        f"all groups, {100 * budget:.0f} % of the MACs left": {"budget": {"macs": budget}}
         for budget in (0.9, 0.75, 0.6, 0.5)
     },
     **{
-        f"one group of 64, {amount:.0%} of it cut": {"amount": amount, "layers": ["layer3.0.bn1.weight"]}
+        f"one group of 64, {100 * amount:.0f} % of it cut": {
+            "amount": amount,
+            "layers": ["layer3.0.bn1.weight"],
+        }
         for amount in (0.4, 0.6)
     },
 }
