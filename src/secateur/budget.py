@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from secateur.errors import InputError
 from secateur.graph import cost
 from secateur.graph.cut import Cut
+from secateur.graph.groups import Groups
 from secateur.progress import track
 from secateur.registry import Registry, unknown
 
@@ -90,6 +92,24 @@ def read(budget: Mapping[str, float]) -> Budget | LatencyBudget:
             f"The budget {kind}={fraction!r} is no fraction of the present cost: give 0.5 to halve it."
         )
     return Budget(kind, float(fraction))
+
+
+def per_cost(
+    groups: Groups, scores: Mapping[str, Tensor], budget: Budget | LatencyBudget | None
+) -> dict[str, Tensor]:
+    """Return scores divided by what a unit of its group costs, as a fraction of the model's whole cost.
+
+    A unit of a group costs what one of its units saves while all others stay: MACs, or what the budget counts.
+    """
+    count = COSTS[budget.kind if isinstance(budget, Budget) else "macs"]
+    whole = count(Cut.of(groups.coupling, []))
+    divided = {}
+    for group in groups:
+        if group.name in scores:
+            stay = np.arange(group.units) > 0
+            saved = whole - count(Cut.of(groups.coupling, [(group, stay)]))
+            divided[group.name] = scores[group.name] * whole / max(1, saved)
+    return divided
 
 
 def meet_latency(budget: LatencyBudget, cutter: Cutter, time: Callable[[Cut], float]) -> Cut:

@@ -53,6 +53,7 @@ def prune(
     round_to: int | None = None,
     reduction: str = "mean",
     normalization: str = "mean",
+    per_cost: bool = False,
     compensation: str = "drop",
     rounds: int | None = None,
     schedule: str = "exponential",
@@ -91,6 +92,8 @@ def prune(
             tensors' means, "first" (only what makes the unit).
         normalization: what a group's scores are divided by before groups are compared: their "mean", "max" or "l2"
             norm, or "none".
+        per_cost: divide scores by what a unit costs, in MACs or in what the budget counts, so that what goes first is
+            what matters least for what it saves.
         compensation: what makes up for what goes, a name from `secateur.compensation.COMPENSATIONS`; "drop": nothing
             does. Its own `options` are told from the criterion's by their names.
         rounds: score what is left in so many rounds, each of which cuts a part. When left out, 1 for units, and for
@@ -128,6 +131,7 @@ def prune(
         round_to=round_to,
         reduction=reduction,
         normalization=normalization,
+        per_cost=per_cost,
         compensation=compensation,
         rounds=rounds,
         schedule=schedule,

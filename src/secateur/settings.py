@@ -39,6 +39,7 @@ class Settings:
     round_to: int | None = _for(UNITS, None)
     reduction: str = _for(UNITS, "mean")
     normalization: str = _for(UNITS, "mean")
+    per_cost: bool = _for(UNITS, False)
     compensation: str = "drop"
     rounds: int | None = None
     schedule: str = "exponential"

@@ -19,7 +19,7 @@ from torch.nn.parameter import is_lazy
 
 from secateur import budget as budgets
 from secateur.allocate import check_amount
-from secateur.budget import Budget, LatencyBudget, meet, meet_latency
+from secateur.budget import Budget, LatencyBudget, meet, meet_latency, per_cost
 from secateur.compensation import Case, make_up
 from secateur.criteria import Calibration
 from secateur.errors import InputError, ModelError, VerificationError
@@ -94,7 +94,7 @@ def prune_units(model: nn.Module, example_inputs: Inputs | None, settings: Setti
     data = None if settings.data is None else Calibration.of(settings.data)
 
     def score(model: nn.Module, groups: Groups, wanted: Sequence[Group]) -> dict[str, Tensor]:
-        return unit_scores(
+        scores = unit_scores(
             model,
             wanted,
             settings.criterion,
@@ -106,6 +106,7 @@ def prune_units(model: nn.Module, example_inputs: Inputs | None, settings: Setti
             normalization=settings.normalization,
             **settings.criterion_options,
         )
+        return per_cost(groups, scores, budget) if settings.per_cost else scores
 
     locks: list[tuple[int, str]] = []
     for _ in range(ATTEMPTS):

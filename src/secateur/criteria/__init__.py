@@ -11,6 +11,7 @@ from secateur.criteria import (  # registers
     lamp,
     losses,
     obs,
+    refit,
     weights,
 )
 from secateur.criteria.calibration import Calibration, balanced
@@ -39,6 +40,7 @@ __all__ = [
     "measured",
     "obs",
     "quantity",
+    "refit",
     "score",
     "sources",
     "weights",

@@ -107,7 +107,12 @@ class Criterion:
     @property
     def needs_labels(self) -> bool:
         """Whether what it takes of the data is the loss or its gradient, for which samples need labels."""
-        return self.needs_data and not set(self.needs) & {"maps", "input_norm", "inverse_curvature"}
+        return self.needs_data and not set(self.needs) & {
+            "maps",
+            "readers",
+            "input_norm",
+            "inverse_curvature",
+        }
 
     @property
     def options(self) -> dict[str, Any]:

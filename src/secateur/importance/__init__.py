@@ -8,6 +8,7 @@ from secateur.importance.change import change_parts
 from secateur.importance.heads import attention_parts, masked_parts
 from secateur.importance.maps import map_parts
 from secateur.importance.parts import REDUCTIONS, VIEWS, Part, Question
+from secateur.importance.refit import reader_parts
 from secateur.importance.rows import row_parts, scale_parts
 from secateur.importance.scores import NORMALIZATIONS, unit_scores
 from secateur.importance.weights import weight_parts
@@ -22,6 +23,7 @@ __all__ = [
     "change_parts",
     "map_parts",
     "masked_parts",
+    "reader_parts",
     "row_parts",
     "scale_parts",
     "unit_scores",

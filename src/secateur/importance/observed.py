@@ -15,6 +15,7 @@ from secateur.importance.parts import Question
 from secateur.importance.sites import Spot
 
 Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
 
 
 def coupling_of(question: Question) -> Coupling:
@@ -40,8 +41,8 @@ def calibration_of(question: Question) -> Calibration:
 def remembered(
     question: Question,
     keys: Iterable[Key],
-    measure: Callable[[Calibration, Sequence[Key]], dict[Key, Tensor]],
-) -> dict[Key, Tensor]:
+    measure: Callable[[Calibration, Sequence[Key]], dict[Key, Value]],
+) -> dict[Key, Value]:
     """Return what is known of every key; `measure` is asked for those that no earlier question was about."""
     data = calibration_of(question)
     asked = list(dict.fromkeys(keys))

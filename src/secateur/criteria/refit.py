@@ -1,0 +1,102 @@
+"""The criterion that knows what follows: a unit is worth what is lost once all that reads it is fitted anew."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from secateur.criteria.registry import OBSERVED, criterion
+
+if TYPE_CHECKING:
+    from secateur.graph.labels import Vector
+    from secateur.importance.refit import Reader
+
+OBSERVED.add("readers", "the inputs and outputs of what reads the units")
+
+
+@criterion(
+    "refit",
+    granularities={"channel", "head"},
+    per="readers",
+    moment="after",
+    paper="Hassibi & Stork 1993, Optimal Brain Surgeon, for whole units with the layer-wise Hessian of "
+    "Frantar & Alistarh 2022, Optimal Brain Compression, eq. 4",
+)
+def refit(readers: list[Reader], *, damping: float = 1e-3, steps: int = 128) -> Tensor:
+    """Error that remains when a unit goes and all that reads it is fitted anew by least squares.
+
+    Units go one after another, the cheapest first. Taking the block of inputs u of a unit from a product with weights
+    M, [inputs, outputs], and H = E[xᵀx] raises its squared error by Mᵤᵀ ([H⁻¹]ᵤᵤ)⁻¹ Mᵤ, and leaves M and H⁻¹ without
+    u. A unit's score is that as a fraction of the outputs' variance, summed over all that reads it, at the time it
+    goes; never less than that of a unit gone before. At most `steps` times some go together; `damping` is added to
+    H, as a fraction of its mean diagonal.
+
+    Cost: a pass for each batch, and the inverse of the inputs' second moments of every product.
+    """
+    solvers = [Solver(reader, damping) for reader in readers]
+    units = readers[0].units
+    scores = torch.zeros(units, dtype=torch.float64)
+    left, worst = torch.arange(units), 0.0
+    while len(left):
+        costs = torch.stack([solver.costs(left) for solver in solvers]).sum(0).cpu()
+        together = min(len(left), math.ceil(units / steps))
+        cheapest = costs.topk(together, largest=False)
+        gone = left[cheapest.indices]
+        scores[gone] = cheapest.values.clamp(min=worst)
+        worst = float(scores[gone].max())
+        stay = torch.ones(len(left), dtype=torch.bool)
+        stay[cheapest.indices] = False
+        left = left[stay]
+        if len(left):
+            for solver in solvers:
+                solver.remove(gone)
+    return scores
+
+
+class Solver:
+    """One product: what it costs to take units from it, and taking them."""
+
+    def __init__(self, reader: Reader, damping: float) -> None:
+        mean = reader.gram.diagonal().mean().clamp(min=torch.finfo(torch.float64).tiny)
+        eye = torch.eye(len(reader.gram), dtype=torch.float64, device=reader.gram.device)
+        while True:
+            factor, failed = torch.linalg.cholesky_ex(reader.gram + damping * mean * eye)
+            if not int(failed):
+                break
+            damping = max(10 * damping, 1e-12)
+        self.variance = max(reader.variance, torch.finfo(torch.float64).tiny)
+        sizes = np.bincount(reader.unit[reader.unit >= 0], minlength=reader.units)
+        spare = int(sizes.max() - sizes.min())  # inputs no one reads fill up units that have fewer
+        self.inverse = torch.block_diag(torch.cholesky_inverse(factor), torch.eye(spare).to(factor))
+        self.weight = torch.nn.functional.pad(reader.weight, (0, 0, 0, spare))
+        self.index = torch.from_numpy(_padded(reader.unit, sizes)).to(self.weight.device)
+
+    def costs(self, units: Tensor) -> Tensor:
+        """Return Mᵤᵀ ([H⁻¹]ᵤᵤ)⁻¹ Mᵤ, summed over outputs, over their variance, for each of these units."""
+        rows = self.index[units.to(self.index.device)]
+        blocks = self.inverse[rows[:, :, None], rows[:, None]]
+        weights = self.weight[rows]  # [units, block, outputs]
+        solved = torch.linalg.solve(blocks, weights)
+        return (weights * solved).sum((1, 2)) / self.variance
+
+    def remove(self, units: Tensor) -> None:
+        """Take units, and fit the rest anew."""
+        rows = self.index[units.to(self.index.device)].flatten()
+        across = self.inverse[:, rows]
+        solved = torch.linalg.solve(self.inverse[rows[:, None], rows], across.T)
+        self.weight -= across @ torch.linalg.solve(self.inverse[rows[:, None], rows], self.weight[rows])
+        self.inverse = self.inverse - across @ solved
+
+
+def _padded(unit: Vector, sizes: Vector) -> Vector:
+    """Return the inputs of each unit, [units, most]; the spare ones, behind all others, where there are fewer."""
+    most = int(sizes.max())
+    index = np.tile(len(unit) + np.arange(most)[::-1], (len(sizes), 1))
+    order = np.argsort(unit, kind="stable")[np.count_nonzero(unit < 0) :]
+    at = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    index[np.repeat(np.arange(len(sizes)), sizes), at] = order
+    return index
