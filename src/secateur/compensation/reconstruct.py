@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from secateur.compensation.lockstep import Lockstep
-from secateur.importance.products import Product, Products, channels_last, draw, patches
 from secateur.compensation.registry import Case, compensation
 from secateur.compensation.squares import Squares
 from secateur.graph.probe import Place
+from secateur.importance.products import Product, Products, channels_last, draw, patches
 from secateur.shrink.plan import named_tensors
 
 

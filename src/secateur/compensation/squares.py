@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from secateur.damping import damped
 from secateur.errors import InputError
 
 
@@ -73,25 +74,15 @@ class Squares:
         """
         weight = weight.double()
         gram, cross, energy = self.moments(bias is not None)
-        diagonal = gram.diagonal(dim1=1, dim2=2)
-        mean = diagonal.mean(1).clamp(min=torch.finfo(torch.float64).tiny)[:, None, None]
-        eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-        missing = cross - gram @ weight
-        used = damping
-        while True:
-            factor, failed = torch.linalg.cholesky_ex(gram + used * mean * eye)
-            if not bool(failed.any()):
-                step = torch.cholesky_solve(missing, factor)
-                if bool(step.isfinite().all()):
-                    break
-            used = max(10 * used, 1e-12)
+        found = damped(gram, damping)
+        step = torch.cholesky_solve(cross - gram @ weight, found.lower)
         fitted = weight + step
         shift = None if bias is None else self.shift(fitted)
         variance = float(energy.sum().clamp(min=1e-300))
         before, after = (
             float(self.errors(w, b).sum()) / variance for w, b in ((weight, bias), (fitted, shift))
         )
-        return Fitted(fitted, shift, before, after, used)
+        return Fitted(fitted, shift, before, after, found.damping)
 
     def errors(self, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return ‖X W + b − Y‖² for each output, [groups, outputs]."""

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from secateur.criteria.registry import OBSERVED, criterion
+from secateur.damping import damped
 
 if TYPE_CHECKING:
     from secateur.graph.labels import Vector
@@ -31,9 +32,9 @@ def refit(readers: list[Reader], *, damping: float = 1e-3, steps: int = 128) -> 
 
     Units go one after another, the cheapest first. Taking the block of inputs u of a unit from a product with weights
     M, [inputs, outputs], and H = E[xᵀx] raises its squared error by Mᵤᵀ ([H⁻¹]ᵤᵤ)⁻¹ Mᵤ, and leaves M and H⁻¹ without
-    u. A unit's score is that as a fraction of the outputs' variance, summed over all that reads it, at the time it
-    goes; never less than that of a unit gone before. At most `steps` times some go together; `damping` is added to
-    H, as a fraction of its mean diagonal.
+    u. A unit's score is that as a fraction of the variance of what the outputs are part of (the residual stream, where
+    they are added to one), summed over all that reads it, at the time it goes; never less than that of a unit gone
+    before. At most `steps` times some go together; `damping` is added to H, as a fraction of its mean diagonal.
 
     Cost: a pass for each batch, and the inverse of the inputs' second moments of every product.
     """
@@ -61,18 +62,13 @@ class Solver:
     """One product: what it costs to take units from it, and taking them."""
 
     def __init__(self, reader: Reader, damping: float) -> None:
-        mean = reader.gram.diagonal().mean().clamp(min=torch.finfo(torch.float64).tiny)
-        eye = torch.eye(len(reader.gram), dtype=torch.float64, device=reader.gram.device)
-        while True:
-            factor, failed = torch.linalg.cholesky_ex(reader.gram + damping * mean * eye)
-            if not int(failed):
-                break
-            damping = max(10 * damping, 1e-12)
+        lower = damped(reader.gram[None], damping).lower[0]
         self.variance = max(reader.variance, torch.finfo(torch.float64).tiny)
         sizes = np.bincount(reader.unit[reader.unit >= 0], minlength=reader.units)
         spare = int(sizes.max() - sizes.min())  # inputs no one reads fill up units that have fewer
-        self.inverse = torch.block_diag(torch.cholesky_inverse(factor), torch.eye(spare).to(factor))
-        self.weight = torch.nn.functional.pad(reader.weight, (0, 0, 0, spare))
+        self.inverse = nn.functional.pad(torch.cholesky_inverse(lower), (0, spare, 0, spare))
+        self.inverse.diagonal()[len(lower) :] = 1
+        self.weight = nn.functional.pad(reader.weight, (0, 0, 0, spare))
         self.index = torch.from_numpy(_padded(reader.unit, sizes)).to(self.weight.device)
 
     def costs(self, units: Tensor) -> Tensor:
@@ -81,7 +77,8 @@ class Solver:
         blocks = self.inverse[rows[:, :, None], rows[:, None]]
         weights = self.weight[rows]  # [units, block, outputs]
         solved = torch.linalg.solve(blocks, weights)
-        return (weights * solved).sum((1, 2)) / self.variance
+        costs: Tensor = (weights * solved).sum((1, 2)) / self.variance
+        return costs
 
     def remove(self, units: Tensor) -> None:
         """Take units, and fit the rest anew."""

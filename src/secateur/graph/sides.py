@@ -40,7 +40,8 @@ def summed(coupling: Coupling, node: Node, weights: set[int]) -> list[Vector | N
     if "convolution" in node.op:
         weight: Ref = node.args[1]
         transposed, groups = node.args[6], node.args[8]
-        if weight.id not in weights or (transposed and groups > 1):  # the groups are units: it makes what it reads
+        makes = transposed and groups > 1  # the groups are units: it makes what it reads
+        if weight.id not in weights or makes:
             return []
         return [coupling.of(weight)[0 if transposed else 1]]
     if node.op not in WEIGHTS:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from secateur.graph.labels import Vector
 from secateur.graph.probe import Place, Probe
 from secateur.importance.observed import coupling_of, remembered
 from secateur.importance.parts import VIEWS, Part, Parts, Question
-from secateur.importance.products import Product, Products, draw, patches
+from secateur.importance.products import Product, Products, channels_last, draw, patches
 from secateur.seeds import same_draws
 from secateur.shrink.plan import named_tensors
 
@@ -24,18 +24,23 @@ ROWS = 64
 
 
 class Moments(NamedTuple):
-    """Of one product: E[xᵀx], float64 [groups, inputs, inputs], and how much its outputs vary in all, a number."""
+    """Of one product: E[xᵀx], float64 [groups, inputs, inputs]; how much what it adds to varies, all outputs together.
+
+    `scale` is what a batch normalisation behind it multiplies each output by, float64 [groups, 1, outputs].
+    """
 
     gram: Tensor
     variance: float
+    scale: Tensor
 
 
 @dataclass(frozen=True)
 class Reader:
     """A product y = x M that reads units: `gram`, E[xᵀx], [inputs, inputs], and `weight`, M, [inputs, outputs].
 
-    `variance` is that of y summed over all outputs, `unit` which of the `units` each input is of, −1 for one that
-    stays. Tensors are float64.
+    Outputs are as a batch normalisation behind the product scales them. `variance` is that of the value they are part
+    of, of the residual stream where they are added to one, summed over all outputs. `unit` says which of the `units`
+    each input is of, −1 for one that stays. Tensors are float64.
     """
 
     gram: Tensor
@@ -82,7 +87,7 @@ def _readers(product: Product, unit: Vector, units: int, weight: Tensor, moments
     """Return a product as readers, one for each group of its channels."""
     flat = (weight.detach() if product.rows == 1 else weight.detach().T).flatten(1).double()
     outputs, inputs = flat.shape
-    matrices = flat.view(product.groups, outputs // product.groups, inputs).mT
+    matrices = flat.view(product.groups, outputs // product.groups, inputs).mT * moments.scale
     of = np.repeat(unit, inputs // len(unit))
     return [
         Reader(gram, matrix, moments.variance, of, units)
@@ -94,26 +99,47 @@ def _moments(question: Question, data: Calibration, products: Sequence[Product])
     """Measure in one pass; what no sample comes to is left out."""
     into = {product.into: product for product in products}
     out = {product.out: product for product in products}
-    probe = Probe(question.model, coupling_of(question).program, [*into, *out])
+    streams = {product.residual for product in products if product.residual is not None}
+    probe = Probe(question.model, coupling_of(question).program, [*into, *out, *streams])
     generator = torch.Generator().manual_seed(question.seed)
-    weights = named_tensors(question.model)
+    tensors = named_tensors(question.model)
+    scales = {product.weight: _scale(product, tensors) for product in products}
     sums: dict[str, Sums] = {}
     arrived: dict[str, Tensor] = {}
+    stream: dict[Place, Tensor] = {}
 
     def seen(place: Place, tensor: Tensor) -> None:
+        if place in streams:
+            stream[place] = tensor
         if place in into:
             arrived[into[place].weight] = tensor
+        if place not in out:
             return
         product = out[place]
-        size = weights[product.weight].numel() // product.shape[1 - product.rows]
+        size = tensors[product.weight].numel() // product.shape[1 - product.rows]
         last, picked = draw(product, tensor, -(-ROWS * size // len(data)), generator)
-        x, y = patches(arrived.pop(product.weight), product, picked).double(), last[picked].double()
+        x = patches(arrived.pop(product.weight), product, picked).double()
+        y = last[picked].double() * scales[product.weight].flatten()
+        if product.residual is not None:
+            y += channels_last(product, stream[product.residual])[picked]
         sums[product.weight] = sums.get(product.weight, Sums()).plus(x, y)
 
     with torch.no_grad(), same_draws():
         for inputs, _ in data.tracked("readers"):
             probe.run(inputs, seen)
-    return {name: found.moments() for name, found in sums.items()}
+            stream.clear()
+    return {name: found.moments(scales[name]) for name, found in sums.items()}
+
+
+def _scale(product: Product, tensors: Mapping[str, Tensor]) -> Tensor:
+    """Return what each output is multiplied by behind a product, float64 [groups, 1, outputs]."""
+    weight, norm = tensors[product.weight], product.norm
+    if norm is None:
+        scale = torch.ones(weight.shape[1 - product.rows], dtype=torch.float64, device=weight.device)
+    else:
+        deviation = (tensors[norm.variance].double() + norm.epsilon).sqrt()
+        scale = tensors[norm.weight].detach().double() / deviation
+    return scale.view(product.groups, 1, -1)
 
 
 class Sums(NamedTuple):
@@ -129,9 +155,9 @@ class Sums(NamedTuple):
         energy = self.energy + float(y.square().sum())
         return Sums(self.rows + len(y), self.gram + x.mT @ x, self.output + y.sum(0), energy)
 
-    def moments(self) -> Moments:
+    def moments(self, scale: Tensor) -> Moments:
         """Return what they come to."""
         assert isinstance(self.gram, Tensor)
         assert isinstance(self.output, Tensor)
         mean = self.output / self.rows
-        return Moments(self.gram / self.rows, self.energy / self.rows - float(mean.square().sum()))
+        return Moments(self.gram / self.rows, self.energy / self.rows - float(mean.square().sum()), scale)
