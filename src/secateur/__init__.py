@@ -16,6 +16,7 @@ The same road with folders, files and a report is the command `secateur`, or `se
 from secateur import waiting  # noqa: F401  # isort: skip  (before torch starts its threads)
 from secateur.allocate import SCOPES, allocate
 from secateur.analysis import SafeRate, safe_rate
+from secateur.compensation.synthetic import synthetic_inputs
 from secateur.criteria import CRITERIA, Calibration, criterion, score
 from secateur.data import load as load_data
 from secateur.environment import version
@@ -81,5 +82,6 @@ __all__ = [
     "save",
     "save_pretrained",
     "score",
+    "synthetic_inputs",
     "train",
 ]

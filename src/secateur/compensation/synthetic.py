@@ -1,0 +1,195 @@
+"""Inputs made from a model alone, for what needs calibration data where there are none.
+
+A trained batch normalisation remembers the mean and the variance that its inputs had. Noise is changed until its own,
+at every normalisation at once, are the same; to the layers in between it then looks much like the training data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from secateur.errors import InputError, ModelError
+from secateur.measure.inputs import Inputs, batch_size, forward
+from secateur.modes import evaluating
+from secateur.progress import Bar, bar
+from secateur.seeds import same_draws, seed_of
+from secateur.targets import require_module
+
+
+def synthetic_inputs(
+    model: nn.Module,
+    example_inputs: Inputs,
+    samples: int = 512,
+    batch: int = 64,
+    steps: int = 100,
+    seed: int = 0,
+    lr: float = 0.1,
+) -> list[tuple[Any, None]]:
+    """Return batches of made-up inputs, each with None for its labels, to be passed as `data=`.
+
+    Floating-point tensors start as Gaussian noise of mean 0 and variance 1. Where the model has normalisations with
+    running statistics, Adam takes `steps` steps with the learning rate `lr` towards the least
+
+        Σ_l ‖μ_l(x) − mean_l‖₂ + ‖σ²_l(x) − var_l‖₂,
+
+    where μ_l and σ²_l are those of a batch at the input of normalisation l (Yin et al. 2020, Dreaming to Distill,
+    eq. 4; Haroush et al. 2020, The Knowledge Within). Where it has none, and with 0 steps, noise is what they stay.
+    Integers that an `nn.Embedding` reads are drawn from its rows. Everything else, such as masks, is repeated from the
+    example. Dtypes and devices are the example's. The model runs in eval mode and is not changed.
+
+    Cost: `steps` passes forward and back over all samples.
+
+    Raises `InputError` for numbers that make no sense and for example inputs without a batch dimension, and
+    `ModelError` where the model does not run on these or the statistics can't be compared.
+
+    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
+    >>> data = synthetic_inputs(model, torch.zeros(1, 3, 8, 8), samples=24, batch=16, steps=5)
+    >>> [tuple(inputs.shape) for inputs, _ in data]
+    [(16, 3, 8, 8), (8, 3, 8, 8)]
+    """
+    require_module(model)
+    for name, value, least in (("samples", samples, 1), ("batch", batch, 1), ("steps", steps, 0)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise InputError(f"{name} is {value!r}: give a whole number from {least}.")
+    if not 0 < lr < torch.inf:
+        raise InputError(f"lr is {lr!r}: give a learning rate above 0, such as 0.1.")
+    sizes = [min(batch, samples - at) for at in range(0, samples, batch)]
+    made: list[tuple[Any, None]] = []
+    with evaluating(model), same_draws(), bar("synthetic inputs", len(sizes) * max(1, steps)) as running:
+        template = Template.of(model, example_inputs)
+        for number, size in enumerate(sizes):
+            generator = torch.Generator().manual_seed(seed_of("synthetic", seed, number))
+            leaves = template.drawn(size, generator)
+            template.dream(model, leaves, steps, lr, running)
+            made.append((template.inputs(leaves), None))
+    return made
+
+
+class Template(NamedTuple):
+    """The form of a model's inputs: the leaves of the example, and which of them are made up.
+
+    `rows` says for each leaf that an embedding reads how many rows that has.
+    """
+
+    leaves: list[Any]
+    tree: Any
+    given: int
+    rows: dict[int, int]
+
+    @classmethod
+    def of(cls, model: nn.Module, example_inputs: Inputs) -> Template:
+        """Look at an example, and at which of its tensors the model looks up."""
+        leaves, tree = tree_flatten(example_inputs)
+        given = batch_size(example_inputs)
+        if not given:
+            raise InputError(
+                "The example inputs hold no tensor with a batch dimension: give at least one sample."
+            )
+        whole = {
+            leaf.untyped_storage().data_ptr(): at
+            for at, leaf in enumerate(leaves)
+            if isinstance(leaf, Tensor) and not leaf.is_floating_point()
+        }
+        rows: dict[int, int] = {}
+
+        def look_up(module: Any, args: tuple[Any, ...]) -> None:
+            at = whole.get(args[0].untyped_storage().data_ptr()) if args else None
+            if at is not None:
+                rows[at] = min(rows.get(at, module.num_embeddings), module.num_embeddings)
+
+        hooks = [
+            module.register_forward_pre_hook(look_up)
+            for module in model.modules()
+            if isinstance(module, nn.Embedding)
+        ]
+        try:
+            with torch.no_grad():
+                forward(model, example_inputs)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return cls(leaves, tree, given, rows)
+
+    def drawn(self, size: int, generator: torch.Generator) -> list[Any]:
+        """Return the leaves of a batch of noise; floating-point ones in single precision or better."""
+        return [self._leaf(at, size, generator) for at in range(len(self.leaves))]
+
+    def _leaf(self, at: int, size: int, generator: torch.Generator) -> Any:
+        leaf = self.leaves[at]
+        if not isinstance(leaf, Tensor) or not leaf.ndim or len(leaf) != self.given:
+            return leaf
+        shape = (size, *leaf.shape[1:])
+        if leaf.is_floating_point():
+            dtype = torch.promote_types(leaf.dtype, torch.float32)
+            return torch.randn(shape, generator=generator, dtype=dtype).to(leaf.device)
+        if at in self.rows:
+            return torch.randint(self.rows[at], shape, generator=generator).to(leaf)
+        return leaf[torch.arange(size, device=leaf.device) % self.given]
+
+    def inputs(self, leaves: Sequence[Any]) -> Any:
+        """Return leaves in the form and the dtypes of the example."""
+        own = (
+            new.to(old.dtype) if isinstance(new, Tensor) else new
+            for new, old in zip(leaves, self.leaves, strict=True)
+        )
+        return tree_unflatten(list(own), self.tree)
+
+    def dream(self, model: nn.Module, leaves: list[Any], steps: int, lr: float, running: Bar) -> None:
+        """Change the noise among the leaves in place, so that the statistics come nearer."""
+        free = [
+            leaf
+            for leaf, old in zip(leaves, self.leaves, strict=True)
+            if leaf is not old and leaf.is_floating_point()
+        ]
+        if not free or not any(map(_remembers, model.modules())):
+            running.advance(max(1, steps))
+            return
+        for leaf in free:
+            leaf.requires_grad_()
+        adam = torch.optim.Adam(free, lr=lr)
+        for _ in range(steps):
+            with mismatches(model) as found, torch.enable_grad():
+                forward(model, self.inputs(leaves))
+                loss = torch.stack(found).sum() if found else torch.zeros(())
+            if not loss.isfinite():
+                raise ModelError(
+                    "The running statistics can't be compared: they, or activations, are not finite."
+                )
+            if loss.requires_grad:
+                gradients = torch.autograd.grad(loss, free, allow_unused=True)
+                for leaf, gradient in zip(free, gradients, strict=True):
+                    leaf.grad = gradient
+                adam.step()
+            running.advance()
+            running.say(f"mismatch {float(loss.detach()):.3f}")
+        for leaf in free:
+            leaf.requires_grad_(False).grad = None
+
+
+@contextmanager
+def mismatches(model: nn.Module) -> Iterator[list[Tensor]]:
+    """Collect ‖μ − mean‖₂ + ‖σ² − var‖₂ at the input of each normalisation that the model comes to in the block."""
+    found: list[Tensor] = []
+
+    def compare(module: Any, args: tuple[Any, ...]) -> None:
+        channels = args[0].movedim(1, 0).flatten(1)
+        variance, mean = torch.var_mean(channels, dim=1, correction=0)
+        pairs = ((mean, module.running_mean), (variance, module.running_var))
+        found.append(sum((torch.linalg.vector_norm(own - kept) for own, kept in pairs), torch.zeros(())))
+
+    hooks = [module.register_forward_pre_hook(compare) for module in model.modules() if _remembers(module)]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _remembers(module: nn.Module) -> bool:
+    return all(isinstance(getattr(module, name, None), Tensor) for name in ("running_mean", "running_var"))
