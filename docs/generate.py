@@ -21,6 +21,7 @@ import typer
 
 from secateur import CRITERIA, METHODS, SCOPES, data, models
 from secateur.cli.app import app
+from secateur.cli.listings import compensations
 from secateur.data import AUGMENTATIONS
 from secateur.spread import SPREADS
 from secateur.steps import STEPS
@@ -109,6 +110,27 @@ def _criteria() -> Table:
     return Table(columns, rows)
 
 
+def _compensations() -> Table:
+    columns = [
+        Column("name", "Compensation"),
+        Column("summary", "What makes up for what goes"),
+        Column("granularities", "Granularities"),
+        Column("data", "Data"),
+        Column("options", "Options"),
+    ]
+    rows = [
+        {
+            **row,
+            "name": f"`{row['name']}`",
+            "summary": row["summary"].removesuffix("."),
+            "data": "–" if row["data"] == "none" else row["data"],
+            "options": ", ".join(f"`{name}={value}`" for name, value in row["options"].items()) or None,
+        }
+        for row in compensations()
+    ]
+    return Table(columns, rows)
+
+
 def _methods() -> Table:
     columns = [
         Column("name", "Method"),
@@ -150,6 +172,7 @@ LISTS: Mapping[str, Callable[[], Table]] = {
     "models": _models,
     "datasets": lambda: _pairs("Data", data.names()),
     "criteria": _criteria,
+    "compensations": _compensations,
     "methods": _methods,
     "scopes": lambda: Table(
         [Column("name", "Scope"), Column("summary", "How the amount is spread"), Column("paper", "Paper")],

@@ -12,7 +12,7 @@ from secateur.compensation import COMPENSATIONS
 from secateur.criteria import CRITERIA, Batches
 from secateur.errors import InputError
 from secateur.granularity import Granularity
-from secateur.options import check_kind
+from secateur.options import check_kind, check_options
 
 WEIGHTS, UNITS, SMALLER = ("weight", "n:m"), ("channel", "head"), ("channel", "head", "layer")
 
@@ -54,9 +54,13 @@ class Settings:
     def check(self) -> None:
         """Raise `InputError` for a setting without a meaning for the granularity, and an option no one knows."""
         kind = self.granularity.kind
-        COMPENSATIONS[self.compensation].check(kind)
+        compensation = COMPENSATIONS[self.compensation]
+        compensation.check(kind)
+        check_options(
+            f"the compensation {self.compensation}", self.compensation_options, compensation.functions[kind]
+        )
         CRITERIA[self.criterion].check(kind, self.criterion_options)
-        if COMPENSATIONS[self.compensation].needs_data and self.data is None:
+        if compensation.needs_data and self.data is None:
             raise InputError(
                 f"The compensation {self.compensation} is fitted to what the model does on some data: "
                 "pass batches of inputs and labels as data=."

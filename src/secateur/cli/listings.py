@@ -1,7 +1,8 @@
-"""Lists of what there is: models, data sets, criteria, methods."""
+"""Lists of what there is: models, data sets, criteria, compensations, methods."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
@@ -11,9 +12,11 @@ from rich.tree import Tree
 
 from secateur import data, models
 from secateur.cli.output import show
+from secateur.compensation import COMPENSATIONS
 from secateur.criteria import CRITERIA
 from secateur.methods import METHODS
 from secateur.steps import Outcome
+from secateur.steps.loose import meanings
 from secateur.tables import COUNT, Column, Table
 
 Format = Annotated[str, typer.Option("--format", help="text, json, csv or markdown", metavar="TEXT")]
@@ -81,6 +84,37 @@ def list_criteria(format: Format = "text") -> None:
     show(Outcome(table=Table(columns, rows), record=rows, tree=_tree("criteria", columns, rows)), format)
 
 
+def compensations() -> list[dict[str, Any]]:
+    """Return the rows of the list of compensations: one for each function a name stands for."""
+    return [
+        {
+            "name": compensation.name,
+            "summary": (inspect.getdoc(compensation.functions[min(kinds)]) or "").partition("\n")[0],
+            "granularities": ", ".join(sorted(kinds)),
+            "data": "samples" if compensation.needs_data else "none",
+            "options": compensation.options(min(kinds)),
+        }
+        for compensation in COMPENSATIONS.values()
+        for kinds in meanings(compensation).values()
+    ]
+
+
+def list_compensations(format: Format = "text") -> None:
+    """List the compensations --compensation of prune knows."""
+    rows = [
+        {**row, "options": ", ".join(f"{name}={value}" for name, value in row["options"].items()) or None}
+        for row in compensations()
+    ]
+    columns = [
+        Column("name", "Compensation"),
+        Column("summary", "What makes up for what goes"),
+        Column("granularities", "Granularity"),
+        Column("data", "Data"),
+        Column("options", "Options"),
+    ]
+    show(Outcome(table=Table(columns, rows), record=rows, tree=_tree("compensations", columns, rows)), format)
+
+
 def list_methods(format: Format = "text") -> None:
     """List the methods --method of train and retrain knows."""
     rows = [
@@ -122,5 +156,6 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "models": list_models,
     "datasets": list_datasets,
     "criteria": list_criteria,
+    "compensations": list_compensations,
     "methods": list_methods,
 }

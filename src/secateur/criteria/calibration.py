@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from secateur.errors import InputError
+from secateur.measure.inputs import batch_size
 from secateur.progress import track
 
 if TYPE_CHECKING:
@@ -85,6 +86,17 @@ class Calibration:
             raise InputError("The data holds no batch: pass batches of inputs and labels as data=.")
         return self._size
 
+    def digest(self) -> str:
+        """Return the SHA-256 of all inputs and labels, batch by batch: which data these are, in which order."""
+        digest = hashlib.sha256()
+        for leaf in tree_leaves(list(self)):
+            _update(digest, "", leaf) if isinstance(leaf, Tensor) else digest.update(repr(leaf).encode())
+        return digest.hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return how many samples there are, and their digest."""
+        return {"samples": sum(batch_size(inputs) for inputs, _ in self), "sha256": self.digest()}
+
     def tracked(self, title: str) -> Iterator[Batch]:
         """Yield the same under a progress bar. Raises `InputError` where there is no sample."""
         none = True
@@ -111,6 +123,10 @@ def _digest(model: nn.Module) -> str:
     """Return what tells a model's tensors, and its class, from others."""
     digest = hashlib.sha256(type(model).__qualname__.encode())
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        _update(digest, name, tensor)
     return digest.hexdigest()
+
+
+def _update(digest: hashlib._Hash, name: str, tensor: Tensor) -> None:
+    digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+    digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)

@@ -104,13 +104,14 @@ class ReportContent:
 
 
 def method(cut: Row) -> str:
-    """Name what a prune entry did: criterion, granularity and scope, less what goes without saying."""
+    """Name what a prune entry did: criterion, granularity, scope and compensation, less what goes without saying."""
     config = cut.get("config", {})
     granularity = config.get("granularity", "weight")
     parts = [
         config.get("criterion"),
         None if granularity == "weight" else granularity,
         None if ":" in granularity else config.get("scope"),
+        None if config.get("compensation") == "drop" else config.get("compensation"),
     ]
     return ", ".join(str(part) for part in parts if part) or "pruned"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
@@ -10,10 +11,12 @@ from pydantic import Field
 from torch import Tensor
 
 from secateur.analysis import SafeRate, safe_rate
-from secateur.criteria import CRITERIA, sources
+from secateur.compensation import COMPENSATIONS
+from secateur.criteria import CRITERIA, Calibration, sources
 from secateur.data import Dataset
 from secateur.granularity import parse
 from secateur.graph.outline import through
+from secateur.masks import Masks
 from secateur.prune import prune
 from secateur.pruned import Pruned
 from secateur.runs import Run
@@ -34,6 +37,7 @@ from secateur.steps.base import (
     require,
     step,
 )
+from secateur.steps.loose import Options, options_of_cuts
 from secateur.training import evaluate
 
 BATCH = 64
@@ -90,6 +94,13 @@ class Prune(Step):
             description="what scores are divided by to compare groups: mean, max, l2 or none; channels, heads"
         ),
     ] = "mean"
+    per_cost: Annotated[
+        bool,
+        Field(description="divide scores by what a unit costs, in MACs or in the budget's; channels, heads"),
+    ] = False
+    compensation: Annotated[
+        str, Field(description="what makes up for what goes; secateur compensations lists them")
+    ] = "drop"
     include: Annotated[
         tuple[str, ...],
         Field(description="roles that may be cut: weights, biases, norms, embeddings, others, all"),
@@ -111,12 +122,17 @@ class Prune(Step):
     ] = "exponential"
     allow_empty: Annotated[bool, Field(description="let layers lose all their weights")] = False
     calibration: Annotated[
-        int, Field(ge=1, description="training samples that criteria such as taylor look at, class-balanced")
+        int,
+        Field(
+            ge=1,
+            description="training samples that criteria such as taylor and compensations such as reconstruct look at, "
+            "class-balanced",
+        ),
     ] = 512
     seed: Annotated[
         int, Field(ge=0, description="seed of criteria that draw at random, and of the training samples")
     ] = 0
-    options: Annotated[dict[str, Any], Field(description="option of the criterion, as name=value")] = {}
+    options: Options = {}
     data_root: DataRoot = None
     evaluate: Evaluate = True
     overwrite: Overwrite = False
@@ -124,12 +140,8 @@ class Prune(Step):
 
     @classmethod
     def loose_options(cls) -> dict[str, str]:
-        """Return the options of all criteria: --norm and the like."""
-        defaults: dict[str, dict[str, Any]] = {}
-        for criterion in CRITERIA.values():
-            for option, default in criterion.options.items():
-                defaults.setdefault(option, {})[criterion.name] = default
-        return {option: _told(of) for option, of in defaults.items()}
+        """Return the options of all criteria and compensations: --norm, --damping and the like."""
+        return options_of_cuts()
 
     def perform(self, context: Context) -> Outcome:
         """Score, spread, cut, measure, keep."""
@@ -146,10 +158,14 @@ class Prune(Step):
         watch = Stopwatch()
         model, masks = run.load_model(trust=self.trust or context.trust)
         shrinks = parse(self.granularity).shrinks
-        calibrates = CRITERIA[self.criterion].needs_data
+        compensation = COMPENSATIONS[self.compensation]
+        calibrates = CRITERIA[self.criterion].needs_data or compensation.needs_data
         exampled = shrinks or "example_inputs" in sources(self.criterion)
         needed = exampled or calibrates or self.evaluate
         data = run.load_data(root=context.data_root or self.data_root) if needed else None
+        calibration = None
+        if data is not None and calibrates:
+            calibration = Calibration(samples(data, self.calibration, self.seed))
         amount = self.amount
         if isinstance(amount, str):
             require(
@@ -173,17 +189,23 @@ class Prune(Step):
             round_to=self.round_to,
             reduction=self.reduction,
             normalization=self.normalization,
+            per_cost=self.per_cost,
+            compensation=self.compensation,
             masks=masks,
             rounds=self.rounds,
             schedule=self.schedule,
             allow_empty=self.allow_empty,
-            data=samples(data, self.calibration, self.seed) if data is not None and calibrates else None,
+            data=calibration,
             seed=self.seed,
             inplace=True,
             **self.options,
         )
         result: dict[str, Any] = {"requested": pruned.requested, "achieved": pruned.achieved}
         result |= smaller(pruned) if shrinks else sparser(pruned)
+        if calibration is not None:
+            result["calibration"] = {"seed": self.seed, **calibration.to_json()}
+        if pruned.compensated:
+            result["compensated"] = plain(pruned.compensated)
         told = tell_smaller(result, self.granularity) if shrinks else tell_sparser(result)
         if data is not None and self.evaluate:
             result |= evaluate(pruned.model, data)
@@ -202,6 +224,8 @@ class Prune(Step):
                 f"The {self.amount} rate counts all parameters; here it was applied to the role "
                 f"{', '.join(self.include)} only: --include all cuts as it is defined."
             )
+        left = pruned.compensated.get("left", {})
+        lines += [f"Nothing made up for what went of {name}: {reason}." for name, reason in left.items()]
         if not shrinks:
             lines += [f"{name} was left alone: {reason}." for name, reason in pruned.skipped.items()]
             spared = [name for name, count in pruned.redistributed.items() if count > 0]
@@ -213,21 +237,27 @@ class Prune(Step):
         return Outcome(tuple(lines), record={"run": str(folder), **result})
 
 
-def _told(defaults: Mapping[str, Any]) -> str:
-    """Say whose option it is, and what it is when left out: criterion → default."""
-    if len(set(map(str, defaults.values()))) > 1:
-        return f"option of {', '.join(f'{name} (default {value})' for name, value in defaults.items())}"
-    value = next(iter(defaults.values()))
-    kind = "criteria" if len(defaults) > 1 else "criterion"
-    return f"option of the {kind} {', '.join(defaults)} [default: {value}]"
-
-
 def samples(data: Dataset, count: int, seed: int) -> Iterator[tuple[Any, Tensor]]:
     """Yield `count` training samples, class-balanced, as batches of inputs and labels."""
     chosen = data.subset(train=count, seed=seed).train
     for start in range(0, len(chosen), BATCH):
         part = chosen.select(slice(start, start + BATCH))
         yield data.normalised(part.inputs), part.labels
+
+
+def plain(value: Any) -> Any:
+    """Return what of a value is JSON: tensors and the like are left out, numbers that JSON lacks become None."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(part) for key, part in value.items() if _is_plain(part)}
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value if _is_plain(part)]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or (
+        isinstance(value, Mapping | list | tuple | str | int | float) and not isinstance(value, Masks)
+    )
 
 
 def sparser(pruned: Pruned) -> dict[str, Any]:
