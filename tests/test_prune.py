@@ -385,6 +385,7 @@ def test_the_result_says_what_was_done() -> None:
         "granularity": "weight",
         "criterion": "magnitude",
         "compensation": "drop",
+        "correct": False,
         "norm": "l2",
         "scope": "erk",
         "amount": 0.5,

@@ -55,6 +55,7 @@ def prune(
     normalization: str = "mean",
     per_cost: bool = False,
     compensation: str = "drop",
+    correct: bool | None = None,
     rounds: int | None = None,
     schedule: str = "exponential",
     allow_empty: bool = False,
@@ -96,12 +97,15 @@ def prune(
             what matters least for what it saves.
         compensation: what makes up for what goes, a name from `secateur.compensation.COMPENSATIONS`; "drop": nothing
             does. Its own `options` are told from the criterion's by their names.
+        correct: take back what the cut does to means and variances inside the model, in batch normalisations and
+            biases; when left out, where units go and data is given, except by criteria of untrained models.
         rounds: score what is left in so many rounds, each of which cuts a part. When left out, 1 for units, and for
             weights and patterns the criterion's own number: 100 for synflow, 1 for most.
         schedule: densities after the rounds: "exponential", d^(k/n), or "linear".
         allow_empty: let a tensor lose all its weights. Otherwise each keeps its highest-scored one, except in the
             scope local, and another weight goes instead.
-        data: batches of (inputs, labels), for a criterion that needs more than weights, such as taylor.
+        data: batches of (inputs, labels), for a criterion that needs more than weights, such as taylor, for a
+            compensation that is fitted, and for corrections.
         verify: prove that the smaller model computes what the large one does without the removed units.
         timed: time a pass of the model and of the smaller one, by turns, on the example inputs; takes a second.
         seed: for criteria that draw at random.
@@ -133,6 +137,7 @@ def prune(
         normalization=normalization,
         per_cost=per_cost,
         compensation=compensation,
+        correct=correct,
         rounds=rounds,
         schedule=schedule,
         allow_empty=allow_empty,

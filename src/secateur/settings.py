@@ -41,6 +41,7 @@ class Settings:
     normalization: str = _for(UNITS, "mean")
     per_cost: bool = _for(UNITS, False)
     compensation: str = "drop"
+    correct: bool | None = _for((*WEIGHTS, *UNITS), None)
     rounds: int | None = None
     schedule: str = "exponential"
     allow_empty: bool = _for(WEIGHTS, False)
@@ -65,6 +66,8 @@ class Settings:
                 f"The compensation {self.compensation} is fitted to what the model does on some data: "
                 "pass batches of inputs and labels as data=."
             )
+        if self.correct and self.data is None:
+            raise InputError("A correction compares means on some data: pass batches of inputs as data=.")
         hints = get_type_hints(type(self))
         for setting in fields(self):
             kinds = setting.metadata.get("kinds", (kind,))
@@ -76,6 +79,17 @@ class Settings:
                     f"The setting {setting.name} has no meaning for the granularity {self.granularity}, only for "
                     f"{', '.join(sorted(kinds))}: leave it out."
                 )
+
+    @property
+    def corrects(self) -> bool:
+        """Whether means and variances are corrected: unless told, where units go and data is given, after training.
+
+        A cut of weights changes nothing but them unless told, so that masks, rewinding and methods stay what they are.
+        """
+        if self.correct is not None:
+            return self.correct
+        trained = CRITERIA[self.criterion].moment != "before"
+        return self.granularity.kind in UNITS and self.data is not None and trained
 
     @property
     def compensation_options(self) -> dict[str, Any]:
@@ -96,6 +110,7 @@ class Settings:
             "granularity": str(self.granularity),
             "criterion": self.criterion,
             "compensation": self.compensation,
+            "correct": self.corrects,
             **self.options,
             **{name: getattr(self, name) for name in names},
         }

@@ -20,7 +20,8 @@ from torch.nn.parameter import is_lazy
 from secateur import budget as budgets
 from secateur.allocate import check_amount
 from secateur.budget import Budget, LatencyBudget, meet, meet_latency, per_cost
-from secateur.compensation import Case, make_up
+from secateur.compensation import Case
+from secateur.compensation.make_up import make_up
 from secateur.criteria import Calibration
 from secateur.errors import InputError, ModelError, VerificationError
 from secateur.graph import cost
@@ -143,7 +144,7 @@ def prune_units(model: nn.Module, example_inputs: Inputs | None, settings: Setti
     achieved = len(cut.removed) / max(1, units)
     masks = Masks({name: plan.slice(name, mask) for name, mask in (settings.masks or {}).items()})
     case = Case(model, small, program, data, settings.seed, cut, plan, tuple(chosen), cutter.scores)
-    compensated = make_up(case, settings.compensation, kind, settings.compensation_options)
+    compensated = make_up(case, groups.coupling, settings)
     masks.apply_(small)
     if settings.inplace:
         small = _taken_over(apply(model, plan, inplace=True), small)

@@ -19,9 +19,11 @@ from torch import Tensor, nn
 
 from secateur import granularity as granularities
 from secateur.allocate import SCOPES, allocate, check_amount, least_amount, redistributed
-from secateur.compensation import Case, make_up
+from secateur.compensation import Case
+from secateur.compensation.make_up import make_up
 from secateur.criteria import CRITERIA, Batches, Calibration, measured, score
 from secateur.errors import InputError, ModelError, reason_of
+from secateur.graph.couple import couple
 from secateur.graph.trace import trace
 from secateur.masks import Masks
 from secateur.measure.inputs import Inputs
@@ -59,7 +61,7 @@ def prune_weights(model: nn.Module, example_inputs: Inputs | None, settings: Set
     requested = _requested(settings.amount, pattern)
     path = PATHS[settings.schedule]
     rounds = entry.rounds if settings.rounds is None else check_rounds(settings.rounds)
-    compensates, compensated = settings.compensation != "drop", dict[str, Any]()
+    compensates, compensated = settings.compensation != "drop" or settings.corrects, dict[str, Any]()
     if data is not None and (rounds > 1 or compensates):
         data = Calibration.of(data)
     targets: Mapping[str, Tensor] = prunable(model, settings.include, settings.keep, settings.layers)
@@ -150,17 +152,19 @@ def _made_up(
         raise InputError(
             f"The compensation {settings.compensation} runs the model: pass prune(model, example_inputs, …)."
         )
+    program = trace(model, example_inputs)
+    earlier = Masks(settings.masks or {})
     case = Case(
         model,
         pruned,
-        trace(model, example_inputs),
+        program,
         calibration,
         settings.seed,
         masks=masks,
-        earlier=Masks(settings.masks or {}),
+        earlier=earlier,
         pattern=settings.granularity,
     )
-    told = make_up(case, settings.compensation, case.pattern.kind, settings.compensation_options)
+    told = make_up(case, couple(program), settings)
     masks = told.pop("masks", masks)
     masks.apply_(pruned)
     return masks, told

@@ -6,7 +6,7 @@ numbers of these matrices and in where they get them from.
 """
 
 from secateur.compensation import fuse, reconstruct, weights
-from secateur.compensation.registry import COMPENSATIONS, Case, Compensation, compensation, make_up
+from secateur.compensation.registry import COMPENSATIONS, Case, Compensation, compensation
 
 __all__ = [
     "COMPENSATIONS",
@@ -14,7 +14,6 @@ __all__ = [
     "Compensation",
     "compensation",
     "fuse",
-    "make_up",
     "reconstruct",
     "weights",
 ]

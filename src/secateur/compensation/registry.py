@@ -112,11 +112,3 @@ def compensation(
 def drop(case: Case) -> dict[str, Any]:
     """Nothing makes up for what goes; what is left stays as it is."""
     return {}
-
-
-def make_up(case: Case, name: str, kind: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Carry a compensation out, and return what it tells of itself.
-
-    One that chose other weights to cut tells its `Masks` as "masks".
-    """
-    return COMPENSATIONS[name].functions[kind](case, **options)

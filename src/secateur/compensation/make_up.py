@@ -1,0 +1,28 @@
+"""Make up for a cut: compensate, then correct what is left of the change."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from secateur.compensation.correct import correct
+from secateur.compensation.registry import COMPENSATIONS, Case
+from secateur.errors import SecateurError
+from secateur.graph.couple import Coupling
+from secateur.settings import Settings
+
+
+def make_up(case: Case, coupling: Coupling, settings: Settings) -> dict[str, Any]:
+    """Carry out the compensation of a cut and its correction, and return what they tell of themselves.
+
+    A compensation that chose other weights to cut tells its `Masks` as "masks".
+    """
+    compensate = COMPENSATIONS[settings.compensation].functions[settings.granularity.kind]
+    told = compensate(case, **settings.compensation_options)
+    if settings.corrects and case.data is not None:
+        try:
+            told["corrected"] = correct(case, coupling, told.get("layers", ()))
+        except SecateurError as error:
+            if settings.correct:
+                raise
+            told["not corrected"] = str(error)
+    return told
