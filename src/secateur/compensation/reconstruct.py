@@ -17,6 +17,7 @@ from torch import Tensor
 from secateur.compensation.lockstep import Lockstep
 from secateur.compensation.registry import Case, compensation
 from secateur.compensation.squares import Squares
+from secateur.errors import InputError
 from secateur.graph.probe import Place
 from secateur.importance.products import Product, Products, channels_last, draw, patches
 from secateur.shrink.plan import named_tensors
@@ -35,6 +36,10 @@ def reconstruct(case: Case, *, damping: float = 1e-3, rows: int = 64) -> dict[st
     Cost: one pass of both models.
     """
     assert case.cut is not None
+    if rows < 1:
+        raise InputError(f"The option rows of reconstruct is {rows!r}: give a whole number from 1.")
+    if not 0 <= damping < torch.inf:
+        raise InputError(f"The option damping of reconstruct is {damping!r}: give a number from 0.")
     read = {
         (m.name, m.dim) for g in case.groups if not bool(case.kept(g).all()) for m in g.members if m.reads
     }

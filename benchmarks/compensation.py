@@ -1,0 +1,128 @@
+"""ResNets on CIFAR-10 made smaller without a training epoch: what each compensation leaves of the accuracy.
+
+Takes the public checkpoints resnet20-12fca82f.th and resnet56-4bfd9763.th (91.73 and 93.39 % on the 10,000 test
+images), expected in DATA_ROOT/weights/cifar10. Every way of making up for the cut sees the same calibration images of
+the training set; dropping with correction sees them too. Each cell is recorded as it comes, and a repeated call
+continues.
+
+    python benchmarks/compensation.py --data-root DIR [--model resnet20] [--threads 2] [--criteria refit magnitude]
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness import RESULTS, parser, record
+from secateur import Calibration, build, evaluate, load_data, prune
+from secateur.data import Batches
+from secateur.models import load_weights
+from secateur.tables import PERCENT, Column, Table
+
+CHECKPOINTS = {"resnet20": "resnet20-12fca82f.th", "resnet56": "resnet56-4bfd9763.th"}
+LOSS: dict[str, Any] = {"reduction": "sum", "normalization": "none"}
+CRITERIA: dict[str, dict[str, Any]] = {
+    "refit": {"normalization": "none", "per_cost": True},
+    "magnitude": {},
+    "taylor": LOSS,
+    "lamp": {},
+    "chip": {},
+    "random": {},
+}
+BUDGETS = (0.75, 0.6, 0.5, 0.384)
+FIRST, MORE = 512, 2048
+"""Calibration images."""
+WAYS: dict[str, tuple[int, dict[str, Any]]] = {
+    "dropped": (FIRST, {"compensation": "drop", "correct": False}),
+    "dropped, corrected": (FIRST, {"compensation": "drop"}),
+    "fused, corrected": (FIRST, {"compensation": "fuse"}),
+    f"reconstructed, {FIRST}": (FIRST, {"compensation": "reconstruct"}),
+    f"reconstructed, {MORE:,}": (MORE, {"compensation": "reconstruct"}),
+}
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--model", choices=list(CHECKPOINTS), default="resnet20")
+    options.add_argument("--criteria", nargs="+", choices=list(CRITERIA), default=list(CRITERIA))
+    options.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
+    options.add_argument("--budgets", nargs="+", type=float, default=list(BUDGETS))
+    given = options.parse_args()
+    torch.set_num_threads(given.threads or 1)
+    name = f"compensation_{given.model}"
+    data = load_data("cifar10", given.data_root, normalize="imagenet")
+    model = build(given.model, num_classes=10, input_shape=data.input_shape)
+    load_weights(model, Path(given.data_root) / "weights/cifar10" / CHECKPOINTS[given.model])
+    calibration = {
+        count: Calibration(
+            [
+                (batch[0], batch[1])
+                for batch in islice(Batches(data, "train", 128, shuffle=True, seed=0), count // 128)
+            ]
+        )
+        for count in (FIRST, MORE)
+    }
+    earlier = RESULTS / f"{name}.json"
+    rows: list[dict[str, Any]] = json.loads(earlier.read_text())["result"]["rows"] if earlier.exists() else []
+    for criterion in given.criteria:
+        for budget in given.budgets:
+            for way in given.ways:
+                if any(
+                    (row["criterion"], row["budget"], row["way"]) == (criterion, budget, way) for row in rows
+                ):
+                    continue
+                count, how = WAYS[way]
+                start = time.perf_counter()
+                cut = prune(
+                    model,
+                    torch.zeros(1, *data.input_shape),
+                    granularity="channel",
+                    criterion=criterion,
+                    scope="global",
+                    budget={"macs": budget},
+                    data=calibration[count],
+                    **CRITERIA[criterion],
+                    **how,
+                )
+                seconds = time.perf_counter() - start
+                assert cut.macs is not None
+                rows.append(
+                    {
+                        "criterion": criterion,
+                        "budget": budget,
+                        "way": way,
+                        "macs": cut.macs[1] / cut.macs[0],
+                        "top1": evaluate(cut.model, data)["top1"],
+                        "seconds": seconds,
+                    }
+                )
+                print(rows[-1], flush=True)
+                keep(name, rows, data.fingerprint())
+
+
+def keep(name: str, rows: list[dict[str, Any]], fingerprint: str) -> None:
+    columns = [Column("criterion", "Criterion"), Column("budget", "MACs left", PERCENT)]
+    columns += [Column(way, way, PERCENT) for way in WAYS]
+    table = []
+    for criterion, budget in dict.fromkeys((row["criterion"], row["budget"]) for row in rows):
+        own = [row for row in rows if (row["criterion"], row["budget"]) == (criterion, budget)]
+        table.append({"criterion": criterion, "budget": budget, **{row["way"]: row["top1"] for row in own}})
+    table.sort(key=lambda row: (-row["budget"], list(CRITERIA).index(row["criterion"])))
+    record(
+        name,
+        {"rows": rows},
+        table=Table(columns, table),
+        command=f"python benchmarks/compensation.py --model {name.removeprefix('compensation_')}",
+        data="CIFAR-10, all 10,000 test images, calibrated on training images",
+        fingerprint=fingerprint,
+        settings={"criteria": CRITERIA, "ways": {way: [count, how] for way, (count, how) in WAYS.items()}},
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,347 @@
+"""Reconstruction, correction and the criterion that foresees it, against least squares done by hand in float64."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import secateur
+from secateur.compensation import lockstep
+from secateur.errors import InputError
+from secateur.importance import unit_scores
+from structural_zoo import CASES, run
+
+EXACT = {"damping": 1e-12, "rows": 10**6}
+
+
+def batches(*shape: int, count: int = 1, seed: int = 0) -> list[tuple[Tensor, None]]:
+    generator = torch.Generator().manual_seed(seed)
+    return [(torch.randn(shape, generator=generator, dtype=torch.float64), None) for _ in range(count)]
+
+
+def convolutions(**how: Any) -> nn.Module:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(2, 6, 3, padding=1, bias=False),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.Conv2d(6, 4, 3, bias=False, **how),
+        nn.BatchNorm2d(4),
+    )
+    for norm in (model[1], model[4]):
+        assert isinstance(norm, nn.BatchNorm2d)
+        for tensor in (norm.weight, norm.bias, norm.running_mean):
+            nn.init.uniform_(tensor, -1, 1)  # type: ignore[arg-type]
+        nn.init.uniform_(norm.running_var, 0.5, 2)  # type: ignore[arg-type]
+    return model.double().eval()
+
+
+@pytest.mark.parametrize(
+    "how", [{}, {"stride": 2, "padding": 1}, {"dilation": 2, "padding": (2, 0)}], ids=str
+)
+def test_a_convolution_is_fitted_as_least_squares_on_its_patches(how: dict[str, Any]) -> None:
+    model, data = convolutions(**how), batches(8, 2, 9, 7)
+    result = secateur.prune(
+        model, data[0][0], granularity="channel", amount=0.5, data=data, compensation="reconstruct", **EXACT
+    )
+    small: Any = result.model
+    with torch.no_grad():
+        inputs = small[:3](data[0][0])
+        target = model[3](model[:3](data[0][0]))  # type: ignore[index, operator]
+        rows = F.unfold(
+            inputs, 3, stride=small[3].stride, padding=small[3].padding, dilation=small[3].dilation
+        )
+        rows = rows.transpose(1, 2).flatten(0, 1)
+        ones = torch.cat([rows, torch.ones(len(rows), 1, dtype=rows.dtype)], 1)
+        goal = target.flatten(2).transpose(1, 2).flatten(0, 1)
+        best = torch.linalg.lstsq(ones, goal).solution
+        shift = model[4].running_mean - small[4].running_mean  # type: ignore[index, operator]
+        ours = rows @ small[3].weight.flatten(1).T + shift
+        torch.testing.assert_close(ours, ones @ best, rtol=1e-6, atol=1e-8)
+
+
+class Residual(nn.Module):
+    """A block whose second layer is fitted to what the stream was, the first block's error included."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.back = nn.Linear(5, 8), nn.Linear(8, 5)
+        self.second, self.out = nn.Linear(5, 8), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.back(self.first(x).relu())
+        return x + self.out(self.second(x).relu())
+
+
+def test_a_layer_in_front_of_a_sum_makes_up_for_what_was_lost_before() -> None:
+    model, data = Residual().double().eval(), batches(64, 5)
+    x = data[0][0]
+    result = secateur.prune(
+        model, x, granularity="channel", amount=0.5, data=data, compensation="reconstruct", **EXACT
+    )
+    small: Any = result.model
+    with torch.no_grad():
+        stream = x + small.back(small.first(x).relu())
+        hidden = small.second(stream).relu()
+        ones = torch.cat([hidden, torch.ones(64, 1, dtype=x.dtype)], 1)
+        best = torch.linalg.lstsq(ones, model(x) - stream).solution
+    torch.testing.assert_close(small.out(hidden), ones @ best, rtol=1e-6, atol=1e-8)
+    dropped = secateur.prune(model, x, granularity="channel", amount=0.5).model
+    assert (small(x) - model(x)).square().mean() < 0.5 * (dropped(x) - model(x)).square().mean()
+
+
+def test_units_that_others_can_express_are_lost_without_loss() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 6), nn.Linear(6, 2)).double()  # rank 3 in six units
+    data = batches(50, 4)
+    result = secateur.prune(
+        model,
+        data[0][0],
+        granularity="channel",
+        amount=0.5,
+        layers=["1"],
+        keep=["0"],
+        data=data,
+        compensation="reconstruct",
+        damping=1e-10,
+    )
+    fresh = batches(10, 4, seed=1)[0][0]
+    torch.testing.assert_close(result.model(fresh), model(fresh), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("compensation", ["reconstruct", "drop"])
+def test_the_size_of_batches_changes_nothing(compensation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, data = convolutions(), batches(4, 2, 9, 7, count=5)
+    how: dict[str, Any] = {
+        "granularity": "channel",
+        "amount": 0.4,
+        "data": data,
+        "compensation": compensation,
+    }
+    how |= EXACT if compensation == "reconstruct" else {}
+    whole = secateur.prune(model, data[0][0], **how).model.state_dict()
+    for least in (1, 4 * 4 * 6 * 9 * 7 * 2):
+        monkeypatch.setattr(lockstep, "AT_ONCE", least)
+        parts = secateur.prune(model, data[0][0], **how).model.state_dict()
+        for name, tensor in whole.items():
+            torch.testing.assert_close(parts[name], tensor, rtol=1e-7, atol=1e-9, msg=name)
+
+
+def test_the_same_seed_fits_the_same() -> None:
+    model, data = convolutions(), batches(8, 2, 9, 7)
+    how: dict[str, Any] = {
+        "granularity": "channel",
+        "amount": 0.5,
+        "data": data,
+        "compensation": "reconstruct",
+    }
+    one, two = (secateur.prune(model, data[0][0], rows=1, **how).model.state_dict() for _ in range(2))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_too_few_samples_and_dead_or_equal_channels_are_no_trouble(samples: int) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 12), nn.ReLU(), nn.Linear(12, 5)).double()
+    with torch.no_grad():
+        model[0].weight[1] = model[0].weight[0]  # type: ignore[index, operator]
+        model[0].bias[1] = model[0].bias[0]  # type: ignore[index, operator]
+        model[0].weight[2:4] = 0  # type: ignore[index, operator]
+        model[0].bias[2:4] = -1  # type: ignore[index, operator]
+    data = batches(samples, 4)
+    for damping in (0.0, 1e-3):
+        result = secateur.prune(
+            model,
+            data[0][0],
+            granularity="channel",
+            amount=0.25,
+            criterion="random",
+            data=data,
+            compensation="reconstruct",
+            damping=damping,
+        )
+        assert all(tensor.isfinite().all() for tensor in result.model.parameters())
+        assert result.compensated["layers"]["2.weight"]["damping"] >= damping
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("compensation", ["reconstruct", "drop"])
+def test_every_architecture_is_made_up_for(name: str, compensation: str) -> None:
+    case = CASES[name]()
+    how: dict[str, Any] = {"granularity": "channel", "amount": 0.4, "scope": "local"}
+    data = [(case.inputs, None)]
+    dense = [tensor.clone() for tensor in case.model.state_dict().values()]
+    result = secateur.prune(case.model, case.inputs, data=data, compensation=compensation, **how)
+    assert all(torch.equal(*pair) for pair in zip(dense, case.model.state_dict().values(), strict=True))
+    assert all(t.isfinite().all() for t in result.model.state_dict().values() if t.is_floating_point())
+    run(result.model, case.inputs)
+    for fit in result.compensated.get("layers", {}).values():
+        assert fit["after"] <= fit["before"] * (1 + 1e-6) + 1e-6
+
+
+def test_a_correction_gives_norms_the_statistics_and_biases_the_means_of_before() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(2, 8, 3),
+        nn.ReLU(),
+        nn.Conv2d(8, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(36, 3),
+    )
+    model = model.double().train()
+    data = batches(32, 2, 7, 7)
+    model[3].momentum = None  # type: ignore[index]
+    model(data[0][0])  # the statistics of exactly these data
+    result = secateur.prune(model, data[0][0], granularity="channel", amount=0.5, data=data)
+    assert result.compensated["corrected"] >= 2
+    small: Any = result.model.eval()
+    with torch.no_grad():
+        seen = small[:3](data[0][0])
+        torch.testing.assert_close(small[3].running_mean, seen.mean((0, 2, 3)))
+        unbiased = seen.var((0, 2, 3), correction=0) * 32 * 9 / (32 * 9 - 1)
+        torch.testing.assert_close(small[3].running_var, unbiased)
+        torch.testing.assert_close(small(data[0][0]).mean(0), model.eval()(data[0][0]).mean(0))
+
+
+def test_where_nothing_changed_nothing_is_corrected() -> None:
+    model, data = convolutions(), batches(8, 2, 9, 7)
+    with torch.no_grad():
+        model[3].weight[:, 2] = 0  # type: ignore[index, operator]
+    scores = secateur.prune(
+        model, data[0][0], granularity="channel", amount=1 / 6, criterion="refit", data=data
+    )
+    assert scores.kept["0.weight"] == 5
+    torch.testing.assert_close(scores.model(data[0][0]), model(data[0][0]))
+
+
+@pytest.mark.parametrize("granularity", ["channel", "weight"])
+def test_a_correction_can_be_asked_for_and_refused(granularity: str) -> None:
+    model, data = convolutions(), batches(8, 2, 9, 7)
+    how: dict[str, Any] = {"granularity": granularity, "amount": 0.5, "data": data}
+    norm = "4.running_mean"
+    dense = model.state_dict()[norm]
+    off = secateur.prune(model, data[0][0], correct=False, **how)
+    on = secateur.prune(model, data[0][0], correct=True, **how)
+    assert torch.equal(off.model.state_dict()[norm], dense)
+    assert not torch.equal(on.model.state_dict()[norm], dense)
+    assert (off.choices["correct"], on.choices["correct"]) == (False, True)
+    with pytest.raises(InputError, match="A correction compares means on some data"):
+        secateur.prune(model, data[0][0], granularity="weight", amount=0.5, correct=True)
+
+
+def test_a_model_changed_in_place_is_made_up_for_too() -> None:
+    model, data = convolutions(), batches(8, 2, 9, 7)
+    how: dict[str, Any] = {
+        "granularity": "channel",
+        "amount": 0.5,
+        "data": data,
+        "compensation": "reconstruct",
+    }
+    copied = secateur.prune(model, data[0][0], **how).model.state_dict()
+    result = secateur.prune(model, data[0][0], inplace=True, **how)
+    assert result.model is model
+    assert all(torch.equal(tensor, copied[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"data": None}, "The compensation reconstruct is fitted to what the model does on some data"),
+        ({"data": [(torch.full((2, 2, 9, 7), torch.nan, dtype=torch.float64), None)]}, "NaN or infinity"),
+        ({"data": []}, "The data holds no batch"),
+        ({"damping": -1.0}, "damping"),
+        ({"rows": 0}, "rows"),
+        ({"damping": "much"}, "damping"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_makes_no_sense_is_refused(arguments: dict[str, Any], sentence: str) -> None:
+    how: dict[str, Any] = {"data": batches(2, 2, 9, 7), "granularity": "channel", "amount": 0.5}
+    with pytest.raises(InputError, match=sentence):
+        secateur.prune(
+            convolutions(), batches(2, 2, 9, 7)[0][0], compensation="reconstruct", **(how | arguments)
+        )
+
+
+def refitted_errors(x: Tensor, weight: Tensor) -> tuple[list[int], list[float]]:
+    """Take units one at a time, each time the one whose loss least squares makes up for best; by brute force."""
+    left, order, rises, before = list(range(x.shape[1])), [], [], 0.0
+    goal = x @ weight
+    while left:
+        errors = {}
+        for unit in left:
+            rest = [other for other in left if other != unit]
+            fitted = (
+                torch.linalg.lstsq(x[:, rest], goal).solution if rest else torch.zeros(0, weight.shape[1])
+            )
+            errors[unit] = float((goal - x[:, rest] @ fitted.to(x)).square().sum())
+        unit = min(errors, key=lambda each: errors[each])
+        rises.append(errors[unit] - before)
+        before = errors[unit]
+        left.remove(unit)
+        order.append(unit)
+    return order, rises
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 1000))
+def test_refit_is_what_greedy_removal_and_least_squares_lose(seed: int) -> None:
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3, bias=False)).double()
+    x = torch.randn(300, 5, dtype=torch.float64)
+    groups = secateur.analyze(model, x)
+    found = unit_scores(
+        model, groups.free, "refit", coupling=groups.coupling, data=[(x, None)], damping=1e-12, steps=1000
+    )["0.weight"]
+    with torch.no_grad():
+        hidden, weight = model[:2](x), model[2].weight.T  # type: ignore[index, operator]
+        order, rises = refitted_errors(hidden, weight)
+        variance = (hidden @ weight).var(0, correction=0).sum()
+    by_hand = torch.empty(6, dtype=torch.float64)
+    worst = 0.0
+    for unit, rise in zip(order, rises, strict=True):
+        worst = max(worst, rise / len(x) / float(variance))
+        by_hand[unit] = worst
+    torch.testing.assert_close(found, by_hand, rtol=1e-4, atol=1e-9)
+
+
+def test_scores_per_cost_are_scores_over_what_a_unit_saves() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 40), nn.ReLU(), nn.Linear(40, 2))
+    with torch.no_grad():
+        for at in (0, 2, 4):
+            nn.init.uniform_(model[at].weight, 0.9, 1.1)  # type: ignore[arg-type]
+    x = torch.ones(1, 4)
+    how: dict[str, Any] = {"granularity": "channel", "budget": {"macs": 0.8}, "normalization": "none"}
+    plain, priced = (secateur.prune(model, x, per_cost=flag, **how) for flag in (False, True))
+    # a unit of the first layer saves 4 + 40 products, one of the second 4 + 2
+    assert priced.kept["0.weight"] < plain.kept["0.weight"]
+    assert secateur.prune(model, x, per_cost=True, **how).kept == priced.kept
+
+
+def test_the_model_goes_on_working_after_an_interrupted_reconstruction(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, data = convolutions(), batches(8, 2, 9, 7)
+    before = copy.deepcopy(model.state_dict())
+
+    def interrupted(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("secateur.compensation.reconstruct.Fit.act", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        secateur.prune(
+            model, data[0][0], granularity="channel", amount=0.5, data=data, compensation="reconstruct"
+        )
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert torch.backends.mha.get_fastpath_enabled()
