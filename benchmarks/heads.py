@@ -79,6 +79,7 @@ def language(folder: Path) -> list[dict[str, Any]]:
                 scope="local",
                 criterion=criterion,
                 data=batches if criterion == "taylor" else None,
+                correct=False,
             )
             after = loss(cut.model, windows)
             rows.append(

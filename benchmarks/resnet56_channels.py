@@ -67,6 +67,7 @@ def main() -> None:
                 scope="global",
                 budget={"macs": budget},
                 data=calibration,
+                correct=False,
                 seed=0,
             )
             assert cut.macs is not None

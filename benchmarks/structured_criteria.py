@@ -30,6 +30,7 @@ LOSS: dict[str, Any] = {"reduction": "sum", "normalization": "none"}
 HOW: dict[str, dict[str, Any]] = {
     "magnitude": {}, "linf": {}, "lamp": {}, "fpgm": {}, "bn_scale": {}, "activation": {}, "apoz": {}, "hrank": {},
     "chip": {}, "taylor": LOSS, "joint_taylor": LOSS, "fisher": LOSS, "obd": LOSS, "random": {},
+    "refit": {"normalization": "none", "per_cost": True},
 }  # fmt: skip
 CALIBRATION = 4
 """Batches of 128 training images."""
@@ -69,6 +70,7 @@ def main() -> None:
                 scope="global",
                 budget={"macs": 0.5},
                 data=[(batch[0], batch[1]) for batch in batches] if CRITERIA[criterion].needs_data else None,
+                correct=False,
                 seed=seed,
                 **how,
             )
