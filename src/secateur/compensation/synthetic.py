@@ -27,7 +27,7 @@ def synthetic_inputs(
     example_inputs: Inputs,
     samples: int = 512,
     batch: int = 64,
-    steps: int = 100,
+    steps: int = 50,
     seed: int = 0,
     lr: float = 0.1,
 ) -> list[tuple[Any, None]]:
