@@ -345,3 +345,16 @@ def test_the_model_goes_on_working_after_an_interrupted_reconstruction(
         )
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_an_error_of_a_step_is_not_blamed_on_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, data = convolutions(), batches(8, 2, 9, 7)
+
+    def broken(*args: Any) -> None:
+        raise ZeroDivisionError("of our own")
+
+    monkeypatch.setattr("secateur.compensation.reconstruct.Fit.act", broken)
+    with pytest.raises(ZeroDivisionError, match="of our own"):
+        secateur.prune(
+            model, data[0][0], granularity="channel", amount=0.5, data=data, compensation="reconstruct"
+        )

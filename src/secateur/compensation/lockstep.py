@@ -78,6 +78,12 @@ class Lockstep:
             large = _Ahead(self.ahead, batches[number], self.uses())
 
             def at(place: Place, tensor: Tensor) -> Tensor | None:
+                try:
+                    return look(place, tensor)
+                except Exception as error:  # of a step, which the model's own code is not to blame for
+                    raise _Failed from error
+
+            def look(place: Place, tensor: Tensor) -> Tensor | None:
                 if place in self.kept:
                     before[place] = tensor
                 if (step := self.steps.get(place)) is None:
@@ -101,6 +107,9 @@ class Lockstep:
                 self.behind.run(batches[number], at)
             except _Enough:
                 return False
+            except _Failed as failed:
+                assert failed.__cause__ is not None
+                raise failed.__cause__ from None
             finally:
                 large.close()
             for place in self.steps:  # what this batch does not come to need not wait for it
@@ -179,6 +188,10 @@ def _batched(leaf: Any, size: int) -> bool:
 
 class _Enough(BaseException):
     """A pass that need not go on."""
+
+
+class _Failed(BaseException):
+    """A step that raised something; its cause is what."""
 
 
 class _Ahead:
