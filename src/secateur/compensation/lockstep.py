@@ -81,7 +81,7 @@ class Lockstep:
                 try:
                     return look(place, tensor)
                 except Exception as error:  # of a step, which the model's own code is not to blame for
-                    raise _Failed from error
+                    raise _Failed(error) from error
 
             def look(place: Place, tensor: Tensor) -> Tensor | None:
                 if place in self.kept:
@@ -108,8 +108,7 @@ class Lockstep:
             except _Enough:
                 return False
             except _Failed as failed:
-                assert failed.__cause__ is not None
-                raise failed.__cause__ from None
+                raise failed.error from None
             finally:
                 large.close()
             for place in self.steps:  # what this batch does not come to need not wait for it
@@ -191,7 +190,10 @@ class _Enough(BaseException):
 
 
 class _Failed(BaseException):
-    """A step that raised something; its cause is what."""
+    """A step that raised something."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
 
 
 class _Ahead:
