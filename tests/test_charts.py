@@ -36,11 +36,18 @@ GROUPS = [
     for run in "ab"
     for index in range(3)
 ]
+WAYS = [
+    {"panel": panel, "way": way, "sparsity": sparsity, "top1": 0.9 - sparsity * slope}
+    for panel in ("group 0", "group 1")
+    for slope, way in enumerate(("Whole", "Dropped", "Fused"))
+    for sparsity in (0.3, 0.5)
+]
 CURVES = [{**row, "run": run} for run in "ab" for row in study.epochs("train", 0, 10, 0.5, 0.98)]
 CHARTS = {
     "front": lambda: charts.front(SAFE_RATE),
     "kurtosis": lambda: charts.kurtosis(SAFE_RATE),
     "accuracy": lambda: charts.accuracy_against_sparsity(ACCURACY),
+    "fusion": lambda: charts.accuracy_by_way([*WAYS, *WAYS]),
     "groups": lambda: charts.group_units(GROUPS),
     "layers": lambda: charts.layer_sparsity(LAYERS),
     "training": lambda: charts.training_curves(CURVES),
@@ -49,6 +56,7 @@ EXPECTED = {  # how many of each mark: stands for as many things in the data
     "front": {"line mark": 2, "point": 3, "text mark": 3},
     "kurtosis": {"point": 10},
     "accuracy": {"line mark": 6, "point": 12, "rule mark": 1},
+    "fusion": {"line mark": 6, "point": 12},
     "groups": {"bar": 12},
     "layers": {"bar": 15},
     "training": {"line mark": 4, "point": 40},

@@ -17,7 +17,8 @@ from secateur.criteria import CRITERIA, Calibration
 from secateur.masks import Masks
 from secateur.runs import Run
 from secateur.steps import Prune, Train
-from secateur.steps.prune import plain, samples
+from secateur.steps.cuts import plain
+from secateur.steps.prune import samples
 from test_cli import snapshot
 
 

@@ -8,10 +8,12 @@ import warnings
 from typing import Annotated, Any, TextIO
 
 import typer
+from typer.core import TyperCommand
 
 from secateur.cli import listings, roads
-from secateur.cli.options import command_of
+from secateur.cli.options import command_of, has_arguments
 from secateur.cli.output import show
+from secateur.cli.spaced import Spaced
 from secateur.environment import version
 from secateur.errors import SecateurError, SecateurWarning
 from secateur.steps import STEPS, Context, Step
@@ -106,7 +108,7 @@ def _stop(message: str, code: int) -> None:
 
 
 for _step in STEPS.values():
-    app.command(_step.do)(command_of(_step, perform))
+    app.command(_step.do, cls=TyperCommand if has_arguments(_step) else Spaced)(command_of(_step, perform))
 for _name, _listing in listings.COMMANDS.items():
     app.command(_name)(_listing)
 for _name, _road in roads.COMMANDS.items():

@@ -52,6 +52,12 @@ def command_of(step: type[Step], perform: Callable[[Step], None]) -> Callable[..
     return command
 
 
+def has_arguments(step: type[Step]) -> bool:
+    """Whether a step takes words that belong to no option."""
+    extras = [field.json_schema_extra for field in step.model_fields.values()]
+    return any(isinstance(extra, dict) and bool(extra.get("argument")) for extra in extras)
+
+
 def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     extra: Mapping[str, Any] = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
     kinds = set(_kinds(field.annotation))
@@ -70,7 +76,7 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
         return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[str, info])
     shown = _shown_default(field)
     if kinds == {bool}:
-        flag = f"--{_dashed(name)}/--no-{_dashed(name)}" if field.default else f"--{_dashed(name)}"
+        flag = f"--{_dashed(name)}" if field.default is False else f"--{_dashed(name)}/--no-{_dashed(name)}"
         return _option(name, None, text, bool | None, flag, shown if field.default else "")
     kind = list[str] | None if kinds & {dict, list, tuple} else str | None
     flag = f"--{_dashed(name).removesuffix('s')}" if dict in kinds else f"--{_dashed(name)}"

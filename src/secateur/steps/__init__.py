@@ -12,15 +12,19 @@ from secateur.steps.safe_rate import SafeRateStep  # isort: skip
 from secateur.steps.prune import Prune  # isort: skip
 from secateur.steps.evaluation import Eval  # isort: skip
 from secateur.steps.compare import Compare  # isort: skip
+from secateur.steps.compare_fusion import CompareFusion  # isort: skip
+from secateur.steps.fusion_results import FusionResults  # isort: skip
 from secateur.steps.report import Report  # isort: skip
 from secateur.steps.export import Export  # isort: skip
 
 __all__ = [
     "STEPS",
     "Compare",
+    "CompareFusion",
     "Context",
     "Eval",
     "Export",
+    "FusionResults",
     "Import",
     "Inspect",
     "Outcome",

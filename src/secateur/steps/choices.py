@@ -12,10 +12,9 @@ from secateur.data import Dataset
 from secateur.steps.base import MACHINE, Context, DataRoot
 
 
-class DataChoice(BaseModel):
-    """Which data set, and how it is prepared: the arguments of `secateur.data.load`."""
+class DataOptions(BaseModel):
+    """How a data set is prepared: the arguments of `secateur.data.load` but its name."""
 
-    data: Annotated[str, Field(description="data set; secateur datasets lists them")]
     data_root: DataRoot = None
     normalize: Annotated[
         str | None, Field(description="imagenet, none or mean/std; the data set's own when left out")
@@ -27,6 +26,12 @@ class DataChoice(BaseModel):
         int | None, Field(ge=1, description="train on so many images only, class-balanced")
     ] = None
     download: Annotated[bool, Field(description="fetch missing data", json_schema_extra=MACHINE)] = True
+
+
+class DataChoice(DataOptions):
+    """Which data set, and how it is prepared: the arguments of `secateur.data.load`."""
+
+    data: Annotated[str, Field(description="data set; secateur datasets lists them")]
 
     def load_data(self, context: Context) -> Dataset:
         """Load the data set."""

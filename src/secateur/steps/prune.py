@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -15,10 +13,7 @@ from secateur.compensation import COMPENSATIONS
 from secateur.criteria import CRITERIA, Calibration, sources
 from secateur.data import Dataset
 from secateur.granularity import parse
-from secateur.graph.outline import through
-from secateur.masks import Masks
 from secateur.prune import prune
-from secateur.pruned import Pruned
 from secateur.runs import Run
 from secateur.steps.base import (
     SAMPLES,
@@ -37,6 +32,7 @@ from secateur.steps.base import (
     require,
     step,
 )
+from secateur.steps.cuts import plain, smaller, sparser, tell_smaller, tell_sparser
 from secateur.steps.loose import Options, options_of_cuts
 from secateur.training import evaluate
 
@@ -101,6 +97,13 @@ class Prune(Step):
     compensation: Annotated[
         str, Field(description="what makes up for what goes; secateur compensations lists them")
     ] = "drop"
+    correct: Annotated[
+        bool | None,
+        Field(
+            description="take back what the cut does to means and variances inside the model; when left out, for "
+            "channels and heads wherever samples are looked at"
+        ),
+    ] = None
     include: Annotated[
         tuple[str, ...],
         Field(description="roles that may be cut: weights, biases, norms, embeddings, others, all"),
@@ -159,7 +162,7 @@ class Prune(Step):
         model, masks = run.load_model(trust=self.trust or context.trust)
         shrinks = parse(self.granularity).shrinks
         compensation = COMPENSATIONS[self.compensation]
-        calibrates = CRITERIA[self.criterion].needs_data or compensation.needs_data
+        calibrates = CRITERIA[self.criterion].needs_data or compensation.needs_data or bool(self.correct)
         exampled = shrinks or "example_inputs" in sources(self.criterion)
         needed = exampled or calibrates or self.evaluate
         data = run.load_data(root=context.data_root or self.data_root) if needed else None
@@ -191,6 +194,7 @@ class Prune(Step):
             normalization=self.normalization,
             per_cost=self.per_cost,
             compensation=self.compensation,
+            correct=self.correct,
             masks=masks,
             rounds=self.rounds,
             schedule=self.schedule,
@@ -226,6 +230,8 @@ class Prune(Step):
             )
         left = pruned.compensated.get("left", {})
         lines += [f"Nothing made up for what went of {name}: {reason}." for name, reason in left.items()]
+        if "not corrected" in pruned.compensated:
+            lines.append(f"Means and variances were not corrected: {pruned.compensated['not corrected']}")
         if not shrinks:
             lines += [f"{name} was left alone: {reason}." for name, reason in pruned.skipped.items()]
             spared = [name for name, count in pruned.redistributed.items() if count > 0]
@@ -243,73 +249,3 @@ def samples(data: Dataset, count: int, seed: int) -> Iterator[tuple[Any, Tensor]
     for start in range(0, len(chosen), BATCH):
         part = chosen.select(slice(start, start + BATCH))
         yield data.normalised(part.inputs), part.labels
-
-
-def plain(value: Any) -> Any:
-    """Return what of a value is JSON: tensors and the like are left out, numbers that JSON lacks become None."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(part) for key, part in value.items() if _is_plain(part)}
-    if isinstance(value, list | tuple):
-        return [plain(part) for part in value if _is_plain(part)]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _is_plain(value: Any) -> bool:
-    return value is None or (
-        isinstance(value, Mapping | list | tuple | str | int | float) and not isinstance(value, Masks)
-    )
-
-
-def sparser(pruned: Pruned) -> dict[str, Any]:
-    """Return what a cut of weights came to."""
-    counts = {"pruned": pruned.masks.pruned, "prunable": pruned.masks.total}
-    return {**counts, **({"redistributed": dict(pruned.redistributed)} if pruned.redistributed else {})}
-
-
-def tell_sparser(result: Mapping[str, Any]) -> str:
-    """Say it."""
-    return (
-        f"removed {result['pruned']:,} of {result['prunable']:,} prunable weights "
-        f"({percent(result['achieved'])}, requested {percent(result['requested'])})"
-    )
-
-
-def smaller(pruned: Pruned) -> dict[str, Any]:
-    """Return what a cut of units came to: [before, after] of parameters and MACs a sample, proof, and groups."""
-    assert pruned.parameters is not None
-    assert pruned.macs is not None
-    assert pruned.verification is not None
-    return {
-        "parameters": list(pruned.parameters),
-        "macs": [macs // SAMPLES for macs in pruned.macs],
-        "verification": asdict(pruned.verification),
-        "groups": [
-            {
-                "name": group.name,
-                "units": group.units,
-                "kept": pruned.kept[group.name],
-                "through": _few(through(pruned.groups, group)),
-            }
-            for group in pruned.groups.free
-        ]
-        if pruned.groups is not None
-        else [{"name": block, "units": 1, "kept": kept} for block, kept in pruned.kept.items()],
-    }
-
-
-def tell_smaller(result: Mapping[str, Any], what: str) -> str:
-    """Say it."""
-    costs = [
-        f"{before:,} → {after:,} {name} ({percent(after / max(1, before))} left)"
-        for name, (before, after) in (("parameters", result["parameters"]), ("MACs", result["macs"]))
-    ]
-    return (
-        f"{costs[0]}, {costs[1]}, removed {percent(result['achieved'])} of the {what}s, "
-        f"verified to {result['verification']['error']:.0e}"
-    )
-
-
-def _few(lines: Sequence[str], most: int = 6) -> str:
-    """Write the first few of many lines as one."""
-    more = f"; and {len(lines) - most} more" if len(lines) > most else ""
-    return "; ".join(" ".join(line.split()) for line in lines[:most]) + more

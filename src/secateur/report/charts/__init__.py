@@ -8,6 +8,7 @@ or a network.
 
 from secateur.report.charts.accuracy import accuracy_against_sparsity, averaged
 from secateur.report.charts.drawing import save
+from secateur.report.charts.fusion import accuracy_by_way
 from secateur.report.charts.groups import group_units
 from secateur.report.charts.layers import layer_sparsity
 from secateur.report.charts.safe_rate import front, kurtosis
@@ -15,6 +16,7 @@ from secateur.report.charts.training import training_curves
 
 __all__ = [
     "accuracy_against_sparsity",
+    "accuracy_by_way",
     "averaged",
     "front",
     "group_units",

@@ -1,0 +1,217 @@
+"""Dropping, fusing and reconstructing side by side, group by group and sparsity by sparsity."""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from secateur.criteria import CRITERIA, Calibration
+from secateur.environment import command_line, environment
+from secateur.errors import InputError
+from secateur.files import locked
+from secateur.graph.groups import Group
+from secateur.progress import track
+from secateur.runs import Run
+from secateur.steps.adopt import Import
+from secateur.steps.base import MACHINE, SAMPLES, Context, Outcome, Step, Trust, require, step
+from secateur.steps.choices import DataOptions, OutputFormat
+from secateur.steps.fusing import NORMS, ORIGINAL, WAYS, Bench, Subject, check_device, from_output, known
+from secateur.steps.fusion_records import RESULTS, Charts, Record, Results, draw, table
+from secateur.steps.loose import Options, options_of_cuts
+from secateur.steps.prune import samples
+from secateur.structured import analyze
+
+
+@step("compare-fusion")
+class CompareFusion(Step, DataOptions):
+    """Compare dropping, fusing and reconstructing channels, one group at a time.
+
+    For every group and sparsity the same channels go in each way, without training after it. Parameters, MACs,
+    accuracy and inference time are kept after every cell, so that the same command goes on where it was stopped.
+    """
+
+    out: Annotated[
+        str, Field(min_length=1, description=f"folder to write {RESULTS} to", json_schema_extra=MACHINE)
+    ]
+    run: Annotated[
+        str | None, Field(description="run folder of the model; or name a model", json_schema_extra=MACHINE)
+    ] = None
+    model: Annotated[str | None, Field(description="model, when there is no run; taken in as by import")] = (
+        None
+    )
+    model_args: Annotated[
+        dict[str, Any], Field(description="argument of the model's factory, as name=value")
+    ] = {}
+    weights: Annotated[str | None, Field(description="checkpoint file of the model")] = None
+    data: Annotated[str | None, Field(description="data set of the model")] = None
+    groups: Annotated[
+        tuple[Annotated[int, Field(ge=0)], ...],
+        Field(
+            description="groups, such as 1 2 3 or 1,2,3; 0 is nearest the output, the classifier is none; "
+            "all when left out"
+        ),
+    ] = ()
+    sparsities: Annotated[
+        tuple[Annotated[float, Field(ge=0, lt=1)], ...],
+        Field(min_length=1, description="fractions of a group that go, such as 0.3 0.5 or 0.3,0.5"),
+    ] = (0.3, 0.4, 0.5, 0.6, 0.7)
+    criterion: Annotated[str, Field(description="l1, l2, or a criterion; secateur criteria lists them")] = (
+        "l1"
+    )
+    reconstruct: Annotated[bool, Field(description="reconstruct, too")] = False
+    correct: Annotated[
+        bool | None,
+        Field(
+            description="correct means and variances on the calibration data, in all ways or in none; "
+            "when left out, in the reconstruction only"
+        ),
+    ] = None
+    calibration: Annotated[
+        int, Field(ge=1, description="training samples for what looks at data, class-balanced")
+    ] = 512
+    seed: Annotated[int, Field(ge=0, description="seed of what is drawn at random")] = 0
+    test_samples: Annotated[
+        int | None, Field(ge=1, description="test on so many samples only, class-balanced")
+    ] = None
+    devices: Annotated[
+        tuple[str, ...],
+        Field(min_length=1, description="devices to time on, such as cpu cuda; the first one tests"),
+    ] = ("cpu",)
+    batch_size: Annotated[int, Field(ge=1, description="samples of one timed pass")] = 64
+    threads: Annotated[int | None, Field(ge=1, description="threads to time with")] = None
+    options: Options = {}
+    charts: Charts = None
+    overwrite: Annotated[
+        bool, Field(description="measure again what is there already", json_schema_extra=MACHINE)
+    ] = False
+    trust: Trust = False
+    format: OutputFormat = "text"
+
+    @classmethod
+    def loose_options(cls) -> dict[str, str]:
+        """Return the options of all criteria and compensations."""
+        return options_of_cuts()
+
+    def perform(self, context: Context) -> Outcome:
+        """Measure every cell that is not there yet, and show all that were asked for."""
+        criterion, options = self._scored_by()
+        for device in self.devices:
+            check_device(device)
+        run = self._run(context)
+        model, masks = run.load_model(trust=self.trust or context.trust)
+        data = run.load_data(root=context.data_root or self.data_root)
+        groups = from_output(model, analyze(model, data.example(SAMPLES)))
+        cells = self._cells(run, groups)
+        looks = CRITERIA[criterion].needs_data or self.reconstruct or bool(self.correct)
+        calibration = Calibration(samples(data, self.calibration, self.seed)) if looks else None
+        subject = Subject(
+            model, masks, groups, data, criterion, options, calibration, self.correct, self.seed
+        )
+        bench = Bench(
+            data.subset(test=self.test_samples, seed=self.seed), self.devices, self.batch_size, self.threads
+        )
+        about = self._about(run)
+        here = {"environment": environment(self.devices[0])}
+        seen = {"calibration": {"seed": self.seed, **calibration.to_json()}} if calibration else {}
+        folder, fresh, wanted, whole = context.at(self.out), 0, list[Record](), dict[str, float]()
+        with locked(folder):
+            results = Results(folder / RESULTS)
+            for index, sparsity in track(cells, "cells", len(cells)):
+                cell = {**about, "group_index": index, "group_name": groups[index].name, "sparsity": sparsity}
+                record = {} if self.overwrite else results.find(cell)
+                if missing := [way for way in self._ways if way not in record]:
+                    whole = whole or ({} if self.overwrite else results.whole(cell))
+                    made = {way: subject.cut(groups[index], sparsity, WAYS[way]) for way in missing}
+                    measured = bench.measure({ORIGINAL: model, **made}, whole)
+                    whole = {ORIGINAL: measured[ORIGINAL]["accuracy"]}
+                    now = {"timestamp": timestamp(), "command": command_line()}
+                    record = {**now, **cell, **seen, **measured, **record, **now, **here}
+                    results.keep(record)
+                    fresh += 1
+                wanted.append(record)
+        if self.charts is not None:
+            draw(wanted, context.at(self.charts))
+        line = f"{folder / RESULTS}: {fresh} cells measured now, {len(cells) - fresh} were there already."
+        return Outcome((line,), table(wanted), wanted)
+
+    @property
+    def _ways(self) -> list[str]:
+        """The ways asked for, as records call them."""
+        return [way for way in WAYS if way != "reconstruction" or self.reconstruct]
+
+    def _scored_by(self) -> tuple[str, dict[str, Any]]:
+        """Return the criterion and the options. Raises `InputError` for a criterion or an option there is not."""
+        criterion, own = NORMS.get(self.criterion, (self.criterion, {}))
+        CRITERIA[criterion].check("channel", {})
+        options = {**own, **self.options}
+        there = known(criterion, [WAYS[way] for way in self._ways])
+        for name in options:
+            require(
+                name in there,
+                f"Neither {self.criterion} nor the compensations have an option '{name}': "
+                f"there are {', '.join(sorted(there))}.",
+            )
+        return criterion, options
+
+    def _cells(self, run: Run, groups: Sequence[Group]) -> list[tuple[int, float]]:
+        """Return the pairs of group and sparsity asked for. Raises `InputError` for a group there is not."""
+        require(bool(groups), f"{run.folder} has no group of channels that may be cut.")
+        for index in self.groups:
+            require(
+                index < len(groups),
+                f"There is no group {index}: those of {run.folder} are 0 ({groups[0].name}, nearest the output) "
+                f"to {len(groups) - 1} ({groups[-1].name}).",
+            )
+        chosen = self.groups or range(len(groups))
+        return list(dict.fromkeys(itertools.product(chosen, self.sparsities)))
+
+    def _about(self, run: Run) -> dict[str, Any]:
+        """Return what all cells have in common, and what decides what comes out; as it reads back from JSON."""
+        fields = {"options", "calibration", "correct", "test_samples", "devices", "batch_size", "threads"}
+        data = {key: value for key, value in run.data.items() if key not in ("root", "download")}
+        about = {
+            "model": run.model["name"],
+            "data": data["name"],
+            "run": run.name,
+            "weights": run.weights,
+            "criterion": self.criterion,
+            "seed": self.seed,
+            "settings": {**self.model_dump(mode="json", include=fields), "data": data},
+        }
+        return dict(json.loads(json.dumps(about)))
+
+    def _run(self, context: Context) -> Run:
+        """Return the run named, or take in the model named, as a run folder below `out`."""
+        if self.run is not None:
+            run = Run.open(context.at(self.run))
+            require(
+                self.model in (None, run.model["name"]) and self.weights is None and self.data is None,
+                f"{run.folder} holds {run.model['name']} with its weights and data: name a run or a model, not both.",
+            )
+            return run
+        if self.model is None or self.data is None:
+            raise InputError("Say which model: either --run RUN, or --model and --data, and --weights FILE.")
+        own = {name: getattr(self, name) for name in DataOptions.model_fields}
+        taken = Import(
+            model=self.model,
+            model_args=self.model_args,
+            data=self.data,
+            weights=self.weights,
+            out=str(Path(self.out) / "model"),
+            evaluate=False,
+            overwrite=self.overwrite,
+            **own,
+        )
+        taken.perform(context)
+        return Run.open(context.at(taken.out))
+
+
+def timestamp() -> str:
+    """Return the time, in UTC, as ISO 8601 writes it."""
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

@@ -1,0 +1,162 @@
+"""One group of a model made smaller in several ways, and what each leaves of it.
+
+The experiment published with Intra-Fusion (Theus et al. 2024, Towards Meta-Pruning via Optimal Transport): the same
+units go in every way; they are dropped, fused, or made up for by a fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from secateur.compensation import COMPENSATIONS
+from secateur.criteria import CRITERIA, Calibration
+from secateur.data import Dataset
+from secateur.data.dataset import each
+from secateur.errors import InputError, ModelError
+from secateur.graph.groups import Group, Groups
+from secateur.masks import Masks
+from secateur.measure import compare_latency, cost
+from secateur.prune import prune
+from secateur.steps.base import SAMPLES
+from secateur.training import evaluate
+
+ORIGINAL = "original_model"
+WAYS = {"default_pruning": "drop", "intra_fusion": "fuse", "reconstruction": "reconstruct"}
+"""What a record calls a way → the compensation it is."""
+
+NORMS = {"l1": ("magnitude", {"norm": "l1"}), "l2": ("magnitude", {"norm": "l2"})}
+"""What the published command calls a criterion → ours, with its options."""
+
+
+def from_output(model: nn.Module, groups: Groups) -> list[Group]:
+    """Return the groups that may be cut, nearest the output first.
+
+    A group is where the last parameter stands that makes its units, in the order of the model's parameters; of groups
+    that end together, the one that begins later is nearer. The classes, which must stay, are none of them.
+    """
+    place = {name: index for index, (name, _) in enumerate(model.named_parameters())}
+
+    def span(group: Group) -> tuple[int, int]:
+        makers = [place.get(m.name, -1) for m in group.members if not m.buffer and not m.reads]
+        return max(makers, default=-1), min(makers, default=-1)
+
+    return sorted(groups.free, key=span, reverse=True)
+
+
+def alone(groups: Sequence[Group], group: Group) -> dict[str, Any]:
+    """Return the settings by which a cut reaches one group and none of the others."""
+    own = {member.name for member in group.members}
+    others = {m.name for each in groups if each is not group for m in each.members if not m.buffer}
+    return {"layers": (group.name,), "keep": tuple(sorted(others - own))}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model, what it is tested on, and how its units are scored.
+
+    `options` are those of the criterion and of all compensations; each gets its own. `correct` is that of
+    `secateur.prune`; when None, means and variances are corrected where something is fitted, and nowhere else.
+    """
+
+    model: nn.Module
+    masks: Masks
+    groups: Sequence[Group]
+    data: Dataset
+    criterion: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    calibration: Calibration | None = None
+    correct: bool | None = None
+    seed: int = 0
+
+    def cut(self, group: Group, sparsity: float, compensation: str) -> nn.Module:
+        """Return the model without a fraction of the units of a group. Raises `ModelError` where others go along."""
+        fits = compensation == "reconstruct"
+        pruned = prune(
+            self.model,
+            self.data.example(SAMPLES),
+            amount=sparsity,
+            granularity="channel",
+            criterion=self.criterion,
+            scope="local",
+            compensation=compensation,
+            correct=fits if self.correct is None else self.correct,
+            masks=self.masks or None,
+            data=self.calibration,
+            seed=self.seed,
+            **alone(self.groups, group),
+            **{
+                name: self.options[name] for name in known(self.criterion, [compensation]) & set(self.options)
+            },
+        )
+        for other in self.groups:
+            if other.name != group.name and pruned.kept.get(other.name, other.units) < other.units:
+                raise ModelError(
+                    f"{group.name} can't be cut alone: {other.name} runs through the same tensors."
+                )
+        return pruned.model
+
+
+def known(criterion: str, compensations: Sequence[str]) -> set[str]:
+    """Return the options of a criterion and of compensations of channels."""
+    return {
+        *CRITERIA[criterion].options,
+        *(o for c in compensations for o in COMPENSATIONS[c].options("channel")),
+    }
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where and how models are measured: on `devices`, the first of which tests them, in batches of `batch_size`."""
+
+    data: Dataset
+    devices: Sequence[str]
+    batch_size: int
+    threads: int | None = None
+    seconds: float = 0.2
+
+    def measure(
+        self, models: Mapping[str, nn.Module], accuracies: Mapping[str, float]
+    ) -> dict[str, dict[str, Any]]:
+        """Return what each model costs and how good it is; `accuracies` holds those that are known.
+
+        Times are the median and the interquartile range of one pass in seconds, by device, the models in turns.
+        """
+        example, found = self.data.example(1), dict[str, dict[str, Any]]()
+        for name, model in models.items():
+            found[name] = {
+                "parameters": sum(parameter.numel() for parameter in model.parameters()),
+                "macs": cost(model, example).macs,
+            }
+        times = {device: self._times(models, device) for device in self.devices}
+        for name, model in models.items():
+            accuracy = accuracies.get(name)
+            if accuracy is None:
+                model.to(self.devices[0])
+                accuracy = evaluate(model, self.data, progress=False)["top1"]
+            found[name] |= {
+                "accuracy": accuracy,
+                "inference_time": {device: times[device][name][0] for device in self.devices},
+                "inference_time_iqr": {device: times[device][name][1] for device in self.devices},
+            }
+            model.to("cpu")
+        return found
+
+    def _times(self, models: Mapping[str, nn.Module], device: str) -> dict[str, tuple[float, float]]:
+        example = each(lambda tensor: tensor.to(device), self.data.example(1))
+        for model in models.values():
+            model.to(device)
+        timed = compare_latency(models, example, (self.batch_size,), self.threads, self.seconds)
+        return {name: (latency.median, latency.iqr) for name, (latency,) in timed.items()}
+
+
+def check_device(name: str) -> None:
+    """Raise `InputError` unless there is such a device here."""
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError):
+        raise InputError(f"There is no device '{name}' here: choose another, such as cpu.") from None

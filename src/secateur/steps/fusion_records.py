@@ -1,0 +1,166 @@
+"""What comparisons of dropping and fusing found: records in a file, as one table and as a chart."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias
+
+from pydantic import Field
+
+from secateur.errors import StoreError
+from secateur.files import read_json, write_json
+from secateur.steps.base import MACHINE
+from secateur.steps.fusing import ORIGINAL, WAYS
+from secateur.tables import COUNT, MILLISECONDS, PERCENT, POINTS, SI, Column, Table, change
+
+RESULTS = "fusion.json"
+TITLES = {
+    ORIGINAL: "Whole",
+    "default_pruning": "Dropped",
+    "intra_fusion": "Fused",
+    "reconstruction": "Reconstructed",
+}
+TELLING = {"model": "Model", "data": "Data", "criterion": "Criterion", "seed": "Seed", "run": "Run"}
+"""What may differ from result to result, and is a column where it does."""
+
+IDENTITY = ("weights", "criterion", "seed", "settings", "group_index", "sparsity")
+Record: TypeAlias = Mapping[str, Any]
+Charts = Annotated[
+    str | None, Field(description="folder to write charts to, as SVG and PNG", json_schema_extra=MACHINE)
+]
+
+
+class Results:
+    """Records in a file, one for each cell; the file is replaced whole after each.
+
+    Raises `StoreError` for a file that holds something else.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        content = read_json(file) if file.exists() else []
+        if not is_results(content):
+            raise StoreError(
+                f"{file} holds something else than results of compare-fusion: choose another --out."
+            )
+        self._records: dict[str, Record] = {identity(record): record for record in content}
+
+    def find(self, cell: Record) -> Record:
+        """Return the record of a cell, empty where there is none."""
+        return self._records.get(identity(cell), {})
+
+    def whole(self, cell: Record) -> dict[str, float]:
+        """Return the accuracy of the whole model, where a cell of the same model and settings has it."""
+        names = ("weights", "seed", "settings")
+        same = (record for record in self._records.values() if all(record[n] == cell[n] for n in names))
+        return next(({ORIGINAL: record[ORIGINAL]["accuracy"]} for record in same), {})
+
+    def keep(self, record: Record) -> None:
+        """Add a record, or replace that of the same cell, and write the file."""
+        self._records[identity(record)] = record
+        write_json(self.file, [dict(each) for each in self._records.values()])
+
+
+def identity(cell: Record) -> str:
+    """Return what tells a cell from all others: the model, the group, how much goes, and all settings."""
+    return json.dumps([cell[name] for name in IDENTITY], sort_keys=True)
+
+
+def is_results(content: Any) -> bool:
+    """Whether what a JSON file holds are results."""
+    return isinstance(content, list) and all(
+        isinstance(record, dict)
+        and {*IDENTITY, "group_name", ORIGINAL} <= set(record)
+        and set(WAYS) & set(record)
+        and all(_is_measured(record[way]) for way in (ORIGINAL, *WAYS) if way in record)
+        for record in content
+    )
+
+
+def _is_measured(entry: Any) -> bool:
+    needed = {"parameters", "macs", "accuracy", "inference_time"}
+    return isinstance(entry, dict) and needed <= set(entry) and isinstance(entry["inference_time"], dict)
+
+
+def table(records: Sequence[Record]) -> Table:
+    """Return one row for each group and sparsity, in the order of what was compared."""
+    devices = list(
+        dict.fromkeys(device for record in records for device in record[ORIGINAL]["inference_time"])
+    )
+    columns = [
+        *(Column(key, TELLING[key]) for key in varying(records)),
+        Column("group", "Group"),
+        Column("sparsity", "Cut", PERCENT),
+        *(Column(way, title, PERCENT) for way, title in TITLES.items()),
+        Column("gained", "Fused − dropped", POINTS),
+        Column("parameters", "Parameters", change(COUNT), spread="parameters_before"),
+        Column("macs", "MACs", change(SI), spread="macs_before"),
+        *(
+            Column(f"time_{device}", f"Time, {device}", change(MILLISECONDS), spread=f"time_{device}_before")
+            for device in devices
+        ),
+    ]
+    return Table(columns, [_row(record) for record in ordered(records)]).without_empty_columns()
+
+
+def ordered(records: Sequence[Record]) -> list[Record]:
+    """Return the records model by model, criterion by criterion, group by group."""
+    return sorted(
+        records, key=lambda r: (*(str(r.get(key)) for key in TELLING), r["group_index"], r["sparsity"])
+    )
+
+
+def varying(records: Sequence[Record]) -> list[str]:
+    """Return what differs between records."""
+    return [key for key in TELLING if len({str(record.get(key)) for record in records}) > 1]
+
+
+def draw(records: Sequence[Record], folder: Path) -> list[Path]:
+    """Write the chart of accuracies as SVG and PNG, and return the paths."""
+    from secateur.report.charts import accuracy_by_way, save
+
+    return save(accuracy_by_way(_points(ordered(records))), folder / "fusion")
+
+
+def _row(record: Record) -> dict[str, Any]:
+    made = {way: record[way] for way in WAYS if way in record}
+    small, whole = next(iter(made.values())), record[ORIGINAL]
+    accuracy = {way: measured["accuracy"] for way, measured in made.items()}
+    both = {"intra_fusion", "default_pruning"} <= set(accuracy)
+    row = {
+        **{key: record.get(key) for key in TELLING},
+        "group": f"{record['group_index']} ({record['group_name']})",
+        "sparsity": record["sparsity"],
+        ORIGINAL: whole["accuracy"],
+        **accuracy,
+        "gained": accuracy["intra_fusion"] - accuracy["default_pruning"] if both else None,
+    }
+    for name in ("parameters", "macs"):
+        row |= {name: small[name], f"{name}_before": whole[name]}
+    for device, seconds in small["inference_time"].items():
+        row |= {
+            f"time_{device}": seconds,
+            f"time_{device}_before": whole["inference_time"].get(device),
+        }
+    return row
+
+
+def _points(records: Sequence[Record]) -> Iterator[dict[str, Any]]:
+    """Yield what the chart shows; seeds and runs of one panel become their mean."""
+    told = [key for key in varying(records) if key not in ("seed", "run")]
+    for record in records:
+        words = [
+            f"group {record['group_index']}",
+            record["group_name"],
+            *(str(record.get(key)) for key in told),
+        ]
+        for way, title in TITLES.items():
+            if way in record:
+                yield {
+                    "panel": ", ".join(words),
+                    "way": title,
+                    "sparsity": record["sparsity"],
+                    "top1": record[way]["accuracy"],
+                }

@@ -1,0 +1,40 @@
+"""All that comparisons of dropping and fusing found, side by side."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from secateur.errors import InputError, StoreError
+from secateur.files import read_json
+from secateur.steps.base import ARGUMENT, Context, Outcome, Step, step
+from secateur.steps.choices import OutputFormat
+from secateur.steps.fusion_records import Charts, draw, is_results, table
+
+
+@step("fusion-results")
+class FusionResults(Step):
+    """Show all that compare-fusion found in a folder as one table.
+
+    Takes every JSON file of results in the folder and in those below it.
+    """
+
+    folder: Annotated[str, Field(min_length=1, description="folder of results", json_schema_extra=ARGUMENT)]
+    charts: Charts = None
+    format: OutputFormat = "text"
+
+    def perform(self, context: Context) -> Outcome:
+        """Gather and show."""
+        folder = context.at(self.folder)
+        if not folder.exists():
+            raise StoreError(f"There is no folder {folder}: make results with secateur compare-fusion.")
+        paths = sorted(folder.rglob("*.json")) if folder.is_dir() else [folder]
+        found = {path: content for path in paths if is_results(content := read_json(path))}
+        records = [record for content in found.values() for record in content]
+        if not records:
+            raise InputError(f"{folder} holds no results: make some with secateur compare-fusion.")
+        if self.charts is not None:
+            draw(records, context.at(self.charts))
+        told = f"{len(records)} cells of {len(found)} file{'s' if len(found) > 1 else ''} in {folder}."
+        return Outcome((told,), table(records), records)
