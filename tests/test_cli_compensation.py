@@ -102,6 +102,35 @@ def test_scores_can_count_what_a_unit_costs(secateur_command, trained):
     assert kept == {name: expected.kept[name] for name in kept}
 
 
+@pytest.mark.parametrize("kind", CUTS)
+@pytest.mark.parametrize("correct", [True, False])
+def test_corrections_are_asked_for_or_not(correct, kind, secateur_command, trained):
+    words = [word for key, value in CUTS[kind].items() for word in (f"--{key}", value)]
+    words += ["--criterion", "taylor", "--calibration", "64", "--no-evaluate"]
+    flag = "--correct" if correct else "--no-correct"
+    assert secateur_command("prune", trained / "dense", *words, flag, "--out", "cut").code == 0
+    run = Run.open(trained / "dense")
+    data, model = run.load_data(), run.load_model()[0]
+    batches = list(samples(data, 64, 0))
+    expected = secateur.prune(
+        model, data.example(2), criterion="taylor", data=batches, correct=correct, **CUTS[kind]
+    )
+    made = values("cut")
+    assert all(torch.equal(made[key], value) for key, value in expected.model.state_dict().items())
+    assert ("corrected" in Run.open("cut").history[-1]["result"].get("compensated", {})) is correct
+
+
+def test_a_correction_alone_looks_at_samples(secateur_command, trained):
+    words = ("--granularity", "channel", "--amount", "0.5", "--no-evaluate", "--calibration", "64")
+    for out, more in {"plain": (), "corrected": ("--correct",)}.items():
+        assert secateur_command("prune", trained / "dense", *words, *more, "--out", out).code == 0
+    results = [Run.open(out).history[-1]["result"] for out in ("plain", "corrected")]
+    assert "calibration" not in results[0]
+    assert results[1]["calibration"]["samples"] == 64
+    assert results[1]["compensated"]["corrected"] > 0
+    assert not torch.equal(values("plain")["4.running_mean"], values("corrected")["4.running_mean"])
+
+
 def test_what_is_left_alone_is_told(secateur_command, trained, monkeypatch):
     def nothing(case):
         return {"left": {"0.weight": "it is a test"}, "tensor": torch.ones(2), "nan": float("nan")}

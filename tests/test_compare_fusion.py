@@ -41,7 +41,6 @@ def trained(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def quickly(monkeypatch):
     """Time for a moment only."""
-    monkeypatch.setattr(fusing.Bench, "seconds", 0.001)
     original = fusing.compare_latency
     monkeypatch.setattr(
         fusing,
@@ -356,6 +355,7 @@ MISTAKES = {
     "criterion with a typo": (["--run", "RUNS/dense", "--criterion", "tailor", "--out", "x"], "taylor"),
     "criterion of weights": (["--run", "RUNS/dense", "--criterion", "force", "--out", "x"], "channel"),
     "device with a typo": (["--run", "RUNS/dense", "--devices", "cpuu", "--out", "x"], "cpuu"),
+    "device without values": (["--run", "RUNS/dense", "--devices", "meta", "--out", "x"], "meta"),
     "option of no one": (["--run", "RUNS/dense", "--option", "q=2", "--out", "x"], "'q'"),
     "option of what is not asked for": (["--run", "RUNS/dense", "--rows", "2", "--out", "x"], "'rows'"),
     "value of an option": (["--run", "RUNS/dense", "--target", "all", "--out", "x"], "target"),

@@ -157,6 +157,6 @@ class Bench:
 def check_device(name: str) -> None:
     """Raise `InputError` unless there is such a device here."""
     try:
-        torch.empty(1, device=name)
+        torch.ones(1, device=name).item()
     except (RuntimeError, AssertionError):
         raise InputError(f"There is no device '{name}' here: choose another, such as cpu.") from None
