@@ -92,7 +92,7 @@ def halved(name: str) -> Case:
     plan, failures = plan_for(model, cut)
     assert not failures, failures
     scores = {group.name: torch.ones(group.units) for group in chosen}
-    return Case(model, apply(model, plan), groups.coupling.program, None, 0, cut, plan, chosen, scores)
+    return Case(model, apply(model, plan), groups.coupling.program, None, 0, False, cut, plan, chosen, scores)
 
 
 def seconds(run: Callable[[], Any]) -> float:

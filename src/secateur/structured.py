@@ -143,7 +143,9 @@ def prune_units(model: nn.Module, example_inputs: Inputs | None, settings: Setti
     whole, units = Cut.of(groups.coupling, []), sum(each.units for each in chosen)
     achieved = len(cut.removed) / max(1, units)
     masks = Masks({name: plan.slice(name, mask) for name, mask in (settings.masks or {}).items()})
-    case = Case(model, small, program, data, settings.seed, cut, plan, tuple(chosen), cutter.scores)
+    case = Case(
+        model, small, program, data, settings.seed, settings.corrects, cut, plan, tuple(chosen), cutter.scores
+    )
     compensated = make_up(case, groups.coupling, settings)
     masks.apply_(small)
     if settings.inplace:

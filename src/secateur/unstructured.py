@@ -160,6 +160,7 @@ def _made_up(
         program,
         calibration,
         settings.seed,
+        settings.corrects,
         masks=masks,
         earlier=earlier,
         pattern=settings.granularity,

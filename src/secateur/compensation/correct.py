@@ -21,15 +21,22 @@ from secateur.importance.products import Norm, Product, Products, channels_last
 from secateur.shrink.plan import named_tensors
 
 
-def correct(case: Case, coupling: Coupling, fitted: Collection[str] = ()) -> int:
+def correct(case: Case, coupling: Coupling) -> int:
     """Correct the pruned model of a case, and return how many tensors were corrected.
 
-    What stands behind the weights `fitted` is right already. For biases see Nagel et al. 2019, Data-Free Quantization
-    Through Weight Equalization and Bias Correction, section 4.2.
+    For biases see Nagel et al. 2019, Data-Free Quantization Through Weight Equalization and Bias Correction, section 4.2.
 
     Cost: a pass of both models for each batch.
     """
-    assert case.data is not None
+    steps = corrections(case, coupling)
+    if steps:
+        assert case.data is not None
+        Lockstep(case.model, case.pruned, case.program, steps).run(case.data, "correction")
+    return sum(step.done for step in steps)
+
+
+def corrections(case: Case, coupling: Coupling, fitted: Collection[str] = ()) -> list[Rescale | Shift]:
+    """Return the steps that correct a case; none for what stands behind the weights `fitted`, which is right already."""
     found = Products(coupling)
     products = list(found)
     done = {product.norm.into for product in products if product.norm and product.weight in fitted}
@@ -49,9 +56,7 @@ def correct(case: Case, coupling: Coupling, fitted: Collection[str] = ()) -> int
         and product.weight not in fitted
         and biases[product.bias] == 1
     ]
-    if steps:
-        Lockstep(case.model, case.pruned, case.program, steps).run(case.data, "correction")
-    return sum(step.done for step in steps)
+    return steps
 
 
 class Moments:

@@ -18,9 +18,9 @@ def make_up(case: Case, coupling: Coupling, settings: Settings) -> dict[str, Any
     """
     compensate = COMPENSATIONS[settings.compensation].functions[settings.granularity.kind]
     told = compensate(case, **settings.compensation_options)
-    if settings.corrects and case.data is not None:
+    if case.corrects and "corrected" not in told:
         try:
-            told["corrected"] = correct(case, coupling, told.get("layers", ()))
+            told["corrected"] = correct(case, coupling)
         except SecateurError as error:
             if settings.correct:
                 raise

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from secateur.compensation.correct import corrections
 from secateur.compensation.lockstep import Lockstep
 from secateur.compensation.registry import Case, compensation
 from secateur.compensation.squares import Squares
@@ -50,9 +51,15 @@ def reconstruct(case: Case, *, damping: float = 1e-3, rows: int = 64) -> dict[st
         for product in products
         if (product.weight, product.rows) in read and used[product.weight] == 1
     ]
+    others = (
+        corrections(case, case.cut.coupling, [step.product.weight for step in steps]) if case.corrects else []
+    )
     assert case.data is not None
-    Lockstep(case.model, case.pruned, case.program, steps).run(case.data, "reconstruction")
-    return {"layers": {step.product.weight: step.told for step in steps if step.told}}
+    Lockstep(case.model, case.pruned, case.program, [*steps, *others]).run(case.data, "reconstruction")
+    return {
+        "layers": {step.product.weight: step.told for step in steps if step.told},
+        "corrected": sum(step.done for step in others),
+    }
 
 
 class Fit:

@@ -40,6 +40,7 @@ class Case:
     program: Program
     data: Calibration | None = None
     seed: int = 0
+    corrects: bool = False
     cut: Cut | None = None
     plan: Plan = field(default_factory=Plan)
     groups: tuple[Group, ...] = ()
