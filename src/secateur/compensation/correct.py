@@ -24,7 +24,8 @@ from secateur.shrink.plan import named_tensors
 def correct(case: Case, coupling: Coupling) -> int:
     """Correct the pruned model of a case, and return how many tensors were corrected.
 
-    For biases see Nagel et al. 2019, Data-Free Quantization Through Weight Equalization and Bias Correction, section 4.2.
+    For biases see Nagel et al. 2019, Data-Free Quantization Through Weight Equalization and Bias Correction, section
+    4.2.
 
     Cost: a pass of both models for each batch.
     """
@@ -36,7 +37,7 @@ def correct(case: Case, coupling: Coupling) -> int:
 
 
 def corrections(case: Case, coupling: Coupling, fitted: Collection[str] = ()) -> list[Rescale | Shift]:
-    """Return the steps that correct a case; none for what stands behind the weights `fitted`, which is right already."""
+    """Return the steps that correct a case, but for what stands behind the weights `fitted`, which is right already."""
     found = Products(coupling)
     products = list(found)
     done = {product.norm.into for product in products if product.norm and product.weight in fitted}
