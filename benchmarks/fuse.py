@@ -36,6 +36,7 @@ CUTS: dict[str, dict[str, Any]] = {
 WAYS: dict[str, dict[str, Any]] = {
     "dropped": {},
     "fused": {"compensation": "fuse"},
+    "energy": {"compensation": "fuse", "normalisation": "energy_preserving"},
     "reference": {"compensation": "fuse", "normalisation": "reference"},
     "importance": {"compensation": "fuse", "source": "importance", "target_mass": "importance"},
 }
@@ -45,6 +46,7 @@ COLUMNS = [
     Column("cut", "Cut"),
     Column("dropped", "Dropped", PERCENT),
     Column("fused", "Fused", PERCENT),
+    Column("energy", "Fused, `energy_preserving`", PERCENT),
     Column("reference", "Fused, `reference`", PERCENT),
     Column("importance", "Fused, masses by importance", PERCENT),
 ]

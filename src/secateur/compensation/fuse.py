@@ -45,7 +45,9 @@ def fuse(
     The sums are equal ("uniform") or in proportion to scores ("importance"), of the units by `source`, of the targets
     by `target_mass`. `plan` is the "exact" one or that of "sinkhorn", with `regularisation` in units of the mean
     cost. With the `normalisation` "function_preserving", encoder and decoder are T with columns and with rows divided
-    by their sums; with "reference" both are the latter, as in the paper, whereby outputs grow with n/m.
+    by their sums. "energy_preserving" weighs T by how far what makes the units points the same way, and gives what it
+    makes of them the length they have. With "reference" both are T with rows divided by their sums, as in the paper,
+    whereby outputs grow with n/m.
 
     Each batch normalisation that alone reads a product is encoded together with it. Groups that can't be encoded are
     left as dropping leaves them, with the reason.
@@ -79,7 +81,7 @@ class Way:
     target: Callable[[Tensor, Tensor], Tensor]
     plan: Callable[[Tensor, Tensor, Tensor, float], Tensor]
     regularisation: float
-    normalisation: Callable[[Tensor], tuple[Tensor, Tensor]]
+    normalisation: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
     @torch.no_grad()
     def codes(self, case: Case, chains: Mapping[str, Chain]) -> tuple[list[Code], dict[str, Any]]:
@@ -107,7 +109,7 @@ class Way:
         points = transport.features(tensors, group)
         cost = transport.distances(points, self.target(points, kept), self.p)
         plan = self.plan(self.source(scores), self.target_mass(scores[kept]), cost, self.regularisation)
-        encoder, decoder = self.normalisation(plan)
+        encoder, decoder = self.normalisation(plan, transport.makers(tensors, group), kept)
         return Code(group, kept, encoder, decoder), float((plan * cost).sum())
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from secateur.compensation.coder import taken
 from secateur.errors import InputError
-from secateur.graph.groups import Group
+from secateur.graph.groups import Group, Member
 
 LEAST = 1e-6
 """The least mass of a unit, as a part of the mean: without mass, no unit would read it or be read by it."""
@@ -29,13 +29,22 @@ def features(tensors: Mapping[str, Tensor], group: Group) -> Tensor:
 
     `tensors` are the parameters that count, by name; a group's other tensors are left out.
     """
+    together = _numbers(tensors, group, group.members)
+    return F.normalize(together if together.dtype == torch.float64 else together.float(), dim=1)
+
+
+def makers(tensors: Mapping[str, Tensor], group: Group) -> Tensor:
+    """Return all that makes each unit, shifts or scales it, side by side, float64 on the CPU, [units, numbers]."""
+    return _numbers(tensors, group, [member for member in group.members if not member.reads]).double().cpu()
+
+
+def _numbers(tensors: Mapping[str, Tensor], group: Group, members: Iterable[Member]) -> Tensor:
     parts = [
         taken(tensors[member.name].detach(), member, group.units).flatten(1)
-        for member in group.members
+        for member in members
         if member.name in tensors
     ]
-    together = torch.cat(parts, dim=1)
-    return F.normalize(together if together.dtype == torch.float64 else together.float(), dim=1)
+    return torch.cat(parts, dim=1) if parts else torch.zeros(group.units, 0)
 
 
 def distances(sources: Tensor, targets: Tensor, p: float) -> Tensor:
@@ -106,18 +115,39 @@ def sinkhorn(sources: Tensor, targets: Tensor, cost: Tensor, regularisation: flo
 PLANS = {"exact": exact, "sinkhorn": sinkhorn}
 
 
-def function_preserving(plan: Tensor) -> tuple[Tensor, Tensor]:
+def function_preserving(plan: Tensor, made: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
     """Make each new unit an average of old ones, and let each old one be read from an average of new ones."""
     return (plan / plan.sum(0)).T.contiguous(), plan / plan.sum(1, keepdim=True)
 
 
-def reference(plan: Tensor) -> tuple[Tensor, Tensor]:
+def energy_preserving(plan: Tensor, made: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+    """Make each new unit of old ones as far as they point its way, and as long as these are; read as above.
+
+    On inputs without correlation, a cosine is the correlation of two units. An old one in its own place counts whole,
+    one that points away not at all.
+    """
+    cosines = F.normalize(made[kept], dim=1) @ F.normalize(made, dim=1).T
+    weights = plan.T * cosines.clamp(min=0)
+    own = F.one_hot(kept, len(made)).to(weights)
+    weights = torch.where(weights.sum(1, keepdim=True) > 0, weights, own)
+    encoder = weights / weights.sum(1, keepdim=True)
+    lengths, wanted = (encoder @ made).norm(dim=1), encoder @ made.norm(dim=1)
+    gain = torch.where(lengths > 0, wanted / lengths, 1.0)
+    return encoder * gain[:, None], plan / plan.sum(1, keepdim=True)
+
+
+def reference(plan: Tensor, made: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
     """Make each new unit a sum of n/m old ones' worth, and have it read by a sum as well: the paper's one map."""
     spread = plan / plan.sum(1, keepdim=True)
     return spread.T.contiguous(), spread
 
 
-NORMALISATIONS = {"function_preserving": function_preserving, "reference": reference}
+NORMALISATIONS = {
+    "function_preserving": function_preserving,
+    "energy_preserving": energy_preserving,
+    "reference": reference,
+}
+"""Each makes an encoder and a decoder of a plan, of what makes the units, and of the places of those that are kept."""
 
 
 def _ot() -> Any:
