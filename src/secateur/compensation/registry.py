@@ -103,7 +103,7 @@ def compensation(
     def register(function: Function) -> Function:
         if name not in COMPENSATIONS:
             COMPENSATIONS.add(name, Compensation(name, {}, needs_data))
-        COMPENSATIONS[name].functions.update(dict.fromkeys(kinds, function))
+        COMPENSATIONS[name].functions.update(dict.fromkeys(sorted(kinds), function))
         return function
 
     return register
