@@ -358,3 +358,34 @@ def test_an_error_of_a_step_is_not_blamed_on_the_data(monkeypatch: pytest.Monkey
         secateur.prune(
             model, data[0][0], granularity="channel", amount=0.5, data=data, compensation="reconstruct"
         )
+
+
+class Tied(nn.Module):
+    """A table that looks tokens up and also reads them out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.mix = nn.Embedding(11, 6), nn.Linear(6, 6)
+        self.out = nn.Linear(6, 11, bias=False)
+        self.out.weight = self.table.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        hidden = self.table(tokens)
+        out: Tensor = self.out(hidden + self.mix(hidden).relu())
+        return out
+
+
+def test_a_weight_with_two_uses_is_left_as_dropping_leaves_it_and_told() -> None:
+    model, tokens = Tied().eval(), torch.randint(0, 11, (4, 9), generator=torch.Generator().manual_seed(0))
+    how: dict[str, Any] = {
+        "granularity": "channel",
+        "amount": 0.5,
+        "data": [(tokens, None)],
+        "correct": False,
+    }
+    dropped = secateur.prune(model, tokens, **how)
+    result = secateur.prune(model, tokens, compensation="reconstruct", **how)
+    assert result.compensated["left"] == ["table.weight"]
+    assert torch.equal(result.model.state_dict()["table.weight"], dropped.model.state_dict()["table.weight"])
+    assert not torch.equal(result.model.state_dict()["mix.weight"], dropped.model.state_dict()["mix.weight"])

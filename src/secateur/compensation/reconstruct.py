@@ -7,7 +7,6 @@ output is added to a residual stream, the fit aims at the stream.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,7 +31,7 @@ def reconstruct(case: Case, *, damping: float = 1e-3, rows: int = 64) -> dict[st
     smaller model, Y the outputs before the cut and W the weights that dropping leaves (He et al. 2017, Channel
     Pruning for Accelerating Very Deep Neural Networks, eq. 2, with the whole kernel free). `rows` is the number of
     equations for each unknown of an output, drawn from all places of all samples. Damping is raised where the
-    equations can't be solved.
+    equations can't be solved. Weights that are used more than once, or not by a plain product, are left.
 
     Cost: one pass of both models.
     """
@@ -44,20 +43,20 @@ def reconstruct(case: Case, *, damping: float = 1e-3, rows: int = 64) -> dict[st
     read = {
         (m.name, m.dim) for g in case.groups if not bool(case.kept(g).all()) for m in g.members if m.reads
     }
-    products = list(Products(case.cut.coupling))
-    used = Counter(product.weight for product in products)
     steps = [
         Fit(case, product, damping, rows)
-        for product in products
-        if (product.weight, product.rows) in read and used[product.weight] == 1
+        for product in Products(case.cut.coupling).alone()
+        if (product.weight, product.rows) in read
     ]
     others = (
         corrections(case, case.cut.coupling, [step.product.weight for step in steps]) if case.corrects else []
     )
     assert case.data is not None
     Lockstep(case.model, case.pruned, case.program, [*steps, *others]).run(case.data, "reconstruction")
+    fitted = {step.product.weight: step.told for step in steps if step.told}
     return {
-        "layers": {step.product.weight: step.told for step in steps if step.told},
+        "layers": fitted,
+        "left": sorted({name for name, _ in read} - fitted.keys()),
         "corrected": sum(step.done for step in others),
     }
 

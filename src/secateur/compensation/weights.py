@@ -9,8 +9,7 @@ brain surgeon with one Hessian for all rows finds the weights, and a few steps o
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -66,7 +65,7 @@ def reconstruct_weights(
     cut = [name for name, mask in case.masks.items() if not bool(mask.all())]
     steps = {
         product.weight: Sweep(case, product, select, damping, rows, block, refine)
-        for product in used_once(products)
+        for product in products.alone()
         if product.weight in cut
     }
     if steps:
@@ -78,15 +77,6 @@ def reconstruct_weights(
     if select == "obs":
         told["masks"] = Masks({**case.masks, **{name: step.mask for name, step in steps.items()}})
     return told
-
-
-def used_once(products: Products) -> Iterator[Product]:
-    """Yield the products whose weight nothing else in the model reads."""
-    program, found = products.program, list(products)
-    times = Counter(product.weight for product in found)
-    values = {value.name: value.id for value in program.values if value.kind == "parameter"}
-    readers = products.sites.users
-    yield from (p for p in found if times[p.weight] == 1 and len(readers[values[p.weight]]) == 1)
 
 
 def _reason(name: str, steps: Mapping[str, Fit]) -> str:

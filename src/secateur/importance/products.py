@@ -97,6 +97,15 @@ class Products:
             if (found := self._product(node)) is not None:
                 yield found
 
+    def alone(self) -> Iterator[Product]:
+        """Yield the products whose weight nothing else in the pass in eval mode reads."""
+        here = {id(node) for node in self.program.evaluation}
+        values = {value.name: value.id for value in self.program.values if value.kind == "parameter"}
+        for product in self:
+            readers = [node for node in self.sites.users[values[product.weight]] if id(node) in here]
+            if len(readers) == 1:
+                yield product
+
     def _product(self, node: Node) -> Product | None:
         operands = self.operands(node)
         if operands is None or node.call is None or self.work[node.call] != 1:
