@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from secateur.errors import InputError
+
 SMALLEST_PIVOT = 1e-12
 """What a pivot must be, against the mean diagonal, for the inverse to hold any digit."""
 
@@ -22,12 +24,14 @@ class Damped(NamedTuple):
 def damped(moment: Tensor, damping: float) -> Damped:
     """Damp a second moment, float64 [groups, n, n], symmetric and positive semidefinite, and factor it.
 
-    Damping is raised tenfold until the inverse exists; where all of H is zero, the mean counts as 1. `moment` must be
-    finite.
+    Damping is raised tenfold until the inverse exists; where all of H is zero, the mean counts as 1. Raises `InputError`
+    where H is not finite.
 
     >>> damped(torch.ones(1, 2, 2, dtype=torch.float64), 0.0).damping
     1e-12
     """
+    if not bool(moment.isfinite().all()):
+        raise InputError("The activations on this data hold NaN or infinity: look at the inputs.")
     mean = moment.diagonal(dim1=1, dim2=2).mean(1)
     mean = torch.where(mean > 0, mean, 1)[:, None, None]
     eye = torch.eye(moment.shape[-1], dtype=moment.dtype, device=moment.device)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from secateur.criteria.calibration import Calibration
+from secateur.errors import InputError
 from secateur.graph.labels import Vector
 from secateur.graph.probe import Place, Probe
 from secateur.importance.observed import coupling_of, remembered
@@ -117,6 +118,8 @@ def _moments(question: Question, data: Calibration, products: Sequence[Product])
             return
         product = out[place]
         size = tensors[product.weight].numel() // product.shape[1 - product.rows]
+        if not bool(tensor.isfinite().all()):
+            raise InputError("The activations on this data hold NaN or infinity: look at the inputs.")
         last, picked = draw(product, tensor, -(-ROWS * size // len(data)), generator)
         x = patches(arrived.pop(product.weight), product, picked).double()
         y = last[picked].double() * scales[product.weight].flatten()
