@@ -24,8 +24,8 @@ class Damped(NamedTuple):
 def damped(moment: Tensor, damping: float) -> Damped:
     """Damp a second moment, float64 [groups, n, n], symmetric and positive semidefinite, and factor it.
 
-    Damping is raised tenfold until the inverse exists; where all of H is zero, the mean counts as 1. Raises `InputError`
-    where H is not finite.
+    Damping is raised tenfold until the inverse exists; where all of H is zero, the mean counts as 1.
+    Raises `InputError` where H is not finite.
 
     >>> damped(torch.ones(1, 2, 2, dtype=torch.float64), 0.0).damping
     1e-12
