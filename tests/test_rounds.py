@@ -106,9 +106,8 @@ def test_rounds_are_cuts_of_one_smaller_model_after_the_other(
     gone = 0
     for each in density:
         going = round((1 - each) * units) - gone
-        model = prune(
-            model, inputs, granularity=kind, amount=going / (units - gone), data=data, correct=False, **how
-        ).model
+        now = {"amount": going / (units - gone), "data": data, **uncorrected(kind), **how}
+        model = prune(model, inputs, granularity=kind, **now).model
         gone += going
     assert same(whole.model, model)
     assert whole.achieved == gone / units == round(amount * units) / units
