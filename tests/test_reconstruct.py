@@ -386,6 +386,6 @@ def test_a_weight_with_two_uses_is_left_as_dropping_leaves_it_and_told() -> None
     }
     dropped = secateur.prune(model, tokens, **how)
     result = secateur.prune(model, tokens, compensation="reconstruct", **how)
-    assert result.compensated["left"] == ["table.weight"]
+    assert list(result.compensated["left"]) == ["table.weight"]
     assert torch.equal(result.model.state_dict()["table.weight"], dropped.model.state_dict()["table.weight"])
     assert not torch.equal(result.model.state_dict()["mix.weight"], dropped.model.state_dict()["mix.weight"])

@@ -54,11 +54,10 @@ def reconstruct(case: Case, *, damping: float = 1e-3, rows: int = 64) -> dict[st
     assert case.data is not None
     Lockstep(case.model, case.pruned, case.program, [*steps, *others]).run(case.data, "reconstruction")
     fitted = {step.product.weight: step.told for step in steps if step.told}
-    return {
-        "layers": fitted,
-        "left": sorted({name for name, _ in read} - fitted.keys()),
-        "corrected": sum(step.done for step in others),
-    }
+    told: dict[str, Any] = {"layers": fitted, "corrected": sum(step.done for step in others)}
+    if left := {name for name, _ in read} - fitted.keys():
+        told["left"] = dict.fromkeys(sorted(left), "it is not read by one plain product alone")
+    return told
 
 
 class Fit:
