@@ -389,3 +389,57 @@ def test_a_weight_with_two_uses_is_left_as_dropping_leaves_it_and_told() -> None
     assert list(result.compensated["left"]) == ["table.weight"]
     assert torch.equal(result.model.state_dict()["table.weight"], dropped.model.state_dict()["table.weight"])
     assert not torch.equal(result.model.state_dict()["mix.weight"], dropped.model.state_dict()["mix.weight"])
+
+
+class Weighted(nn.Module):
+    """A sum with a factor, which is no residual stream that a fit could aim at as it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.one, self.two, self.out = nn.Linear(5, 8), nn.Linear(8, 5), nn.Linear(5, 8)
+        self.back = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        stream = self.two(self.one(x).relu())
+        return torch.add(stream, self.back(self.out(stream).relu()), alpha=3)
+
+
+def test_a_sum_with_a_factor_is_fitted_as_a_layer_by_itself() -> None:
+    model, data = Weighted().double().eval(), batches(64, 5)
+    x = data[0][0]
+    how: dict[str, Any] = {"granularity": "channel", "amount": 0.5, "data": data, "keep": ["two"]}
+    small: Any = secateur.prune(model, x, compensation="reconstruct", **how, **EXACT).model
+    with torch.no_grad():
+        hidden = small.out(small.two(small.one(x).relu())).relu()
+        ones = torch.cat([hidden, torch.ones(64, 1, dtype=x.dtype)], 1)
+        best = torch.linalg.lstsq(ones, model.back(model.out(model.two(model.one(x).relu())).relu())).solution
+    torch.testing.assert_close(small.back(hidden), ones @ best, rtol=1e-6, atol=1e-8)
+
+
+def test_a_correction_that_fails_half_way_leaves_the_model_as_the_cut_left_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)).double()
+    data = batches(16, 4)
+    how: dict[str, Any] = {"granularity": "channel", "amount": 0.5}
+    plain = secateur.prune(model, data[0][0], **how).model.state_dict()
+    from secateur.compensation.correct import Shift
+
+    acted, act = [], Shift.act
+
+    def second(self: Shift) -> Any:
+        acted.append(self.name)
+        if len(acted) == 2:
+            raise InputError("No more.")
+        return act(self)
+
+    monkeypatch.setattr(Shift, "act", second)
+    result = secateur.prune(model, data[0][0], data=data, **how)
+    assert len(acted) == 2
+    assert result.compensated["not corrected"] == "No more."
+    assert all(torch.equal(tensor, plain[name]) for name, tensor in result.model.state_dict().items())
+    acted.clear()
+    with pytest.raises(InputError, match="No more"):
+        secateur.prune(model, data[0][0], data=data, correct=True, **how)

@@ -144,7 +144,16 @@ def prune_units(model: nn.Module, example_inputs: Inputs | None, settings: Setti
     achieved = len(cut.removed) / max(1, units)
     masks = Masks({name: plan.slice(name, mask) for name, mask in (settings.masks or {}).items()})
     case = Case(
-        model, small, program, data, settings.seed, settings.corrects, cut, plan, tuple(chosen), cutter.scores
+        model,
+        small,
+        program,
+        data,
+        settings.seed,
+        settings.corrects,
+        cut=cut,
+        plan=plan,
+        groups=tuple(chosen),
+        scores=cutter.scores,
     )
     compensated = make_up(case, groups.coupling, settings)
     masks.apply_(small)

@@ -57,6 +57,7 @@ class Lockstep:
 
     def __init__(self, model: nn.Module, pruned: nn.Module, program: Program, steps: Sequence[Step]) -> None:
         self.pruned, self.program = pruned, program
+        self.were: dict[str, Tensor] = {}
         self.steps = {step.place: step for step in steps}
         self.kept = {place for step in steps for place in step.earlier}
         self.ahead = Probe(model, program, [place for step in steps for place in step.dense])
@@ -64,7 +65,10 @@ class Lockstep:
 
     @torch.no_grad()
     def run(self, data: Calibration, title: str) -> None:
-        """Go through the data until every step has acted. Steps no sample comes to are left out."""
+        """Go through the data until every step has acted. Steps no sample comes to are left out.
+
+        Whatever ends it early leaves the pruned model as it was.
+        """
         batches = list(together(data, self.program))
         shares = [batch_size(batch) for batch in batches]
         total = max(1, sum(shares))
@@ -115,21 +119,29 @@ class Lockstep:
                 seen[place].add(number)
             return True
 
-        with no_fast_path(), same_draws():
-            waiting = list(range(len(batches)))
-            while waiting:
-                before = len(waiting), len(done)
-                waiting = [number for number in waiting if not attempt(number)]
-                if waiting and (len(waiting), len(done)) == before:
-                    raise InputError(
-                        "The model goes another way for some of the calibration data: pass data of one kind."
-                    )
+        try:
+            with no_fast_path(), same_draws():
+                waiting = list(range(len(batches)))
+                while waiting:
+                    before = len(waiting), len(done)
+                    waiting = [number for number in waiting if not attempt(number)]
+                    if waiting and (len(waiting), len(done)) == before:
+                        raise InputError(
+                            "The model goes another way for some of the calibration data: pass data of one kind."
+                        )
+        except BaseException:
+            self._write(self.were)
+            raise
 
     def uses(self) -> Counter[Place]:
         """Return how often each value of the model before the cut is looked at in a pass."""
         return Counter(place for step in self.steps.values() for place in step.dense)
 
     def _write(self, tensors: Mapping[str, Tensor]) -> None:
+        pruned = named_tensors(self.pruned)
+        for name in tensors:
+            if name not in self.were:
+                self.were[name] = pruned[name].detach().clone()
         for model in (self.pruned, self.behind.ghost):
             own = named_tensors(model)
             for name, values in tensors.items():

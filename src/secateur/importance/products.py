@@ -173,6 +173,7 @@ class Products:
                 node.op in ("add", "add_")
                 and len(node.args) == 2
                 and all(isinstance(a, Ref) for a in node.args)
+                and not node.kwargs  # alpha: a multiple is added
             ):
                 (other,) = [ref.id for ref in node.args if ref.id != value] or [value]
                 shapes = self.program.values[other].shape, self.program.values[value].shape
