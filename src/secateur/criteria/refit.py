@@ -33,28 +33,32 @@ def refit(readers: list[Reader], *, damping: float = 1e-3, steps: int = 128) -> 
     Units go one after another, the cheapest first. Taking the block of inputs u of a unit from a product with weights
     M, [inputs, outputs], and H = E[xᵀx] raises its squared error by Mᵤᵀ ([H⁻¹]ᵤᵤ)⁻¹ Mᵤ, and leaves M and H⁻¹ without
     u. A unit's score is that as a fraction of the variance of what the outputs are part of (the residual stream, where
-    they are added to one), summed over all that reads it, at the time it goes; never less than that of a unit gone
-    before. At most `steps` times some go together; `damping` is added to H, as a fraction of its mean diagonal.
+    they are added to one), summed over all that reads it, at the time it goes; where that is less than for a unit gone
+    before, a trace more than that one's, so that any cut takes units in this order. At most `steps` times some go
+    together; `damping` is added to H, as a fraction of its mean diagonal.
 
     Cost: a pass for each batch, and the inverse of the inputs' second moments of every product.
     """
     solvers = [Solver(reader, damping) for reader in readers]
     units = readers[0].units
-    scores = torch.zeros(units, dtype=torch.float64)
-    left, worst = torch.arange(units), 0.0
+    order: list[Tensor] = []
+    errors: list[Tensor] = []
+    left = torch.arange(units)
     while len(left):
         costs = torch.stack([solver.costs(left) for solver in solvers]).sum(0).cpu()
-        together = min(len(left), math.ceil(units / steps))
-        cheapest = costs.topk(together, largest=False)
-        gone = left[cheapest.indices]
-        scores[gone] = cheapest.values.clamp(min=worst)
-        worst = float(scores[gone].max())
+        cheapest = costs.topk(min(len(left), math.ceil(units / steps)), largest=False)
+        order.append(left[cheapest.indices])
+        errors.append(cheapest.values)
         stay = torch.ones(len(left), dtype=torch.bool)
         stay[cheapest.indices] = False
         left = left[stay]
         if len(left):
             for solver in solvers:
-                solver.remove(gone)
+                solver.remove(order[-1])
+    # A running maximum alone would tie.
+    apart = 1 + 2 * torch.finfo(torch.float64).eps * torch.arange(units, dtype=torch.float64)
+    scores = torch.empty(units, dtype=torch.float64)
+    scores[torch.cat(order)] = torch.cat(errors).cummax(0).values * apart
     return scores
 
 
