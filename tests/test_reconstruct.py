@@ -447,3 +447,45 @@ def test_a_correction_that_fails_half_way_leaves_the_model_as_the_cut_left_it(
     acted.clear()
     with pytest.raises(InputError, match="No more"):
         secateur.prune(model, data[0][0], data=data, correct=True, **how)
+
+
+@pytest.mark.parametrize(
+    ("granularity", "compensation", "line"),
+    [
+        ("channel", "drop", "compensation drop: 3 normalisations and biases corrected"),
+        (
+            "channel",
+            "reconstruct",
+            "compensation reconstruct: 2 layers, 1 normalisations and biases corrected",
+        ),
+        ("weight", "reconstruct", "compensation reconstruct: 3 layers"),
+    ],
+)
+def test_the_summary_says_what_was_made_up_for(granularity: str, compensation: str, line: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)).double()
+    data = batches(16, 4)
+    how: dict[str, Any] = {"granularity": granularity, "amount": 0.5, "data": data}
+    assert line in secateur.prune(model, data[0][0], compensation=compensation, **how).summary().splitlines()
+
+
+def test_the_summary_names_what_was_left_and_why() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(4, 8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = self.one(x).relu()
+            return self.two(hidden) + self.two(hidden.square())  # type: ignore[no-any-return]
+
+    data = batches(16, 4)
+    how: dict[str, Any] = {
+        "granularity": "channel",
+        "amount": 0.5,
+        "data": data,
+        "compensation": "reconstruct",
+    }
+    lines = secateur.prune(Two().double(), data[0][0], **how).summary().splitlines()
+    reason = "it is not the weight of one linear layer or convolution alone"
+    assert f"  two.weight  not made up for: {reason}" in lines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from numbers import Integral, Real
 from typing import Any, get_args, get_type_hints
@@ -57,6 +58,15 @@ def check_kind(what: str, value: Any, *kinds: type) -> None:
     if kinds and all(kind in KINDS for kind in kinds) and not any(_is(value, kind) for kind in kinds):
         wanted = " or ".join(KINDS[kind][1] for kind in kinds)
         raise InputError(f"The {what} is {value!r}: give {wanted}.")
+
+
+def check_least(what: str, value: Any, least: float) -> None:
+    """Raise `InputError` unless a value is a finite number from `least` on, and whole where `least` is.
+
+    >>> check_least("number of rounds", 3, 1)
+    """
+    if not _is(value, type(least)) or not least <= value < math.inf:
+        raise InputError(f"The {what} is {value!r}: give {KINDS[type(least)][1]} from {least:g}.")
 
 
 def kinds_of(hint: Any) -> tuple[type, ...]:

@@ -57,7 +57,16 @@ class Pruned:
         lines += self._smaller() if self.plan is not None else self._sparser()
         width = max((len(name) for name in self.skipped), default=0)
         lines += [f"  {name:<{width}}  left alone: {reason}" for name, reason in self.skipped.items()]
-        return "\n".join(lines)
+        return "\n".join([*lines, *self._made_up()])
+
+    def _made_up(self) -> list[str]:
+        told = self.compensated
+        done = [f"{len(told[what])} {what}" for what in ("layers", "groups") if what in told]
+        if "corrected" in told:
+            done.append(f"{told['corrected']} normalisations and biases corrected")
+        lines = [f"compensation {self.choices['compensation']}: {', '.join(done)}"] if done else []
+        lines += [f"  {name}  not made up for: {reason}" for name, reason in told.get("left", {}).items()]
+        return lines + [f"  not corrected: {told[key]}" for key in ("not corrected",) if key in told]
 
     def _sparser(self) -> list[str]:
         parameters = sum(parameter.numel() for parameter in self.model.parameters())

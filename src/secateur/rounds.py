@@ -22,8 +22,9 @@ from secateur.graph.cut import Cut
 from secateur.graph.groups import Group, Groups, group
 from secateur.graph.trace import trace
 from secateur.measure.inputs import Inputs
+from secateur.options import check_least
 from secateur.shrink.plan import Plan
-from secateur.unstructured import PATHS, check_rounds
+from secateur.unstructured import PATHS
 
 Goal: TypeAlias = float | Budget | LatencyBudget
 """How much goes: the fraction of units to remove, or what may be left of a cost."""
@@ -57,7 +58,8 @@ def amounts(amount: float, rounds: int | None, schedule: str) -> list[float]:
 
 
 def _parts(rounds: int | None) -> list[float]:
-    count = 1 if rounds is None else check_rounds(rounds)
+    count = 1 if rounds is None else rounds
+    check_least("number of rounds", count, 1)
     return [at / count for at in range(1, count)]
 
 

@@ -27,6 +27,7 @@ from secateur.graph.couple import couple
 from secateur.graph.trace import trace
 from secateur.masks import Masks
 from secateur.measure.inputs import Inputs
+from secateur.options import check_least
 from secateur.progress import track
 from secateur.pruned import Pruned
 from secateur.registry import Registry
@@ -60,7 +61,8 @@ def prune_weights(model: nn.Module, example_inputs: Inputs | None, settings: Set
         )
     requested = _requested(settings.amount, pattern)
     path = PATHS[settings.schedule]
-    rounds = entry.rounds if settings.rounds is None else check_rounds(settings.rounds)
+    rounds = entry.rounds if settings.rounds is None else settings.rounds
+    check_least("number of rounds", rounds, 1)
     compensates, compensated = settings.compensation != "drop" or settings.corrects, dict[str, Any]()
     if data is not None and (rounds > 1 or compensates):
         data = Calibration.of(data)
@@ -239,13 +241,6 @@ def _requested(amount: float | None, pattern: granularities.Granularity) -> floa
     if amount is not None and not math.isclose(check_amount(amount), pattern.amount):
         raise InputError(f"The pattern {pattern} removes {pattern.amount:.0%} by itself: leave amount out.")
     return pattern.amount
-
-
-def check_rounds(rounds: Any) -> int:
-    """Return a number of rounds. Raises `InputError` unless it is a whole number from 1."""
-    if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
-        raise InputError(f"The number of rounds is {rounds!r}: give a whole number from 1.")
-    return rounds
 
 
 def _copy(model: nn.Module) -> nn.Module:

@@ -16,11 +16,11 @@ from torch import Tensor
 from secateur.compensation.correct import corrections
 from secateur.compensation.lockstep import Lockstep
 from secateur.compensation.registry import Case, compensation
-from secateur.compensation.squares import Squares
-from secateur.errors import InputError
 from secateur.graph.probe import Place
 from secateur.importance.products import Product, Products, channels_last, draw, patches
+from secateur.options import check_least
 from secateur.shrink.plan import named_tensors
+from secateur.squares import Squares
 
 
 @compensation("reconstruct", {"channel", "head"}, needs_data=True)
@@ -36,10 +36,8 @@ def reconstruct(case: Case, *, damping: float = 1e-3, rows: int = 64) -> dict[st
     Cost: one pass of both models.
     """
     assert case.cut is not None
-    if rows < 1:
-        raise InputError(f"The option rows of reconstruct is {rows!r}: give a whole number from 1.")
-    if not 0 <= damping < torch.inf:
-        raise InputError(f"The option damping of reconstruct is {damping!r}: give a number from 0.")
+    check_least("option rows of reconstruct", rows, 1)
+    check_least("option damping of reconstruct", damping, 0.0)
     read = {
         (m.name, m.dim) for g in case.groups if not bool(case.kept(g).all()) for m in g.members if m.reads
     }
@@ -53,11 +51,21 @@ def reconstruct(case: Case, *, damping: float = 1e-3, rows: int = 64) -> dict[st
     )
     assert case.data is not None
     Lockstep(case.model, case.pruned, case.program, [*steps, *others]).run(case.data, "reconstruction")
-    fitted = {step.product.weight: step.told for step in steps if step.told}
-    told: dict[str, Any] = {"layers": fitted, "corrected": sum(step.done for step in others)}
-    if left := {name for name, _ in read} - fitted.keys():
-        told["left"] = dict.fromkeys(sorted(left), "it is not read by one plain product alone")
-    return told
+    return {**tell(steps, sorted({name for name, _ in read})), "corrected": sum(step.done for step in others)}
+
+
+def tell(steps: Sequence[Fit], wanted: Sequence[str]) -> dict[str, Any]:
+    """Tell how well each product was fitted, and why others of the weights `wanted` were left."""
+    fitted = {step.product.weight: step.told for step in steps}
+    layers = {name: told for name, told in fitted.items() if told}
+    left = {
+        name: "no sample of the data comes to it"
+        if name in fitted
+        else "it is not the weight of one linear layer or convolution alone"
+        for name in wanted
+        if name not in layers
+    }
+    return {"layers": layers, **({"left": left} if left else {})}
 
 
 class Fit:

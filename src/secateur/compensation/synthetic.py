@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from secateur.errors import InputError, ModelError
 from secateur.measure.inputs import Inputs, batch_size, forward
 from secateur.modes import evaluating
+from secateur.options import check_least
 from secateur.progress import Bar, bar
 from secateur.seeds import same_draws, seed_of
 from secateur.targets import require_module
@@ -54,9 +55,12 @@ def synthetic_inputs(
     [(16, 3, 8, 8), (8, 3, 8, 8)]
     """
     require_module(model)
-    for name, value, least in (("samples", samples, 1), ("batch", batch, 1), ("steps", steps, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise InputError(f"{name} is {value!r}: give a whole number from {least}.")
+    for name, value, least in (
+        ("samples", samples, 1),
+        ("samples in a batch", batch, 1),
+        ("steps", steps, 0),
+    ):
+        check_least(f"number of {name}", value, least)
     if not 0 < lr < torch.inf:
         raise InputError(f"lr is {lr!r}: give a learning rate above 0, such as 0.1.")
     sizes = [min(batch, samples - at) for at in range(0, samples, batch)]

@@ -17,12 +17,13 @@ from torch import Tensor
 
 from secateur.compensation.lockstep import Lockstep
 from secateur.compensation.obs import Cheapest, CheapestOfEach, Choice, Given, Hessian, refine, sweep
-from secateur.compensation.reconstruct import Fit
+from secateur.compensation.reconstruct import Fit, tell
 from secateur.compensation.registry import Case, compensation
 from secateur.errors import InputError
 from secateur.graph.couple import couple
 from secateur.importance.products import Product, Products
 from secateur.masks import Masks
+from secateur.options import check_least
 from secateur.shrink.plan import named_tensors
 
 SELECT = ("criterion", "obs")
@@ -54,12 +55,8 @@ def reconstruct_weights(
     if select not in SELECT:
         raise InputError(f"The option select of reconstruct is {select!r}: choose {' or '.join(SELECT)}.")
     for name, value, least in (("rows", rows, 1), ("block", block, 1), ("refine", refine, 0)):
-        if value < least:
-            raise InputError(
-                f"The option {name} of reconstruct is {value!r}: give a whole number from {least}."
-            )
-    if not 0 <= damping < torch.inf:
-        raise InputError(f"The option damping of reconstruct is {damping!r}: give a number from 0.")
+        check_least(f"option {name} of reconstruct", value, least)
+    check_least("option damping of reconstruct", damping, 0.0)
     assert case.data is not None
     products = Products(couple(case.program))
     cut = [name for name, mask in case.masks.items() if not bool(mask.all())]
@@ -70,19 +67,10 @@ def reconstruct_weights(
     }
     if steps:
         Lockstep(case.model, case.pruned, case.program, [*steps.values()]).run(case.data, "reconstruction")
-    layers = {name: step.told for name, step in steps.items() if step.told}
-    told: dict[str, Any] = {"layers": layers}
-    if left := {name: _reason(name, steps) for name in cut if name not in layers}:
-        told["left"] = left
+    told = tell([*steps.values()], cut)
     if select == "obs":
         told["masks"] = Masks({**case.masks, **{name: step.mask for name, step in steps.items()}})
     return told
-
-
-def _reason(name: str, steps: Mapping[str, Fit]) -> str:
-    if name in steps:
-        return "no sample of the data comes to it"
-    return "it is not the weight of one linear layer or convolution alone"
 
 
 class Sweep(Fit):

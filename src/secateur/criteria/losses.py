@@ -20,6 +20,7 @@ from secateur.criteria.registry import quantity
 from secateur.errors import InputError, reason_of
 from secateur.measure.inputs import batch_size
 from secateur.modes import unfused
+from secateur.options import check_least
 from secateur.seeds import seed_of
 
 Grads = Sequence[Tensor | None]
@@ -60,7 +61,7 @@ def hessian_gradient(
 
     Cost: two passes there and three back for each batch.
     """
-    parts = _positive("parts", parts)
+    check_least("option parts", parts, 1)
     if not 0 < temperature < math.inf:
         raise InputError(f"The option temperature is {temperature!r}: give a number above 0, such as 200.")
     with (
@@ -117,7 +118,7 @@ def hessian_diagonal(
 
     Cost: a pass there and back, and one more back for each draw, for each batch.
     """
-    draws = _positive("draws", draws)
+    check_least("option draws", draws, 1)
     signs = {
         name: [
             torch.randint(2, tensor.shape, generator=generator).to(tensor) * 2 - 1
@@ -315,9 +316,3 @@ def _redrawn(model: nn.Module, seed: int) -> dict[str, Tensor]:
             noise = torch.randn(weight.shape, generator=generator).to(weight)
             drawn[name] = noise * math.sqrt(2 / sum(weight.shape)) * (weight.detach() != 0)
     return drawn
-
-
-def _positive(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InputError(f"The option {name} is {value!r}: give a whole number from 1.")
-    return value

@@ -19,6 +19,7 @@ from secateur.importance.parts import VIEWS, Part, Parts, Question
 from secateur.importance.products import Product, Products, channels_last, draw, patches
 from secateur.seeds import same_draws
 from secateur.shrink.plan import named_tensors
+from secateur.squares import Squares
 
 ROWS = 64
 """Rows of inputs looked at for each entry of one."""
@@ -105,7 +106,7 @@ def _moments(question: Question, data: Calibration, products: Sequence[Product])
     generator = torch.Generator().manual_seed(question.seed)
     tensors = named_tensors(question.model)
     scales = {product.weight: _scale(product, tensors) for product in products}
-    sums: dict[str, Sums] = {}
+    sums: dict[str, Squares] = {}
     arrived: dict[str, Tensor] = {}
     stream: dict[Place, Tensor] = {}
 
@@ -121,17 +122,26 @@ def _moments(question: Question, data: Calibration, products: Sequence[Product])
         if not bool(tensor.isfinite().all()):
             raise InputError("The activations on this data hold NaN or infinity: look at the inputs.")
         last, picked = draw(product, tensor, -(-ROWS * size // len(data)), generator)
-        x = patches(arrived.pop(product.weight), product, picked).double()
+        x = patches(arrived.pop(product.weight), product, picked)
         y = last[picked].double() * scales[product.weight].flatten()
         if product.residual is not None:
             y += channels_last(product, stream[product.residual])[picked]
-        sums[product.weight] = sums.get(product.weight, Sums()).plus(x, y)
+        if product.weight not in sums:
+            sums[product.weight] = Squares(
+                x.shape[-1], y.shape[-1] // product.groups, product.groups, y.device
+            )
+        sums[product.weight].add(x, y.view(len(y), product.groups, -1).movedim(1, 0))
 
     with torch.no_grad(), same_draws():
         for inputs, _ in data.tracked("readers"):
             probe.run(inputs, seen)
             stream.clear()
-    return {name: found.moments(scales[name]) for name, found in sums.items()}
+    return {
+        name: Moments(
+            found.gram / found.count, float(found.moments(centred=True)[2].sum()) / found.count, scales[name]
+        )
+        for name, found in sums.items()
+    }
 
 
 def _scale(product: Product, tensors: Mapping[str, Tensor]) -> Tensor:
@@ -143,24 +153,3 @@ def _scale(product: Product, tensors: Mapping[str, Tensor]) -> Tensor:
         deviation = (tensors[norm.variance].double() + norm.epsilon).sqrt()
         scale = tensors[norm.weight].detach().double() / deviation
     return scale.view(product.groups, 1, -1)
-
-
-class Sums(NamedTuple):
-    """Sums over rows of inputs and outputs."""
-
-    rows: int = 0
-    gram: Tensor | float = 0.0
-    output: Tensor | float = 0.0
-    energy: float = 0.0
-
-    def plus(self, x: Tensor, y: Tensor) -> Sums:
-        """Add inputs [groups, rows, inputs] and outputs [rows, outputs]."""
-        energy = self.energy + float(y.square().sum())
-        return Sums(self.rows + len(y), self.gram + x.mT @ x, self.output + y.sum(0), energy)
-
-    def moments(self, scale: Tensor) -> Moments:
-        """Return what they come to."""
-        assert isinstance(self.gram, Tensor)
-        assert isinstance(self.output, Tensor)
-        mean = self.output / self.rows
-        return Moments(self.gram / self.rows, self.energy / self.rows - float(mean.square().sum()), scale)
