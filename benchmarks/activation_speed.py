@@ -13,19 +13,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from harness import parser, record
-from secateur import CRITERIA, Calibration, analyze, build, load_data
+from harness import parser, record, trained
+from secateur import CRITERIA, Calibration, analyze
 from secateur.graph.probe import Probe
 from secateur.importance import unit_scores
 from secateur.importance.sites import Sites
-from secateur.models import load_weights
 from secateur.tables import Column, Format, Table
 
 BATCH = 128
@@ -38,9 +36,8 @@ def main() -> None:
     options.add_argument("--plain", type=int, default=16, help="images for the plain loop")
     given = options.parse_args()
     torch.set_num_threads(given.threads or 1)
-    data = load_data("cifar10", given.data_root, normalize="imagenet").subset(train=given.images, seed=0)
-    model = build("resnet56", num_classes=10, input_shape=data.input_shape)
-    load_weights(model, Path(given.data_root) / "weights/cifar10/resnet56-4bfd9763.th")
+    model, data = trained("resnet56", given.data_root)
+    data = data.subset(train=given.images, seed=0)
     images = data.normalised(data.train.inputs)
     assert isinstance(images, Tensor)
     groups = analyze(model.eval(), images[:2])

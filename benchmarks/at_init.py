@@ -11,13 +11,12 @@ best weight. Each result is recorded as it comes, and a repeated call continues.
 
 from __future__ import annotations
 
-import json
 import statistics
 from typing import Any
 
 import torch
 
-from harness import RESULTS, parser, record
+from harness import earlier_rows, has, parser, record
 from secateur import build, load_data, prune, train
 from secateur.criteria import balanced
 from secateur.data import Dataset
@@ -59,13 +58,11 @@ def main() -> None:
     data = load_data(given.data, given.data_root, subset=(given.limit, given.test_limit))
     name = f"at_init_{given.model}"
     settings = {**TRAIN[given.model], "epochs": given.epochs}
-    earlier = RESULTS / f"{name}.json"
-    rows: list[dict[str, Any]] = json.loads(earlier.read_text())["result"]["rows"] if earlier.exists() else []
-    done = {(row["method"], row["compression"], row["seed"]) for row in rows}
+    rows = earlier_rows(name)
     cells = [("dense", 1)] + [(method, ratio) for ratio in COMPRESSIONS for method in METHODS]
     for seed in range(given.seeds):
         for method, ratio in cells:
-            if (method, ratio, seed) not in done:
+            if not has(rows, method=method, compression=ratio, seed=seed):
                 rows.append(cell(given.model, data, method, ratio, seed, settings))
                 keep(name, rows, data, settings, given)
     keep(name, rows, data, settings, given)

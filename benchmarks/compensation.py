@@ -10,21 +10,17 @@ continues.
 
 from __future__ import annotations
 
-import json
 import time
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from harness import RESULTS, parser, record
-from secateur import Calibration, build, evaluate, load_data, prune
+from harness import CHECKPOINTS, earlier_rows, has, parser, record, trained
+from secateur import Calibration, evaluate, prune
 from secateur.data import Batches
-from secateur.models import load_weights
 from secateur.tables import PERCENT, Column, Table
 
-CHECKPOINTS = {"resnet20": "resnet20-12fca82f.th", "resnet56": "resnet56-4bfd9763.th"}
 LOSS: dict[str, Any] = {"reduction": "sum", "normalization": "none"}
 CRITERIA: dict[str, dict[str, Any]] = {
     "refit": {"normalization": "none", "per_cost": True},
@@ -55,9 +51,7 @@ def main() -> None:
     given = options.parse_args()
     torch.set_num_threads(given.threads or 1)
     name = f"compensation_{given.model}"
-    data = load_data("cifar10", given.data_root, normalize="imagenet")
-    model = build(given.model, num_classes=10, input_shape=data.input_shape)
-    load_weights(model, Path(given.data_root) / "weights/cifar10" / CHECKPOINTS[given.model])
+    model, data = trained(given.model, given.data_root)
     calibration = {
         count: Calibration(
             [
@@ -67,14 +61,11 @@ def main() -> None:
         )
         for count in (FIRST, MORE)
     }
-    earlier = RESULTS / f"{name}.json"
-    rows: list[dict[str, Any]] = json.loads(earlier.read_text())["result"]["rows"] if earlier.exists() else []
+    rows = earlier_rows(name)
     for criterion in given.criteria:
         for budget in given.budgets:
             for way in given.ways:
-                if any(
-                    (row["criterion"], row["budget"], row["way"]) == (criterion, budget, way) for row in rows
-                ):
+                if has(rows, criterion=criterion, budget=budget, way=way):
                     continue
                 count, how = WAYS[way]
                 start = time.perf_counter()

@@ -12,15 +12,13 @@ on the first 64.
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from harness import parser, record
-from secateur import build, evaluate, load_data, prune, synthetic_inputs
+from harness import parser, record, trained
+from secateur import evaluate, prune, synthetic_inputs
 from secateur.compensation.synthetic import mismatches
-from secateur.models import load_weights
 from secateur.tables import PERCENT, Column, Format, Table
 
 NAME = "data_free"
@@ -32,9 +30,7 @@ NUMBER = Format(lambda value: f"{value:.0f}")
 def main() -> None:
     given = parser(__doc__).parse_args()
     torch.set_num_threads(given.threads or 1)
-    data = load_data("cifar10", given.data_root, normalize="imagenet")
-    model = build("resnet20", num_classes=10, input_shape=data.input_shape).eval()
-    load_weights(model, Path(given.data_root) / "weights/cifar10/resnet20-12fca82f.th")
+    model, data = trained("resnet20", given.data_root)
     example = torch.zeros(1, *data.input_shape)
     real = data.subset(train=SAMPLES, seed=0).train
     start = time.perf_counter()

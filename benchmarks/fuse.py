@@ -9,14 +9,12 @@ inside a block alone. Accuracy is that on the 10,000 test images; nothing else o
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from harness import parser, record
-from secateur import build, evaluate, load_data, prune
-from secateur.models import load_weights
+from harness import parser, record, trained
+from secateur import evaluate, prune
 from secateur.tables import PERCENT, Column, Table
 
 NAME = "fuse"
@@ -55,9 +53,7 @@ COLUMNS = [
 def main() -> None:
     given = parser(__doc__).parse_args()
     torch.set_num_threads(given.threads or 1)
-    data = load_data("cifar10", given.data_root, normalize="imagenet")
-    model = build("resnet20", num_classes=10, input_shape=data.input_shape)
-    load_weights(model, Path(given.data_root) / "weights/cifar10/resnet20-12fca82f.th")
+    model, data = trained("resnet20", given.data_root)
     images, rows = torch.zeros(1, *data.input_shape), []
     for cut, asked in CUTS.items():
         row: dict[str, Any] = {"cut": cut}

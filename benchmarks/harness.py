@@ -7,17 +7,24 @@ passes is what the documentation shows: `python benchmarks/docs.py` puts the tab
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
+from secateur import build, load_data
+from secateur.data import Dataset
 from secateur.environment import environment
 from secateur.files import write_json
+from secateur.models import load_weights
 from secateur.tables import Table
 
 RESULTS = Path(__file__).parent / "results"
+CHECKPOINTS = {"resnet20": "resnet20-12fca82f.th", "resnet56": "resnet56-4bfd9763.th"}
+"""Public checkpoints in DATA_ROOT/weights/cifar10; 91.73 and 93.39 % on the 10,000 test images."""
 
 
 def record(name: str, result: Any, *, table: Table | None = None, **facts: Any) -> Path:
@@ -30,6 +37,25 @@ def record(name: str, result: Any, *, table: Table | None = None, **facts: Any) 
     path = RESULTS / f"{name}.json"
     write_json(path, content)
     return path
+
+
+def earlier_rows(name: str) -> list[dict[str, Any]]:
+    """Return the rows that an earlier call recorded, so that this one continues."""
+    path = RESULTS / f"{name}.json"
+    return list(json.loads(path.read_text())["result"]["rows"]) if path.exists() else []
+
+
+def has(rows: list[dict[str, Any]], **cell: Any) -> bool:
+    """Return whether one of the rows is this cell."""
+    return any(all(row[key] == value for key, value in cell.items()) for row in rows)
+
+
+def trained(name: str, data_root: str) -> tuple[nn.Module, Dataset]:
+    """Return a ResNet of `CHECKPOINTS` in eval mode and the CIFAR-10 it was trained on."""
+    data = load_data("cifar10", data_root, normalize="imagenet")
+    model = build(name, num_classes=10, input_shape=data.input_shape)
+    load_weights(model, Path(data_root) / "weights/cifar10" / CHECKPOINTS[name])
+    return model.eval(), data
 
 
 def parser(description: str | None, data: bool = True) -> argparse.ArgumentParser:

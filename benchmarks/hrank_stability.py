@@ -11,17 +11,15 @@ and noise. The public checkpoint resnet56-4bfd9763.th is expected in DATA_ROOT/w
 from __future__ import annotations
 
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness import parser, record
-from secateur import Calibration, analyze, build, load_data
+from harness import parser, record, trained
+from secateur import Calibration, analyze, load_data
 from secateur.importance import unit_scores
-from secateur.models import load_weights
 from secateur.tables import Column, Format, Table
 
 BATCH = 128
@@ -31,9 +29,8 @@ CRITERIA = ("hrank", "chip", "apoz", "activation")
 def main() -> None:
     given = parser(__doc__).parse_args()
     torch.set_num_threads(given.threads or 1)
-    data = load_data("cifar10", given.data_root, normalize="imagenet").subset(train=5 * BATCH, seed=0)
-    model = build("resnet56", num_classes=10, input_shape=data.input_shape)
-    load_weights(model, Path(given.data_root) / "weights/cifar10/resnet56-4bfd9763.th")
+    model, data = trained("resnet56", given.data_root)
+    data = data.subset(train=5 * BATCH, seed=0)
     images = data.normalised(data.train.inputs)
     assert isinstance(images, Tensor)
     groups = analyze(model, images[:2])

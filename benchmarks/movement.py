@@ -10,13 +10,12 @@ comes, and a repeated call continues.
 
 from __future__ import annotations
 
-import json
 from statistics import mean
 from typing import Any
 
 import torch
 
-from harness import RESULTS, parser, record
+from harness import earlier_rows, has, parser, record
 from secateur import build, load_data, prune, train
 from secateur.tables import PERCENT, Column, Table
 
@@ -48,12 +47,11 @@ def main() -> None:
     torch.set_num_threads(given.threads or 1)
     data = load_data(f"table:{given.data_root}/sst2", tokenizer=given.model, max_length=32, download=False)
     part = data.subset(train=SENTENCES, seed=0)
-    earlier = RESULTS / f"{NAME}.json"
-    rows: list[dict[str, Any]] = json.loads(earlier.read_text())["result"]["rows"] if earlier.exists() else []
+    rows = earlier_rows(NAME)
     cells = [(1.0, "dense"), *((left, name) for left in LEFT for name in METHODS)]
     for seed in range(given.seeds):
         for left, name in cells:
-            if any((row["left"], row["method"], row["seed"]) == (left, name, seed) for row in rows):
+            if has(rows, left=left, method=name, seed=seed):
                 continue
             torch.manual_seed(seed)
             model = build(f"hf:{given.model}", num_classes=2)

@@ -10,17 +10,14 @@ continues.
 
 from __future__ import annotations
 
-import json
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from harness import RESULTS, parser, record
-from secateur import build, evaluate, load_data, prune, train
+from harness import earlier_rows, has, parser, record, trained
+from secateur import evaluate, prune, train
 from secateur.data import Batches
-from secateur.models import load_weights
 from secateur.tables import PERCENT, Column, Table
 
 NAME = "resnet56_channels"
@@ -41,21 +38,16 @@ RETRAIN = {
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--weights", default=None, help="the checkpoint file")
     given = options.parse_args()
     if given.threads:
         torch.set_num_threads(given.threads)
-    weights = given.weights or Path(given.data_root) / "weights/cifar10/resnet56-4bfd9763.th"
-    data = load_data("cifar10", given.data_root, normalize="imagenet")
-    model = build("resnet56", num_classes=10, input_shape=data.input_shape)
-    load_weights(model, weights)
-    earlier = RESULTS / f"{NAME}.json"
-    rows: list[dict[str, Any]] = json.loads(earlier.read_text())["result"]["rows"] if earlier.exists() else []
+    model, data = trained("resnet56", given.data_root)
+    rows = earlier_rows(NAME)
     dense = evaluate(model, data)
     images = torch.zeros(1, *data.input_shape)
     for budget in BUDGETS:
         for criterion in CRITERIA:
-            if any(row["criterion"] == criterion and row["budget"] == budget for row in rows):
+            if has(rows, criterion=criterion, budget=budget):
                 continue
             batches = islice(Batches(data, "train", 128, shuffle=True, seed=0), CALIBRATION)
             calibration = [(batch[0], batch[1]) for batch in batches] if criterion == "taylor" else None

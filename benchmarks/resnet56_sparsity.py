@@ -8,15 +8,12 @@ expected in DATA_ROOT/weights/cifar10. Each result is recorded as it comes, and 
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from harness import RESULTS, parser, record
-from secateur import build, evaluate, load_data, prune, train
-from secateur.models import load_weights
+from harness import earlier_rows, has, parser, record, trained
+from secateur import evaluate, prune, train
 from secateur.tables import PERCENT, Column, Table
 
 NAME = "resnet56_sparsity"
@@ -34,20 +31,15 @@ RETRAIN = {
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--weights", default=None, help="the checkpoint file")
     given = options.parse_args()
     if given.threads:
         torch.set_num_threads(given.threads)
-    weights = given.weights or Path(given.data_root) / "weights/cifar10/resnet56-4bfd9763.th"
-    data = load_data("cifar10", given.data_root, normalize="imagenet")
-    model = build("resnet56", num_classes=10, input_shape=data.input_shape)
-    load_weights(model, weights)
-    earlier = RESULTS / f"{NAME}.json"
-    rows: list[dict[str, Any]] = json.loads(earlier.read_text())["result"]["rows"] if earlier.exists() else []
+    model, data = trained("resnet56", given.data_root)
+    rows = earlier_rows(NAME)
     dense = evaluate(model, data)
     for amount in AMOUNTS:
         for criterion in ("magnitude", "random"):
-            if any(row["criterion"] == criterion and row["sparsity"] == amount for row in rows):
+            if has(rows, criterion=criterion, sparsity=amount):
                 continue
             cut = prune(model, amount=amount, criterion=criterion, scope="global", seed=0)
             as_cut = evaluate(cut.model, data)

@@ -11,18 +11,15 @@ as it comes, and a repeated call continues.
 
 from __future__ import annotations
 
-import json
 from itertools import islice
-from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 import torch
 
-from harness import RESULTS, parser, record
-from secateur import CRITERIA, build, evaluate, load_data, prune, train
+from harness import earlier_rows, has, parser, record, trained
+from secateur import CRITERIA, evaluate, prune, train
 from secateur.data import Batches
-from secateur.models import load_weights
 from secateur.tables import Column, Table
 
 NAME = "structured_criteria"
@@ -51,15 +48,12 @@ def main() -> None:
     given = options.parse_args()
     if given.threads:
         torch.set_num_threads(given.threads)
-    data = load_data("cifar10", given.data_root, normalize="imagenet")
+    model, data = trained("resnet56", given.data_root)
     few = data.subset(train=given.train_images, seed=0)
-    model = build("resnet56", num_classes=10, input_shape=data.input_shape)
-    load_weights(model, Path(given.data_root) / "weights/cifar10/resnet56-4bfd9763.th")
-    earlier = RESULTS / f"{NAME}.json"
-    rows: list[dict[str, Any]] = json.loads(earlier.read_text())["result"]["rows"] if earlier.exists() else []
+    rows = earlier_rows(NAME)
     for seed in range(given.seeds):
         for criterion, how in HOW.items():
-            if any((row["criterion"], row["seed"]) == (criterion, seed) for row in rows):
+            if has(rows, criterion=criterion, seed=seed):
                 continue
             batches = islice(Batches(data, "train", 128, shuffle=True, seed=seed), CALIBRATION)
             cut = prune(

@@ -18,10 +18,9 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
-from harness import parser, record
+from harness import parser, record, trained
 from heads import WINDOWS, loss
-from secateur import build, evaluate, load_data, prune
-from secateur.models import load_weights
+from secateur import evaluate, prune
 from secateur.tables import PERCENT, Column, Format, Table
 
 NAME = "weight_reconstruction"
@@ -87,9 +86,7 @@ def language(folder: Path) -> None:
 
 
 def images(root: Path) -> None:
-    data = load_data("cifar10", root, normalize="imagenet")
-    model = build("resnet20", num_classes=10, input_shape=data.input_shape).eval()
-    load_weights(model, root / "weights/cifar10/resnet20-12fca82f.th")
+    model, data = trained("resnet20", str(root))
     chosen = data.subset(train=256, seed=0).train
     batches = [(data.normalised(chosen.inputs), chosen.labels)]
     dense, rows = evaluate(model, data)["top1"], []
