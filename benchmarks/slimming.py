@@ -1,8 +1,9 @@
 """Network slimming on CIFAR-10: what training with a penalty on BatchNorm's scales changes about them, and about cuts.
 
-A VGG-11 of half the width is trained without and with the penalty, from the same initialisation and in the same order;
-then 50, 60 and 70 % of all channels are cut by the smallest scales, over all layers together, and the smaller network
-is retrained. Results are recorded as they come, and a repeated call continues.
+A VGG-11 is trained without and with the penalty, from the same initialisation and in the same order; then 50, 60 and
+70 % of all channels are cut by the smallest scales, over all layers together, and the smaller network is retrained.
+A scale moves by λ times the sum of all learning rates, so that a schedule which is shorter than the paper's needs a
+larger λ. Results are recorded as they come, and a repeated call continues. The chart is docs/images/slimming.svg.
 
     python benchmarks/slimming.py --data-root DIR [--train-subset 20000] [--threads 2] [--accelerator cuda]
 """
@@ -11,24 +12,28 @@ from __future__ import annotations
 
 import copy
 import json
-from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
+import altair as alt
 import torch
 from torch import Tensor, nn
 
-from harness import RESULTS, parser, record
+from harness import RESULTS, has, parser, record
 from secateur import build, evaluate, load_data, prune, train
+from secateur.report.charts import save
+from secateur.report.charts.drawing import dressed, inline
 from secateur.seeds import seed_of
-from secateur.tables import COUNT, PERCENT, Column, Format, Table
+from secateur.tables import PERCENT, Column, Format, Table
 
 NAME = "slimming"
-STRENGTHS = (0.0, 1e-3)
-AMOUNTS = (0.5, 0.6, 0.7)
-EDGES = (0.01, 0.03, 0.1, 0.3)
-"""Ends of the histogram's bins: |γ| below 0.01, from 0.01 to 0.03, and so on, as parts of the largest."""
+STRENGTHS = (0.0, 1e-2)
+AMOUNTS = (0.0, 0.5, 0.6, 0.7)
+BINS, WIDEST = 40, 1.6
+"""Bins of the histogram of |γ|, and where it ends; the last bin holds all above."""
 TRAIN = {"epochs": 20, "batch_size": 128, "lr": 0.1, "weight_decay": 1e-4, "warmup": "1ep", "seed": 0}
-RETRAIN = {"epochs": 5, "batch_size": 128, "lr": 0.02, "weight_decay": 1e-4, "seed": 0}
+RETRAIN = {"epochs": 10, "batch_size": 128, "lr": 0.05, "weight_decay": 1e-4, "seed": 0}
+PICTURE = Path(__file__).parent.parent / "docs/images/slimming"
 
 
 def main() -> None:
@@ -36,70 +41,37 @@ def main() -> None:
     options.add_argument("--train-subset", type=int, default=None, help="train on so many images")
     options.add_argument("--accelerator", default="auto", help="where to train")
     options.add_argument("--precision", default="bf16-mixed", help="precision of training")
-    options.add_argument("--epochs", type=int, default=TRAIN["epochs"], help="epochs of the first training")
-    options.add_argument("--retrain-epochs", type=int, default=RETRAIN["epochs"], help="epochs after a cut")
     options.add_argument("--width", type=float, default=0.5, help="width of the VGG")
     given = options.parse_args()
-    if given.threads:
-        torch.set_num_threads(given.threads)
+    torch.set_num_threads(given.threads or 1)
     data = load_data("cifar10", given.data_root, subset=(given.train_subset, None))
     where = {"accelerator": given.accelerator, "precision": given.precision}
     settings: dict[str, Any] = {
         "width": given.width,
-        "train": {**TRAIN, "epochs": given.epochs, **where},
-        "retrain": {**RETRAIN, "epochs": given.retrain_epochs, **where},
+        "train": {**TRAIN, **where},
+        "retrain": {**RETRAIN, **where},
         "images": len(data.train),
     }
     earlier = RESULTS / f"{NAME}.json"
     found = json.loads(earlier.read_text()) if earlier.exists() else {}
     rows: list[dict[str, Any]] = found["result"]["rows"] if found.get("settings") == settings else []
-
-    def keep() -> None:
-        scales = [Column(f"bin_{number}", label, COUNT) for number, label in enumerate(labels())]
-        columns = [
-            Column("strength", "λ", Format(lambda value: f"{value:g}")),
-            Column("cut", "Channels cut", PERCENT),
-            Column("parameters", "Parameters left", PERCENT),
-            Column("macs", "MACs left", PERCENT),
-            Column("as_cut", "Top-1 as cut", PERCENT),
-            Column("retrained", "retrained", PERCENT),
-            *scales,
-        ]
-        record(
-            NAME,
-            {"rows": rows},
-            table=Table(columns, rows),
-            command="python benchmarks/slimming.py",
-            data=f"CIFAR-10, {len(data.train):,} training and {len(data.test):,} test images",
-            fingerprint=data.fingerprint(),
-            settings=settings,
-        )
-
+    facts = {
+        "data": f"CIFAR-10, {len(data.train):,} training and {len(data.test):,} test images",
+        "fingerprint": data.fingerprint(),
+        "settings": settings,
+    }
     for strength in STRENGTHS:
-        missing = [
-            amount for amount in (0.0, *AMOUNTS) if not any(
-                row["strength"] == strength and row["cut"] == amount for row in rows
-            )
-        ]  # fmt: skip
+        missing = [amount for amount in AMOUNTS if not has(rows, strength=strength, cut=amount)]
         if not missing:
             continue
         torch.manual_seed(seed_of("init", 0))
         dense = build("vgg11_bn", num_classes=10, input_shape=data.input_shape, width=given.width)
         method = {"method": "slimming", "options": {"strength": strength}} if strength else {}
         train(dense, data, **settings["train"], **method)
-        example = data.example(2)
         for amount in missing:
-            if amount == 0:
-                top1 = evaluate(dense, data)["top1"]
-                rows.append(
-                    {"strength": strength, "cut": 0.0, "parameters": 1.0, "macs": 1.0, "as_cut": top1}
-                )
-                rows[-1] |= histogram(dense)
-                keep()
-                continue
             cut = prune(
                 copy.deepcopy(dense).cpu(),
-                example,
+                data.example(2),
                 granularity="channel",
                 criterion="bn_scale",
                 scope="global",
@@ -107,38 +79,63 @@ def main() -> None:
             )
             assert cut.parameters is not None
             assert cut.macs is not None
-            as_cut = evaluate(cut.model, data)["top1"]
-            train(cut.model, data, **settings["retrain"])
-            rows.append(
-                {
-                    "strength": strength,
-                    "cut": amount,
-                    "parameters": cut.parameters[1] / cut.parameters[0],
-                    "macs": cut.macs[1] / cut.macs[0],
-                    "as_cut": as_cut,
-                    "retrained": evaluate(cut.model, data)["top1"],
-                }
-            )
-            keep()
+            row = {
+                "strength": strength,
+                "cut": amount,
+                "parameters": cut.parameters[1] / cut.parameters[0],
+                "macs": cut.macs[1] / cut.macs[0],
+                "as_cut": evaluate(cut.model, data)["top1"],
+            }
+            if amount:
+                train(cut.model, data, **settings["retrain"])
+                row["retrained"] = evaluate(cut.model, data)["top1"]
+            else:
+                row["scales"] = scales(dense).histc(BINS, 0, WIDEST).tolist()
+            rows.append(row)
+            print({key: value for key, value in row.items() if key != "scales"}, flush=True)
+            keep(rows, facts)
 
 
 def scales(model: nn.Module) -> Tensor:
-    """Return |γ| of all BatchNorm layers."""
+    """Return |γ| of all BatchNorm layers, at most `WIDEST`."""
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    return torch.cat([norm.weight.detach().abs().cpu() for norm in norms])
+    return torch.cat([norm.weight.detach().abs().float().cpu() for norm in norms]).clamp(max=WIDEST)
 
 
-def histogram(model: nn.Module) -> dict[str, int]:
-    """Count the scales between `EDGES`, as parts of the largest."""
-    parts = scales(model) / scales(model).max()
-    places = torch.bucketize(parts, torch.tensor(EDGES))
-    return {f"bin_{number}": int((places == number).sum()) for number in range(len(EDGES) + 1)}
+def keep(rows: list[dict[str, Any]], facts: dict[str, Any]) -> None:
+    columns = [
+        Column("strength", "λ", Format(lambda value: f"{value:g}")),
+        Column("cut", "Channels cut", PERCENT),
+        Column("parameters", "Parameters left", PERCENT),
+        Column("macs", "MACs left", PERCENT),
+        Column("as_cut", "Top-1 as cut", PERCENT),
+        Column("retrained", "retrained", PERCENT),
+    ]
+    record(NAME, {"rows": rows}, table=Table(columns, rows), command="python benchmarks/slimming.py", **facts)
+    save(picture(rows), PICTURE, ["svg"])
 
 
-def labels() -> list[str]:
-    """Name the bins."""
-    ends = ("0", *(f"{edge:g}" for edge in EDGES), "1")
-    return [f"γ {low}–{high}" for low, high in pairwise(ends)]
+def picture(rows: list[dict[str, Any]]) -> alt.FacetChart:
+    """Draw the histograms of |γ|, one above the other."""
+    step = WIDEST / BINS
+    bars = [
+        {"panel": f"λ = {row['strength']:g}", "low": at * step, "high": (at + 1) * step, "count": count}
+        for row in rows
+        for at, count in enumerate(row.get("scales", ()))
+    ]
+    panels = list(dict.fromkeys(bar["panel"] for bar in bars))
+    chart: alt.FacetChart = (
+        alt.Chart()
+        .mark_bar()
+        .encode(
+            x=alt.X("low:Q", title="|γ| after training", bin="binned").axis(format=".1f", grid=False),
+            x2="high",
+            y=alt.Y("count:Q", title="Channels"),
+        )
+        .properties(width=480, height=120)
+        .facet(facet=alt.Facet("panel:N", title=None, sort=panels), data=inline(bars), columns=1)
+    )
+    return dressed(chart, f"Histograms of the scales of all batch normalisations for {', '.join(panels)}.")
 
 
 if __name__ == "__main__":
