@@ -5,5 +5,6 @@ from secateur.training.duration import Duration
 from secateur.training.evaluation import evaluate
 from secateur.training.launch import train
 from secateur.training.loop import Fit
+from secateur.training.snapshots import read_snapshot
 
-__all__ = ["Duration", "Fit", "TrainConfig", "evaluate", "train"]
+__all__ = ["Duration", "Fit", "TrainConfig", "evaluate", "read_snapshot", "train"]

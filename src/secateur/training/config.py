@@ -34,6 +34,9 @@ class TrainConfig(BaseModel):
     lr_every: Annotated[float, Field(gt=0, description="epochs between cuts in step and halving")] = 30.0
     lr_factor: Annotated[float, Field(gt=0, le=1, description="factor of a cut in step and multistep")] = 0.1
     milestones: Annotated[tuple[float, ...], Field(description="epochs of the cuts in multistep")] = ()
+    start_at: Annotated[
+        str, Field(description="moment of schedule and data order to begin at, as 2ep, 500it or 3%")
+    ] = "0it"
     label_smoothing: Annotated[float, Field(ge=0, lt=1, description="label smoothing")] = 0.0
     clip_norm: Annotated[float | None, Field(gt=0, description="clip the gradient's L2 norm to this")] = None
     ema: Annotated[float | None, Field(gt=0, lt=1, description="decay of averaged weights, the result")] = (
@@ -51,19 +54,29 @@ class TrainConfig(BaseModel):
     precision: Annotated[str, Field(description="32-true, bf16-mixed or 16-mixed")] = "32-true"
     channels_last: Annotated[bool, Field(description="channels-last memory layout for image models")] = True
     seed: Annotated[int, Field(ge=0, description="seed of initialisation, order and augmentation")] = 0
+    evaluate_every: Annotated[str, Field(description="time between rows of the log, as 1ep or 100it")] = "1ep"
     accelerator: Annotated[str, Field(description="auto, cpu, cuda, …", json_schema_extra=MACHINE)] = "auto"
     devices: Annotated[int, Field(ge=1, description="processes to train in", json_schema_extra=MACHINE)] = 1
     checkpoint_every: Annotated[
         str, Field(description="time between checkpoints, as 1ep or 200it", json_schema_extra=MACHINE)
     ] = "1ep"
+    snapshots: Annotated[
+        tuple[str, ...],
+        Field(description="moments to keep the weights of, as 0it 500it 3%", json_schema_extra=MACHINE),
+    ] = ()
     tensorboard: Annotated[
         bool, Field(description="also write TensorBoard files", json_schema_extra=MACHINE)
     ] = False
 
-    @field_validator("warmup", "checkpoint_every", mode="before")
+    @field_validator("warmup", "start_at", "evaluate_every", "checkpoint_every", mode="before")
     @classmethod
     def _duration(cls, value: Any) -> str:
         return str(Duration.parse(value))
+
+    @field_validator("snapshots")
+    @classmethod
+    def _moments(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(str(Duration.parse(each)) for each in value)
 
     @field_validator("optimizer")
     @classmethod
@@ -100,6 +113,8 @@ class TrainConfig(BaseModel):
                     "an amount and options are a method's: name one with method, such as gradual"
                 )
             return self
+        if Duration.parse(self.start_at).value:
+            raise ValueError(f"the method {self.method} begins with the training: leave start_at out")
         own = {name: value for name, value in self.options.items() if name not in TARGETS}
         entry = METHODS[self.method]
         entry.check(self.amount, own)

@@ -42,8 +42,8 @@ def train(
         data: a data set from `secateur.data.load`.
         config: a `TrainConfig`; or give its fields as `settings` (epochs=5, lr=0.1, optimizer="adamw", …).
         masks: cuts that stay exactly zero throughout.
-        folder: where to write `metrics.jsonl` and checkpoints. A training that was interrupted there is continued;
-            the checkpoint goes when the training is done.
+        folder: where to write `metrics.jsonl`, checkpoints and snapshots. A training that was interrupted there is
+            continued; the checkpoint goes when the training is done.
         context: values that start every row of the log.
         identity: what a checkpoint in `folder` must have been made with; settings, data, model and masks by
             default. Who gives it removes the checkpoint, once the trained model is safe.

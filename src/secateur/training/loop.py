@@ -35,6 +35,7 @@ from secateur.training.evaluation import Tally, evaluate, logits_of, try_out
 from secateur.training.journal import Journal, Row
 from secateur.training.optimizers import OPTIMIZERS
 from secateur.training.schedules import learning_rate
+from secateur.training.snapshots import Snapshots
 from secateur.training.state import State
 
 if TYPE_CHECKING:
@@ -69,14 +70,21 @@ def fit(
 ) -> Fit:
     """Train `model` in place by `config` in this process of `fabric`; see `secateur.train` for the public form.
 
-    `folder` receives the log and the checkpoints, and is looked into for one to continue from; `identity` is what
-    such a checkpoint must have been made with; `context` starts every row of the log. The checkpoint of the
-    finished training is left in the folder.
+    `folder` receives the log, the snapshots and the checkpoints, and is looked into for one to continue from;
+    `identity` is what such a checkpoint must have been made with; `context` starts every row of the log. The
+    checkpoint of the finished training is left in the folder.
     """
     model.to(fabric.device)
     batches = _batches(data, config, fabric)
     per_epoch, total = len(batches), len(batches) * config.epochs
-    every = max(1, Duration.parse(config.checkpoint_every).iterations(per_epoch, total))
+    every, row_every = (
+        max(1, Duration.parse(span).iterations(per_epoch, total))
+        for span in (config.checkpoint_every, config.evaluate_every)
+    )
+    begin = Duration.parse(config.start_at).iterations(per_epoch, total)
+    if begin and begin >= total:
+        raise InputError(f"Training can't start at {config.start_at}: it ends after {total} iterations.")
+    snapshots = Snapshots.at(folder if fabric.is_global_zero else None, config.snapshots, per_epoch, total)
     enough = min(config.batch_size, len(data.train), 2 * fabric.world_size)
     try_out(model, data)
     optimizer = OPTIMIZERS[config.optimizer](_trainable(model), config)
@@ -94,15 +102,17 @@ def fit(
         wrapped, stepper = fabric.setup(model, optimizer)
         journal = Journal(folder if fabric.is_global_zero else None, context, config.tensorboard)
         state = State(model, optimizer, average, fabric.strategy.precision, journal, method)
+        state.iteration = begin
         saved = checkpoint.read()
         if saved is not None:
             state.restore(saved)
         elif fabric.is_global_zero:
             checkpoint.write(state.tree())
+            snapshots.take(begin, model)
         resumed_at = state.iteration
 
         def note(trained: nn.Module, cut: Masks) -> None:
-            """Measure at the end of an epoch, write it down, and start counting anew."""
+            """Measure, write it down, and start counting anew."""
             epoch, rate = state.iteration // per_epoch, learning_rate(state.iteration - 1, per_epoch, config)
             measured = _measured(state.tally, trained, data, fabric)
             if method is not None:
@@ -121,8 +131,8 @@ def fit(
             return bool(journal.rows) and journal.rows[-1]["iteration"] == state.iteration
 
         with bar(title, total, resumed_at, shown=fabric.is_global_zero) as running:
-            if 0 < resumed_at < total and resumed_at % per_epoch == 0 and not noted():
-                note(result, Masks({}) if method is None else method.masks)  # it was the last epoch then
+            if begin < resumed_at < total and resumed_at % row_every == 0 and not noted():
+                note(result, Masks({}) if method is None else method.masks)  # it was to be the last row then
             for batch in _remaining(batches, resumed_at, total):
                 rate = learning_rate(state.iteration, per_epoch, config)
                 for group in optimizer.param_groups:
@@ -135,12 +145,14 @@ def fit(
                     state.tally.add(logits, batch.labels, losses)
                 state.iteration += 1
                 running.advance()
-                if state.iteration % per_epoch == 0:
+                if state.iteration % row_every == 0 or state.iteration == total:
                     state.tally = state.tally.reduced(fabric)
                     if state.iteration < total:
                         note(result, Masks({}) if method is None else method.masks)
                 if fabric.is_global_zero and (state.iteration % every == 0 or state.iteration == total):
                     checkpoint.write(state.tree())
+                if fabric.is_global_zero:
+                    snapshots.take(state.iteration, model)
             if average is not None:
                 model.load_state_dict(result.state_dict())
             final = Masks(masks or {})
@@ -149,7 +161,7 @@ def fit(
             if total and not noted():
                 note(model, final)  # the last epoch's numbers are those of what training leaves
     model.zero_grad()
-    return Fit(journal.rows, state.seconds, resumed_at, final)
+    return Fit(journal.rows, state.seconds, resumed_at if resumed_at > begin else 0, final)
 
 
 def _method(

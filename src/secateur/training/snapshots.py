@@ -1,0 +1,59 @@
+"""A model as it was at given moments of its training, one file for each: what a rewinding goes back to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from secateur.errors import InputError, StoreError
+from secateur.store import read_tree, write_tree
+from secateur.training.duration import Duration
+
+FOLDER = "snapshots"
+
+
+class Snapshots:
+    """The snapshots a training is to take in `folder`, at each of `iterations`."""
+
+    def __init__(self, folder: str | os.PathLike[str] | None, iterations: Collection[int]) -> None:
+        self.folder, self.iterations = folder, set(iterations)
+
+    @classmethod
+    def at(
+        cls, folder: str | os.PathLike[str] | None, spans: Sequence[str], per_epoch: int, total: int
+    ) -> Snapshots:
+        """Take them after these spans of training. Raises `InputError` for one past the end, or without a folder."""
+        moments = {span: Duration.parse(span).iterations(per_epoch, total) for span in spans}
+        late = [span for span, moment in moments.items() if moment > total]
+        if late:
+            raise InputError(
+                f"There is no snapshot after {late[0]}: the training ends after {total} iterations."
+            )
+        if moments and folder is None:
+            raise InputError("Snapshots are files: give a folder to keep them in.")
+        return cls(folder, moments.values())
+
+    def take(self, iteration: int, model: nn.Module) -> None:
+        """Write the model's tensors, where this is one of the moments."""
+        if self.folder is not None and iteration in self.iterations:
+            write_tree(snapshot_path(self.folder, iteration), {"model": model.state_dict()})
+
+
+def snapshot_path(folder: str | os.PathLike[str], iteration: int) -> Path:
+    """Return where the snapshot of an iteration is."""
+    return Path(folder) / FOLDER / f"{iteration}.safetensors"
+
+
+def read_snapshot(folder: str | os.PathLike[str], iteration: int) -> dict[str, Tensor]:
+    """Return the `state_dict` after `iteration` steps. Raises `StoreError` where it is missing or corrupt."""
+    path = snapshot_path(folder, iteration)
+    if not path.exists():
+        raise StoreError(f"{path} is missing: train with snapshots=['{iteration}it'].")
+    tree = read_tree(path)
+    if "model" not in tree:
+        raise StoreError(f"{path} is no snapshot of a training.")
+    state: dict[str, Tensor] = tree["model"]
+    return state
