@@ -52,18 +52,30 @@ def run(
 
 def read_recipe(path: str | Path) -> list[Step]:
     """Read a recipe file into its steps, validated. Raises `InputError` naming the step at fault."""
+    content = read_yaml(path)
+    if isinstance(content, Mapping) and "study" in content:
+        raise InputError(f"{path} is a study: run it with secateur study run {path}.")
+    return parse_recipe(content, str(path))
+
+
+def read_yaml(path: str | Path) -> Any:
+    """Return what a YAML file holds. Raises `InputError` with the line where it is not valid."""
     try:
-        content = yaml.safe_load(read_text(path))
+        return yaml.safe_load(read_text(path))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
         raise InputError(f"{path} is not valid YAML{where}: {problem}.") from None
-    return parse_recipe(content, str(path))
 
 
-def parse_recipe(content: Any, source: str = "the recipe") -> list[Step]:
-    """Turn a recipe's content into validated steps, in order, every `for` written out."""
+def parse_recipe(
+    content: Any, source: str = "the recipe", values: Mapping[str, Any] | None = None
+) -> list[Step]:
+    """Turn a recipe's content into validated steps, in order, every `for` written out.
+
+    `values` are filled in wherever their name stands in braces.
+    """
     if not isinstance(content, Mapping) or "steps" not in content or not isinstance(content["steps"], list):
         raise InputError(
             f"{source} is no recipe: it needs the keys secateur: {VERSION} and steps: with a list."
@@ -73,7 +85,7 @@ def parse_recipe(content: Any, source: str = "the recipe") -> list[Step]:
             f"{source} has the version {content.get('secateur')}: this secateur reads secateur: {VERSION}."
         )
     steps = []
-    for number, entry in enumerate(_expand(content["steps"], {}, source), start=1):
+    for number, entry in enumerate(_expand(content["steps"], values or {}, source), start=1):
         where = f"Step {number} of {source}"
         if "do" not in entry:
             raise InputError(f"{where} does not say what to do: add do: with one of {', '.join(STEPS)}.")
@@ -85,6 +97,17 @@ def parse_recipe(content: Any, source: str = "the recipe") -> list[Step]:
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
     return steps
+
+
+def combinations(loops: Any, source: str) -> Iterator[dict[str, Any]]:
+    """Yield every combination of listed values as name → value; a listed mapping stands for its own keys."""
+    if not isinstance(loops, Mapping) or not all(isinstance(choices, list) for choices in loops.values()):
+        raise InputError(f"{source} has a grid that does not map names to lists of values.")
+    for combination in itertools.product(*loops.values()):
+        values: dict[str, Any] = {}
+        for name, choice in zip(loops, combination, strict=True):
+            values.update(choice if isinstance(choice, Mapping) else {name: choice})
+        yield values
 
 
 def perform(
@@ -108,13 +131,8 @@ def _expand(entries: Any, values: Mapping[str, Any], source: str) -> Iterator[di
         if "for" not in entry:
             yield {key: _fill(value, values, source) for key, value in entry.items()}
             continue
-        loops = entry["for"]
-        if not isinstance(loops, Mapping) or not all(isinstance(choices, list) for choices in loops.values()):
-            raise InputError(f"{source} has a for: that does not map names to lists of values.")
-        for combination in itertools.product(*loops.values()):
-            inner = dict(values)
-            for name, choice in zip(loops, combination, strict=True):
-                inner.update(choice if isinstance(choice, Mapping) else {name: choice})
+        for combination in combinations(entry["for"], source):
+            inner = {**values, **combination}
             yield from _expand(entry.get("steps") or [], inner, source)
 
 

@@ -1,0 +1,9 @@
+"""Studies: a grid of cells, each a recipe, done once and kept; see `plan`, `conduct` and `statistics`."""
+
+from secateur.study.conduct import Standing, conduct
+from secateur.study.engines import ENGINES
+from secateur.study.plan import Cell, Study, Task, read_study
+from secateur.study.store import Results
+from secateur.study.work import Place
+
+__all__ = ["ENGINES", "Cell", "Place", "Results", "Standing", "Study", "Task", "conduct", "read_study"]

@@ -1,0 +1,95 @@
+"""Conduct a study: give ready tasks to the engine until all are done, and keep each result as it comes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from secateur.files import locked
+from secateur.study.engines import Engine
+from secateur.study.plan import Cell, Study, Task
+from secateur.study.store import Results
+from secateur.study.work import Done, Place
+
+
+@dataclass
+class Standing:
+    """Where a study stands: tasks by key, done with their results, under way, and failed with the reason."""
+
+    study: Study
+    done: dict[str, dict[str, Any]] = field(default_factory=dict)
+    running: dict[str, Task] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def finished(self) -> list[Cell]:
+        """Return the cells that are done."""
+        return [cell for cell in self.study.cells if all(key in self.done for key in cell.tasks.values())]
+
+    def lost(self) -> list[tuple[Cell, str]]:
+        """Return the cells that can't be done, each with the reason."""
+        return [
+            (cell, next(self.failed[key] for key in cell.tasks.values() if key in self.failed))
+            for cell in self.study.cells
+            if any(key in self.failed for key in cell.tasks.values())
+        ]
+
+    def next(self) -> Task | None:
+        """Return the first task that nobody does yet and that has all it needs."""
+        for key, task in self.study.tasks.items():
+            if key not in self.done and key not in self.running and key not in self.failed:
+                if any(need in self.failed for need in task.needs):
+                    self.failed[key] = next(self.failed[need] for need in task.needs if need in self.failed)
+                elif all(need in self.done for need in task.needs):
+                    return task
+        return None
+
+
+def conduct(
+    study: Study, place: Place, engine: Engine, show: Callable[[Standing], None] = lambda standing: None
+) -> Standing:
+    """Do what of a study is not done yet, and return where it stands; `show` is called after every change.
+
+    Raises `StoreError` where another process is at work on a study in the same folder.
+    """
+    with locked(place.root):
+        results = Results(place.root)
+        standing = Standing(study, results.tasks(list(study.tasks)))
+        try:
+            _keep_cells(results, standing, results.cells())
+            while True:
+                while engine.free > 0 and (task := standing.next()) is not None:
+                    standing.running[task.key] = task
+                    engine.submit(task)
+                show(standing)
+                if not standing.running:
+                    break
+                for task, result in engine.finished():
+                    del standing.running[task.key]
+                    if isinstance(result, Done):
+                        results.keep_task(task.key, task.step.do, result.result, result.seconds)
+                        standing.done[task.key] = {**result.result, "seconds": result.seconds}
+                    else:
+                        standing.failed[task.key] = str(result)
+                _keep_cells(results, standing, results.cells())
+            results.show(list(study.variables), columns(standing))
+        finally:
+            engine.close()
+            results.close()
+    return standing
+
+
+def columns(standing: Standing) -> Mapping[str, tuple[str, str]]:
+    """Return what each number of the cells is called → the step and the number: "retrain.top1"."""
+    return {
+        f"{step}.{number}": (step, number)
+        for cell in standing.study.cells
+        for step, key in cell.tasks.items()
+        for number in standing.done.get(key, {})
+    }
+
+
+def _keep_cells(results: Results, standing: Standing, kept: set[str]) -> None:
+    for cell in standing.finished():
+        if cell.key not in kept:
+            results.keep_cell(cell.key, standing.study.name, cell.values, cell.tasks)

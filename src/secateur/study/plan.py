@@ -1,0 +1,146 @@
+"""From a study file to cells and tasks: what there is to do, each thing once.
+
+    secateur: 1
+    study:
+      seed: [0, 1, 2]
+      criterion: [magnitude, random]
+      amount: [0.5, 0.9]
+    steps:
+    - {do: train, model: convnet, data: digits, epochs: 5, seed: "{seed}", out: dense}
+    - {do: prune, run: dense, criterion: "{criterion}", amount: "{amount}", out: cut}
+    - {do: retrain, run: cut, epochs: 2}
+
+Every combination of the variables is a *cell*; its steps are a recipe of its own. A step with all that came before it
+is a *task*, and its key is a hash of what determines its result. So cells share what they have in common: here the
+dense network is trained once for each seed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from secateur.errors import InputError
+from secateur.recipe import combinations, parse_recipe, read_yaml
+from secateur.steps import Step
+
+RUNS = "runs"
+"""The folder below a study's root that holds the run folders of its tasks, each named by its key."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One step, its folders filled in; `needs` are the keys of the tasks whose runs it reads."""
+
+    key: str
+    step: Step
+    needs: tuple[str, ...]
+    folder: str | None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination of the variables: `tasks` maps what the table calls each step to its task's key."""
+
+    key: str
+    values: Mapping[str, Any]
+    tasks: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Study:
+    """All there is to do: the variables with their values, the cells, and the tasks by their keys."""
+
+    name: str
+    variables: Mapping[str, tuple[Any, ...]]
+    cells: tuple[Cell, ...]
+    tasks: Mapping[str, Task]
+
+
+def read_study(path: str | Path) -> Study:
+    """Read a study file. Raises `InputError` where it makes no sense, naming what is wrong."""
+    source = str(path)
+    content = read_yaml(path)
+    grid = content.get("study") if isinstance(content, Mapping) else None
+    if not isinstance(grid, Mapping) or not grid:
+        raise InputError(
+            f"{source} is no study: it needs a key study: with variables and lists of their values."
+        )
+    tasks: dict[str, Task] = {}
+    cells = []
+    for values in combinations(grid, source):
+        steps = parse_recipe(content, source, values)
+        cells.append(_cell(values, steps, tasks, source))
+    _check_apart(cells, source)
+    names = dict.fromkeys(name for cell in cells for name in cell.values)
+    variables = {name: _seen(cells, name) for name in names}
+    return Study(Path(path).stem, variables, tuple(cells), tasks)
+
+
+def _cell(values: Mapping[str, Any], steps: list[Step], tasks: dict[str, Task], source: str) -> Cell:
+    """Return a cell, its tasks added to `tasks`."""
+    left: dict[str, str] = {}  # name of a run folder in the recipe → key of the task that left it as it is
+    named: dict[str, str] = {}
+    counts: Counter[str] = Counter()
+    for step in steps:
+        task = _task(step, left, source)
+        tasks.setdefault(task.key, task)
+        counts[step.do] += 1
+        named[step.do + (str(counts[step.do]) if counts[step.do] > 1 else "")] = task.key
+    if not named:
+        raise InputError(f"{source} has no steps: say what each cell is to do.")
+    return Cell(_hash(list(named.values())), values, named)
+
+
+def _task(step: Step, left: dict[str, str], source: str) -> Task:
+    """Return a step as a task, and note in `left` which run it leaves."""
+    fields = type(step).model_fields
+    if "runs" in fields:
+        raise InputError(
+            f"{source}: {step.do} looks at several runs, and a cell is one: leave it to secateur study."
+        )
+    given = {name: getattr(step, name) for name in step.model_fields_set}
+    reads = {
+        name: left[value]
+        for name, value in given.items()
+        if isinstance(value, str) and fields[name].json_schema_extra and name != "out" and value in left
+    }
+    if "run" in given and given["run"] is not None and "run" not in reads:
+        raise InputError(f"{source}: {step.do} reads {given['run']}, which no step before it makes.")
+    key = _hash([step.identity(), reads])
+    folder = f"{RUNS}/{key}" if "out" in fields else None
+    if folder is not None:
+        left[str(given.get("out") or given.get("run"))] = key
+        given["out"] = folder
+    filled = type(step)(**{**given, **{name: f"{RUNS}/{read}" for name, read in reads.items()}})
+    return Task(key, filled, tuple(dict.fromkeys(reads.values())), folder)
+
+
+def _check_apart(cells: list[Cell], source: str) -> None:
+    seen: dict[str, Cell] = {}
+    for cell in cells:
+        same = seen.setdefault(cell.key, cell)
+        if same is not cell:
+            names = [name for name in cell.values if cell.values[name] != same.values.get(name)]
+            raise InputError(
+                f"{source} has cells that do the same: {', '.join(names) or 'a value'} is listed twice or used by "
+                "no step."
+            )
+
+
+def _seen(cells: list[Cell], name: str) -> tuple[Any, ...]:
+    found: list[Any] = []
+    for cell in cells:
+        if name in cell.values and cell.values[name] not in found:
+            found.append(cell.values[name])
+    return tuple(found)
+
+
+def _hash(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

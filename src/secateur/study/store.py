@@ -1,0 +1,109 @@
+"""Results of a study: one SQLite file, to which rows are added and in which none is ever changed.
+
+tasks    key, do, result (JSON), seconds, finished, environment (JSON)
+cells    key, study, cell (JSON: the variables), finished
+results  a view for other programs: one row for each cell, a column for each variable and number
+
+pandas.read_sql("select * from results", sqlite3.connect("study.sqlite"))
+duckdb.sql("select * from sqlite_scan('study.sqlite', 'results')")
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from secateur.environment import environment
+from secateur.errors import StoreError
+from secateur.files import make_folder
+
+FILE = "study.sqlite"
+TABLES = """
+create table if not exists tasks (
+    key text primary key, do text not null, result text not null, seconds real not null, finished text not null,
+    environment text not null);
+create table if not exists cells (
+    key text primary key, study text not null, cell text not null, tasks text not null, finished text not null);
+"""
+
+
+class Results:
+    """The results kept in a folder. Raises `StoreError` for a file that is none of ours, or can't be written."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = make_folder(folder) / FILE
+        with self._errors():
+            self._database = sqlite3.connect(self.path)
+            self._database.executescript(TABLES)
+        self._environment = json.dumps(environment())
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._database.close()
+
+    def task(self, key: str) -> dict[str, Any] | None:
+        """Return a task's result, None where it has none yet."""
+        return self.tasks([key]).get(key)
+
+    def tasks(self, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Return the results there are of these tasks: its numbers, and "seconds"."""
+        wanted = set(keys)
+        with self._errors():
+            rows = self._database.execute("select key, result, seconds from tasks").fetchall()
+        return {key: {**json.loads(result), "seconds": s} for key, result, s in rows if key in wanted}
+
+    def cells(self) -> set[str]:
+        """Return the keys of all finished cells."""
+        with self._errors():
+            return {key for (key,) in self._database.execute("select key from cells")}
+
+    def keep_task(self, key: str, do: str, result: Mapping[str, Any], seconds: float) -> None:
+        """Add a task's result, if it has none."""
+        row = (key, do, json.dumps(result), seconds, _now(), self._environment)
+        with self._errors(), self._database:
+            self._database.execute("insert or ignore into tasks values (?, ?, ?, ?, ?, ?)", row)
+
+    def keep_cell(self, key: str, study: str, values: Mapping[str, Any], tasks: Mapping[str, str]) -> None:
+        """Add a cell all of whose tasks have results."""
+        row = (key, study, json.dumps(values), json.dumps(tasks), _now())
+        with self._errors(), self._database:
+            self._database.execute("insert or ignore into cells values (?, ?, ?, ?, ?)", row)
+
+    def show(self, variables: Sequence[str], numbers: Mapping[str, tuple[str, str]]) -> None:
+        """Make the view `results`: `numbers` maps each column to the step and the number it holds."""
+        columns = ["cells.key"]
+        columns += [f"json_extract(cell, {_text(f'$.{_name(v)}')}) as {_name(v)}" for v in variables]
+        for column, (step, number) in numbers.items():
+            key = f"json_extract(cells.tasks, {_text(f'$.{_name(step)}')})"
+            value = (
+                "seconds" if number == "seconds" else f"json_extract(result, {_text(f'$.{_name(number)}')})"
+            )
+            columns.append(f"(select {value} from tasks where tasks.key = {key}) as {_name(column)}")
+        with self._errors(), self._database:
+            self._database.execute("drop view if exists results")
+            self._database.execute(f"create view results as select {', '.join(columns)} from cells")
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise StoreError(f"Cannot use {self.path} ({error}): choose another --root.") from None
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+
+
+def _name(text: str) -> str:
+    """Quote a name of a column, or in a JSON path."""
+    return '"' + text.replace('"', '""') + '"'
+
+
+def _text(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
