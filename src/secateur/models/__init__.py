@@ -13,7 +13,15 @@ with `source`. What is added so shows up in `names()`, on the command line and i
 
 from __future__ import annotations
 
-from secateur.models import convnet, lenet, resnet, resnet_cifar, sources, vgg  # noqa: F401  (they register)
+from secateur.models import (  # noqa: F401  (they register)
+    convnet,
+    lenet,
+    nasbench201,
+    resnet,
+    resnet_cifar,
+    sources,
+    vgg,
+)
 from secateur.models.building import Row, build, names, without_pretraining
 from secateur.models.registry import MODELS, SOURCES, Architecture, Source, model, source
 from secateur.models.user import is_user_code
