@@ -26,8 +26,8 @@ def seed_of(*parts: str | int) -> int:
 
 
 @contextmanager
-def same_draws() -> Iterator[None]:
-    """Have torch, NumPy and Python draw the same numbers in each such block; then go on as if it had not been.
+def same_draws(seed: int = 0) -> Iterator[None]:
+    """Have torch, NumPy and Python draw the numbers of `seed` in the block; then go on as if it had not been.
 
     For somebody else's code, which draws from the generators all share.
     """
@@ -35,11 +35,11 @@ def same_draws() -> Iterator[None]:
     on_gpu = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     devices = list(range(torch.cuda.device_count())) if on_gpu else []
     with torch.random.fork_rng(devices):
-        torch.default_generator.manual_seed(0)
+        torch.default_generator.manual_seed(seed)
         if devices:
-            torch.cuda.manual_seed_all(0)
-        np.random.seed(0)  # noqa: NPY002
-        random.seed(0)
+            torch.cuda.manual_seed_all(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+        random.seed(seed)
         try:
             yield
         finally:

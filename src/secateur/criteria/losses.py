@@ -37,7 +37,7 @@ def gradient(
 
     Cost: a pass there and back for each batch.
     """
-    with _differentiable(model, tensors, batch_norm):
+    with differentiable(model, tensors, batch_norm):
         return _mean(model, tensors, data, lambda loss: _grad(loss, tensors), "gradients")
 
 
@@ -66,7 +66,7 @@ def hessian_gradient(
         raise InputError(f"The option temperature is {temperature!r}: give a number above 0, such as 200.")
     with (
         _lent(model, _redrawn(model, seed) if redraw else {}),
-        _differentiable(model, tensors, batch_norm),
+        differentiable(model, tensors, batch_norm),
         _twice_differentiable(model),
     ):
         mean = partial(_mean, model, tensors, data, temperature=temperature, parts=parts)
@@ -91,7 +91,7 @@ def squared_gradient(
 
     Cost: a pass there and back for each sample.
     """
-    with _differentiable(model, tensors, batch_norm):
+    with differentiable(model, tensors, batch_norm):
         return _mean(
             model,
             tensors,
@@ -146,7 +146,7 @@ def hessian_diagonal(
                     each += v * product / draws
         return total
 
-    with _differentiable(model, tensors, batch_norm), _twice_differentiable(model):
+    with differentiable(model, tensors, batch_norm), _twice_differentiable(model):
         return _mean(model, tensors, data, estimate, "Hessian")
 
 
@@ -166,8 +166,8 @@ def gradients(
     model: nn.Module, tensors: Mapping[str, Tensor], data: Batches, *, batch_norm: str = "eval"
 ) -> Iterator[tuple[dict[str, Tensor], int]]:
     """Yield for each batch the gradient of its mean loss, by name, and how many samples it has."""
-    with _differentiable(model, tensors, batch_norm):
-        for summed, size in _derived(model, tensors, data, lambda loss: _grad(loss, tensors), "gradients"):
+    with differentiable(model, tensors, batch_norm):
+        for summed, size in derivatives(model, tensors, data, lambda loss: _grad(loss, tensors), "gradients"):
             yield {name: grad / size for name, grad in summed.items()}, size
 
 
@@ -186,7 +186,7 @@ def _mean(
         for name, tensor in tensors.items()
     }
     samples = 0
-    for derived, size in _derived(model, tensors, data, derive, title, temperature, parts):
+    for derived, size in derivatives(model, tensors, data, derive, title, temperature, parts):
         for name, each in derived.items():
             total[name] += each
         samples += size
@@ -197,7 +197,7 @@ def _mean(
     return {name: each / samples for name, each in total.items()}
 
 
-def _derived(
+def derivatives(
     model: nn.Module,
     tensors: Mapping[str, Tensor],
     data: Batches,
@@ -272,7 +272,7 @@ def _parts(inputs: Any, labels: Tensor | None, parts: int | None) -> Iterator[tu
 
 
 @contextmanager
-def _differentiable(model: nn.Module, tensors: Mapping[str, Tensor], batch_norm: str) -> Iterator[None]:
+def differentiable(model: nn.Module, tensors: Mapping[str, Tensor], batch_norm: str) -> Iterator[None]:
     """Let frozen tensors have gradients while the block runs."""
     frozen = [tensor for tensor in tensors.values() if not tensor.requires_grad]
     with normalising(model, batch_norm), torch.enable_grad():
