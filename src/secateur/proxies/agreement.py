@@ -1,0 +1,41 @@
+"""How well scores agree with what trained networks reached."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from scipy import stats
+
+from secateur.errors import InputError
+from secateur.proxies.pairs import ordered
+from secateur.proxies.ranking import Row
+
+
+def correlations(rows: Iterable[Row], accuracies: Mapping[str, float]) -> dict[str, dict[str, float | None]]:
+    """Return Spearman's ρ and Kendall's τ of each proxy's scores with the accuracies, by name of the network.
+
+    `pairs` is the share of the pairs of networks of different accuracy which the scores put in the right order, ties
+    counted half, and `networks` how many have both a score and an accuracy. A number that has no meaning, as where all
+    scores are equal, is None. Raises `InputError` where no network of the rows has an accuracy.
+
+    >>> rows = [Row("a", {"snip": 1.0}), Row("b", {"snip": 2.0}), Row("c", {"snip": 3.0})]
+    >>> found = correlations(rows, {"a": 90.0, "b": 92.0, "c": 91.0})["snip"]
+    >>> {name: round(number, 3) for name, number in found.items()}
+    {'spearman': 0.5, 'kendall': 0.333, 'pairs': 0.667, 'networks': 3}
+    """
+    known = [row for row in rows if row.name in accuracies]
+    if not known:
+        raise InputError("There is no accuracy for any of the networks: give theirs, by the same names.")
+    found = {}
+    for proxy in dict.fromkeys(name for row in known for name in row.scores):
+        pairs = [(row.scores[proxy], accuracies[row.name]) for row in known if proxy in row.scores]
+        scores, reached = torch.tensor(pairs, dtype=torch.float64).T
+        varied = len(scores.unique()) > 1 and len(reached.unique()) > 1
+        found[proxy] = {
+            "spearman": float(stats.spearmanr(scores, reached).statistic) if varied else None,
+            "kendall": float(stats.kendalltau(scores, reached).statistic) if varied else None,
+            "pairs": ordered(scores, reached)[0] if varied else None,
+            "networks": len(pairs),
+        }
+    return found

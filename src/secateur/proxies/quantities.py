@@ -1,0 +1,97 @@
+"""What proxies need of a network that no criterion does: gradients by outputs of layers and by inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from secateur.criteria import Batches, Calibration, quantity
+from secateur.criteria.losses import Grads, derivatives, differentiable
+from secateur.criteria.normalisation import normalising
+from secateur.errors import InputError, reason_of
+
+
+@quantity("unit_effect", "the effect of single channels on the loss")
+def unit_effect(
+    model: nn.Module, tensors: Mapping[str, Tensor], data: Batches, *, batch_norm: str = "train"
+) -> dict[str, Tensor]:
+    """First-order change of each sample's own loss if a channel were scaled, Σ over places of a · ∂L/∂a.
+
+    a is what a layer with a weight gives out: a convolution before its normalisation and activation, as in the authors'
+    code. Name of the weight → [samples, channels].
+
+    Cost: a pass there and back for each batch.
+    """
+    rows: dict[str, list[Tensor]] = {}
+    with differentiable(model, tensors, batch_norm), _outputs(model, tensors) as outputs:
+
+        def effects(loss: Tensor) -> Grads:
+            values = [(name, module, value) for name, module, value in outputs if value.requires_grad]
+            grads = torch.autograd.grad(loss, [value for *_, value in values], allow_unused=True)
+            found: dict[str, Tensor] = {}
+            for (name, module, value), grad in zip(values, grads, strict=True):
+                effect = _by_channel(module, value * (0 if grad is None else grad))
+                found[name] = found[name] + effect if name in found else effect
+            outputs.clear()
+            return [found.get(name) for name in tensors]
+
+        for found, _ in derivatives(model, tensors, data, effects, "effects"):
+            for name, effect in found.items():
+                rows.setdefault(name, []).append(effect)
+    return {name: torch.cat(effects) for name, effects in rows.items()}
+
+
+@quantity("input_gradient", "the gradient by the inputs")
+def input_gradient(model: nn.Module, data: Batches, *, batch_norm: str = "train") -> dict[str, Tensor]:
+    """Gradient of the sum of all outputs by the inputs: "inputs" → [samples, numbers of an input].
+
+    Cost: a pass there and back for each batch.
+    """
+    rows = []
+    with normalising(model, batch_norm), torch.enable_grad():
+        for inputs, _ in Calibration.of(data).tracked("gradients by inputs"):
+            if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
+                raise InputError("There is no gradient by these inputs: give real numbers, such as images.")
+            leaf = inputs.detach().requires_grad_(True)
+            try:
+                outputs = model(leaf)
+                total = getattr(outputs, "logits", outputs).sum()
+            except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
+                raise InputError(
+                    f"The model does not run on the data ({reason_of(error)}): give inputs of the shape it takes."
+                ) from error
+            (grad,) = torch.autograd.grad(total, [leaf], allow_unused=True)
+            rows.append((torch.zeros_like(leaf) if grad is None else grad).flatten(1))
+    return {"inputs": torch.cat(rows)}
+
+
+@contextmanager
+def _outputs(
+    model: nn.Module, tensors: Mapping[str, Tensor]
+) -> Iterator[list[tuple[str, nn.Module, Tensor]]]:
+    """Collect what the modules with these weights give out while the block runs: (weight, module, output)."""
+    names = {id(tensor): name for name, tensor in tensors.items()}
+    found: list[tuple[str, nn.Module, Tensor]] = []
+
+    def keep(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            found.append((name, module, output))
+
+    with ExitStack() as stack:
+        for module in model.modules():
+            weight = getattr(module, "weight", None)
+            if isinstance(weight, Tensor) and id(weight) in names:
+                handle = module.register_forward_hook(partial(keep, names[id(weight)]))
+                stack.callback(handle.remove)
+        yield found
+
+
+def _by_channel(module: nn.Module, values: Tensor) -> Tensor:
+    """Sum over all but samples and channels, which a linear layer has last, any other second: → [samples, channels]."""
+    channels_first = values.movedim(-1, 1) if isinstance(module, nn.Linear) else values
+    return channels_first.flatten(2).sum(2) if channels_first.ndim > 2 else channels_first
