@@ -49,19 +49,19 @@ def test_the_command_does_what_the_call_does(name, kind, secateur_command, train
     if name == "fuse":
         pytest.importorskip("ot")
     words = [word for key, value in CUTS[kind].items() for word in (f"--{key}", value)]
-    words += ["--compensation", name, "--calibration", "64", "--seed", "3", "--no-evaluate"]
+    words += ["--compensation", name, "--calibration", "200", "--seed", "3", "--no-evaluate"]
     ran = secateur_command("prune", trained / "dense", *words, "--out", "cut")
     assert (ran.code, ran.err) == (0, "")
     run, needs_data = Run.open(trained / "dense"), COMPENSATIONS[name].needs_data
     data, model = run.load_data(), run.load_model()[0]
-    batches = list(samples(data, 64, 3)) if needs_data else None
+    batches = list(samples(data, 200, 3)) if needs_data else None
     expected = secateur.prune(model, data.example(2), compensation=name, data=batches, seed=3, **CUTS[kind])
     made = values("cut")
     assert all(torch.equal(made[key], value) for key, value in expected.model.state_dict().items())
     result = Run.open("cut").history[-1]["result"]
     if needs_data:
-        inputs = Calibration(samples(data, 64, 3))
-        assert result["calibration"] == {"seed": 3, "samples": 64, "sha256": inputs.digest()}
+        inputs = Calibration(samples(data, 200, 3))
+        assert result["calibration"] == {"seed": 3, "samples": 200, "sha256": inputs.digest()}
         assert set(result["compensated"]["layers"]) == set(expected.compensated["layers"])
     else:
         assert "calibration" not in result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 import re
 from pathlib import Path
 
@@ -265,7 +266,7 @@ def test_other_settings_are_other_cells(trained, tmp_path):
         {"seed": 1},
         {"criterion": "taylor", "calibration": 64},
     ):
-        assert "1 cells measured now" in CompareFusion(**asked, **more)().lines[0]
+        assert "1 cell measured now" in CompareFusion(**asked, **more)().lines[0]
     records = cells(tmp_path / "out")
     assert [record["criterion"] for record in records] == ["l1", "lamp", "l1", "l1", "taylor"]
     assert "calibration" in records[4]
@@ -273,7 +274,7 @@ def test_other_settings_are_other_cells(trained, tmp_path):
     table = FusionResults(folder=str(tmp_path / "out"))().table
     assert {column.key for column in table.columns} >= {"criterion", "seed", "group", "intra_fusion"}
     again = CompareFusion(**asked, overwrite=True)()
-    assert "1 cells measured now" in again.lines[0]
+    assert "1 cell measured now" in again.lines[0]
     assert len(cells(tmp_path / "out")) == 5
 
 
@@ -359,6 +360,10 @@ MISTAKES = {
     "option of no one": (["--run", "RUNS/dense", "--option", "q=2", "--out", "x"], "'q'"),
     "option of what is not asked for": (["--run", "RUNS/dense", "--rows", "2", "--out", "x"], "'rows'"),
     "value of an option": (["--run", "RUNS/dense", "--target", "all", "--out", "x"], "target"),
+    "data of a run told again": (
+        ["--run", "RUNS/dense", "--normalize", "imagenet", "--out", "x"],
+        "leave normalize out",
+    ),
     "something else in the way": (["--run", "RUNS/dense", "--out", "taken"], "something else"),
 }
 
@@ -387,6 +392,29 @@ def test_results_that_are_none(folder, mentioned, secateur_command, tmp_path):
     ran = secateur_command("fusion-results", folder)
     assert ran.code == 2
     assert mentioned in ran.err
+
+
+@pytest.mark.parametrize(
+    ("change", "cells"),
+    [
+        ({"sparsity": None}, 0),
+        ({"original_model": {"parameters": 1, "macs": 1, "accuracy": "high", "inference_time": {}}}, 0),
+        ({"original_model": {"parameters": 1, "macs": 1, "accuracy": math.nan, "inference_time": {}}}, 0),
+        ({}, 1),
+    ],
+)
+def test_files_that_hold_no_results_are_left_aside(change, cells, secateur_command, tmp_path):
+    measured = {"parameters": 1, "macs": 1, "accuracy": 0.5, "inference_time": {"cpu": 0.1}}
+    told = {"weights": "w", "criterion": "l1", "seed": 0, "settings": {}, "group_index": 0, "group_name": "g"}
+    record = {**told, "sparsity": 0.5, "original_model": measured, "default_pruning": measured}
+    (tmp_path / "good.json").write_text(json.dumps([record]))
+    (tmp_path / "odd.json").write_text(json.dumps([{**record, "seed": 1, **change}]))
+    (tmp_path / "broken.json").write_text('[{"model":')
+    ran = secateur_command("fusion-results", str(tmp_path))
+    assert ran.code == 0
+    assert f"{1 + cells} cells of {1 + cells} file" in ran.out
+    assert "Left aside: " in ran.out
+    assert "broken.json" in ran.out
 
 
 @pytest.mark.parametrize(

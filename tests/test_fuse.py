@@ -417,6 +417,19 @@ def test_the_energy_preserving_encoder_keeps_the_lengths_of_what_points_the_same
     torch.testing.assert_close(decoder.sum(1), torch.ones(7, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("normalisation", EXACT)
+@pytest.mark.parametrize("keep", [(0, 1, 2, 3), (0, 4, 1, 5), (4, 1, 6, 3)])
+def test_equal_units_become_one_by_clusters_too(keep: tuple[int, ...], normalisation: str) -> None:
+    torch.manual_seed(0)
+    made = torch.randn(4, 5, dtype=torch.float64).repeat(2, 1)
+    points, kept = torch.nn.functional.normalize(made, dim=1), torch.tensor(keep)
+    targets = transport.cluster(points, kept)
+    cost = transport.distances(points, targets, 1)
+    plan = transport.exact(torch.full((8,), 1 / 8).double(), torch.full((4,), 1 / 4).double(), cost, 0.0)
+    encoder, decoder = transport.NORMALISATIONS[normalisation](plan, made, kept)
+    torch.testing.assert_close(decoder @ encoder @ made, made, rtol=1e-12, atol=1e-12)
+
+
 def test_units_that_have_nothing_in_common_leave_the_kept_ones_as_they_are() -> None:
     made, kept = torch.eye(4, 6, dtype=torch.float64) * torch.tensor([[1.0], [2.0], [3.0], [0.0]]), [2, 3]
     plan = torch.full((4, 2), 1 / 8, dtype=torch.float64)

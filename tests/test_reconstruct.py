@@ -489,3 +489,99 @@ def test_the_summary_names_what_was_left_and_why() -> None:
     lines = secateur.prune(Two().double(), data[0][0], **how).summary().splitlines()
     reason = "it is not the weight of one linear layer or convolution alone"
     assert f"  two.weight  not made up for: {reason}" in lines
+
+
+def broken(x: Tensor) -> Tensor:
+    spoilt = x.clone()
+    spoilt[0, 0] = torch.nan
+    return spoilt
+
+
+@pytest.mark.parametrize("compensation", ["drop", "fuse"])
+def test_a_correction_never_takes_over_what_is_no_number(compensation: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)).double().eval()
+    x = torch.randn(32, 4, dtype=torch.float64)
+    how: dict[str, Any] = {"granularity": "channel", "amount": 0.5, "compensation": compensation}
+    how["data"] = [(broken(x), None)]
+    with pytest.warns(secateur.SecateurWarning, match="not corrected: The activations on this data hold NaN"):
+        result = secateur.prune(model, x, **how)
+    assert all(tensor.isfinite().all() for tensor in result.model.state_dict().values())
+    with pytest.raises(InputError, match="The activations on this data hold NaN or infinity"):
+        secateur.prune(model, x, correct=True, **how)
+
+
+@pytest.mark.parametrize("granularity", ["weight", "2:4", "channel"])
+@pytest.mark.parametrize("trouble", ["nan", "empty", "shape"])
+def test_a_model_changed_in_place_is_as_it_was_where_making_up_fails(granularity: str, trouble: str) -> None:
+    model, data = convolutions(), batches(8, 2, 9, 7)
+    x = data[0][0]
+    spoilt = {"nan": broken(x), "empty": x[:0], "shape": x[:, :1]}[trouble]
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    how: dict[str, Any] = {"granularity": granularity, **({} if ":" in granularity else {"amount": 0.4})}
+    with pytest.raises(InputError):
+        secateur.prune(model, x, compensation="reconstruct", data=[(spoilt, None)], inplace=True, **how)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_handful_of_samples_corrects_nothing() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)).double().eval()
+    x = torch.randn(64, 4, dtype=torch.float64)
+    how: dict[str, Any] = {"granularity": "channel", "amount": 0.5}
+    plain = secateur.prune(model, x, **how).model.state_dict()
+    few, many = (secateur.prune(model, x, data=[(x[:count], None)], **how) for count in (15, 16))
+    assert (few.compensated["corrected"], many.compensated["corrected"]) == (0, 2)
+    assert all(torch.equal(tensor, plain[name]) for name, tensor in few.model.state_dict().items())
+
+
+def test_an_input_that_became_constant_keeps_its_variance() -> None:
+    torch.manual_seed(0)
+    model = (
+        nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3, bias=False), nn.BatchNorm1d(3))
+        .double()
+        .eval()
+    )
+    with torch.no_grad():
+        model[0].weight[4:] = 0  # type: ignore[index, operator]
+        model[0].bias[4:] = 2  # type: ignore[index, operator]
+        model[0].weight[:4] = 1e-3 * torch.rand(4, 4)  # type: ignore[index, operator]
+        model[0].bias[:4] = 0  # type: ignore[index, operator]
+        model[2].weight[:] = torch.tensor(4 * [0.1] + 4 * [1.0])  # type: ignore[index, operator]
+    x = torch.rand(64, 4, dtype=torch.float64)
+    result = secateur.prune(
+        model, x, granularity="channel", amount=0.5, data=[(x, None)], layers=["0.weight"]
+    )
+    assert torch.equal(result.model.state_dict()["3.running_var"], torch.ones(3, dtype=torch.float64))
+
+
+def test_a_fit_to_few_rows_warns(recwarn: pytest.WarningsRecorder) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 3)).double()
+    x = torch.randn(64, 4, dtype=torch.float64)
+    for granularity in ("channel", "weight"):
+        how: dict[str, Any] = {"granularity": granularity, "amount": 0.25, "compensation": "reconstruct"}
+        with pytest.warns(
+            secateur.SecateurWarning, match="fewer than 2 rows for each unknown, . of . layers"
+        ):
+            secateur.prune(model, x, data=[(x[:20], None)], **how)
+        recwarn.clear()
+        secateur.prune(model, x, data=[(x, None)], **how)
+        assert not recwarn.list
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"criterion": "refit", "steps": 0}, "option steps of refit is 0: give a whole number from 1"),
+        ({"criterion": "refit", "damping": -1.0}, "damping is -1.0: give a number from 0"),
+        ({"criterion": "refit", "damping": float("nan")}, "damping is nan: give a number from 0"),
+        ({"criterion": "refit", "damping": float("inf")}, "damping is inf: give a number from 0"),
+        ({"compensation": "fuse", "tagret": "cluster"}, "did you mean target"),
+        ({"correct": "yes"}, "setting correct is 'yes': give True or False"),
+    ],
+)
+def test_an_option_that_makes_no_sense_is_refused(options: dict[str, Any], reason: str) -> None:
+    model, data = convolutions(), batches(8, 2, 9, 7)
+    with pytest.raises(InputError, match=reason):
+        secateur.prune(model, data[0][0], granularity="channel", amount=0.5, data=data, **options)

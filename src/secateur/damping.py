@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from secateur.errors import InputError
+from secateur.options import check_least
 
 SMALLEST_PIVOT = 1e-12
 """What a pivot must be, against the mean diagonal, for the inverse to hold any digit."""
@@ -25,11 +26,12 @@ def damped(moment: Tensor, damping: float) -> Damped:
     """Damp a second moment, float64 [groups, n, n], symmetric and positive semidefinite, and factor it.
 
     Damping is raised tenfold until the inverse exists; where all of H is zero, the mean counts as 1.
-    Raises `InputError` where H is not finite.
+    Raises `InputError` where H is not finite or the damping no number from 0.
 
     >>> damped(torch.ones(1, 2, 2, dtype=torch.float64), 0.0).damping
     1e-12
     """
+    check_least("option damping", damping, 0.0)
     if not bool(moment.isfinite().all()):
         raise InputError("The activations on this data hold NaN or infinity: look at the inputs.")
     mean = moment.diagonal(dim1=1, dim2=2).mean(1)

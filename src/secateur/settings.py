@@ -13,6 +13,7 @@ from secateur.criteria import CRITERIA, Batches
 from secateur.errors import InputError
 from secateur.granularity import Granularity
 from secateur.options import check_kind, check_options
+from secateur.registry import unknown
 
 WEIGHTS, UNITS, SMALLER = ("weight", "n:m"), ("channel", "head"), ("channel", "head", "layer")
 
@@ -60,6 +61,15 @@ class Settings:
         check_options(
             f"the compensation {self.compensation}", self.compensation_options, compensation.functions[kind]
         )
+        if self.correct is not None:
+            check_kind("setting correct", self.correct, bool)
+        own, others = CRITERIA[self.criterion].options, compensation.options(kind)
+        stray = next(
+            (name for name in self.options if others and name not in own and name not in others), None
+        )
+        if stray is not None:
+            owners = f"option of the criterion {self.criterion} or the compensation {self.compensation}"
+            raise InputError(unknown(owners, stray, [*own, *others]))
         CRITERIA[self.criterion].check(kind, self.criterion_options)
         if compensation.needs_data and self.data is None:
             raise InputError(

@@ -32,6 +32,7 @@ from secateur.progress import track
 from secateur.pruned import Pruned
 from secateur.registry import Registry
 from secateur.settings import Settings
+from secateur.shrink.plan import named_tensors
 from secateur.targets import prunable
 
 Path: TypeAlias = Callable[[float, float, float], float]
@@ -116,11 +117,12 @@ def prune_weights(model: nn.Module, example_inputs: Inputs | None, settings: Set
         moved = redistributed(latest, ranked, requested, rule.name, already)
     del ranked  # as large as the model that is copied next
     masks = latest & earlier
-    dense = _copy(model) if settings.inplace and compensates else model
-    pruned = model if settings.inplace else _copy(model)
+    pruned = model if settings.inplace and not compensates else _copy(model)
     masks.apply_(pruned)
     if compensates:
-        masks, compensated = _made_up(dense, pruned, masks, example_inputs, data, settings)
+        masks, compensated = _made_up(model, pruned, masks, example_inputs, data, settings)
+        if settings.inplace:
+            pruned = _take_over(model, pruned)
     choices = settings.choices("include", "schedule", "allow_empty") | {
         "scope": rule.name if pattern.kind == "weight" else "local",
         "amount": requested,
@@ -241,6 +243,15 @@ def _requested(amount: float | None, pattern: granularities.Granularity) -> floa
     if amount is not None and not math.isclose(check_amount(amount), pattern.amount):
         raise InputError(f"The pattern {pattern} removes {pattern.amount:.0%} by itself: leave amount out.")
     return pattern.amount
+
+
+@torch.no_grad()
+def _take_over(model: nn.Module, pruned: nn.Module) -> nn.Module:
+    """Give `model` the values of its pruned copy, once nothing can go wrong any more."""
+    values = named_tensors(pruned)
+    for name, tensor in named_tensors(model).items():
+        tensor.copy_(values[name])
+    return model
 
 
 def _copy(model: nn.Module) -> nn.Module:

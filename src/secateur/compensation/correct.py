@@ -15,6 +15,7 @@ from torch import Tensor
 
 from secateur.compensation.lockstep import Lockstep
 from secateur.compensation.registry import Case
+from secateur.errors import InputError
 from secateur.graph.couple import Coupling
 from secateur.graph.probe import Place
 from secateur.importance.products import Norm, Product, Products, channels_last
@@ -60,6 +61,12 @@ def corrections(case: Case, coupling: Coupling, fitted: Collection[str] = ()) ->
     return steps
 
 
+FEWEST = 16
+"""Rows from which a change of mean and variance can be told from chance."""
+CONSTANT = 1e-6
+"""What is left of a variance, as a fraction, where an input has become constant and has no scale."""
+
+
 class Moments:
     """Mean and variance of each channel of rows, float64, from sums of differences to a first guess of the mean."""
 
@@ -73,6 +80,13 @@ class Moments:
         self.count += len(rows)
         self.first += apart.sum(0)
         self.second += apart.square().sum(0)
+
+    @property
+    def enough(self) -> bool:
+        """Whether there are rows enough. Raises `InputError` where they hold NaN or infinity."""
+        if not bool(self.second.isfinite().all()):
+            raise InputError("The activations on this data hold NaN or infinity: look at the inputs.")
+        return self.count >= FEWEST
 
     @property
     def mean(self) -> Tensor:
@@ -106,8 +120,10 @@ class Rescale:
 
     def act(self) -> Mapping[str, Tensor]:
         """μ + (μ̂ after − μ̂ before), and σ² · (σ̂² after / σ̂² before)."""
+        if not (self.before.enough and self.after.enough):
+            return {}
         tiny = torch.finfo(torch.float64).eps
-        known = self.before.variance > tiny
+        known = (self.before.variance > tiny) & (self.after.variance > CONSTANT * self.before.variance)
         ratio = torch.where(known, self.after.variance / self.before.variance.clamp(min=tiny), 1.0)
         self.done = True
         return {
@@ -141,6 +157,8 @@ class Shift:
 
     def act(self) -> Mapping[str, Tensor]:
         """b + (mean before − mean after)."""
+        if not (self.before.enough and self.after.enough):
+            return {}
         self.shift = (self.before.mean - self.after.mean).to(self.bias.dtype)
         self.done = True
         return {self.name: self.bias.detach() + self.shift}

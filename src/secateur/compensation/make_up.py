@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from secateur.compensation.correct import correct
 from secateur.compensation.registry import COMPENSATIONS, Case
-from secateur.errors import SecateurError
+from secateur.errors import SecateurError, SecateurWarning
 from secateur.graph.couple import Coupling
 from secateur.settings import Settings
 
@@ -25,4 +26,5 @@ def make_up(case: Case, coupling: Coupling, settings: Settings) -> dict[str, Any
             if settings.correct:
                 raise
             told["not corrected"] = str(error)
+            warnings.warn(f"Means and variances were not corrected: {error}", SecateurWarning, stacklevel=2)
     return told

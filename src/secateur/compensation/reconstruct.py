@@ -7,6 +7,7 @@ output is added to a residual stream, the fit aims at the stream.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,11 +17,15 @@ from torch import Tensor
 from secateur.compensation.correct import corrections
 from secateur.compensation.lockstep import Lockstep
 from secateur.compensation.registry import Case, compensation
+from secateur.errors import SecateurWarning
 from secateur.graph.probe import Place
 from secateur.importance.products import Product, Products, channels_last, draw, patches
 from secateur.options import check_least
 from secateur.shrink.plan import named_tensors
 from secateur.squares import Squares
+
+FEW = 2
+"""Rows for each unknown below which a fit follows chance."""
 
 
 @compensation("reconstruct", {"channel", "head"}, needs_data=True)
@@ -56,6 +61,13 @@ def reconstruct(case: Case, *, damping: float = 1e-3, rows: int = 64) -> dict[st
 
 def tell(steps: Sequence[Fit], wanted: Sequence[str]) -> dict[str, Any]:
     """Tell how well each product was fitted, and why others of the weights `wanted` were left."""
+    if few := [step.product.weight for step in steps if step.few]:
+        warnings.warn(
+            f"{few[0]} was fitted to fewer than {FEW} rows for each unknown, {len(few)} of {len(steps)} layers "
+            "were: on other data that may be worse than no fit; give more samples, or more damping, such as 0.1.",
+            SecateurWarning,
+            stacklevel=2,
+        )
     fitted = {step.product.weight: step.told for step in steps}
     layers = {name: told for name, told in fitted.items() if told}
     left = {
@@ -79,6 +91,7 @@ class Fit:
         self.earlier: tuple[Place, ...] = (product.residual,) if product.residual else ()
         self.stay = case.stays(product.weight, 1 - product.rows)
         self.told: dict[str, float] = {}
+        self.few = False
         self.squares: Squares | None = None
         own = named_tensors(case.pruned)
         self.weight = own[product.weight]
@@ -121,6 +134,7 @@ class Fit:
             return {}
         fitted = self.squares.solve(self.columns(self.weight), self.shift(), self.damping)
         self.told = {"before": fitted.before, "after": fitted.after, "damping": fitted.damping}
+        self.few = self.squares.count < FEW * len(self.squares.gram[0])
         return self.tensors(fitted.weight, fitted.bias)
 
     def columns(self, weight: Tensor) -> Tensor:

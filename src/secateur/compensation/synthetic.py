@@ -61,6 +61,7 @@ def synthetic_inputs(
         ("steps", steps, 0),
     ):
         check_least(f"number of {name}", value, least)
+    check_least("seed", seed, 0)
     if not 0 < lr < torch.inf:
         raise InputError(f"lr is {lr!r}: give a learning rate above 0, such as 0.1.")
     sizes = [min(batch, samples - at) for at in range(0, samples, batch)]

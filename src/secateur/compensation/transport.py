@@ -124,9 +124,12 @@ def energy_preserving(plan: Tensor, made: Tensor, kept: Tensor) -> tuple[Tensor,
     """Make each new unit of old ones as far as they point its way, and as long as these are; read as above.
 
     On inputs without correlation, a cosine is the correlation of two units. An old one in its own place counts whole,
-    one that points away not at all.
+    one that points away not at all. A place whose own unit goes elsewhere, as clusters may move, points where the
+    average of those points that come to it.
     """
-    cosines = F.normalize(made[kept], dim=1) @ F.normalize(made, dim=1).T
+    average, comes = (plan / plan.sum(0)).T @ made, plan[kept, torch.arange(len(kept))] > 0
+    ways = torch.where(comes[:, None], made[kept], average)
+    cosines = F.normalize(ways, dim=1) @ F.normalize(made, dim=1).T
     weights = plan.T * cosines.clamp(min=0)
     own = F.one_hot(kept, len(made)).to(weights)
     weights = torch.where(weights.sum(1, keepdim=True) > 0, weights, own)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from secateur.compensation.lockstep import Lockstep
 from secateur.compensation.obs import Cheapest, CheapestOfEach, Choice, Given, Hessian, refine, sweep
-from secateur.compensation.reconstruct import Fit, tell
+from secateur.compensation.reconstruct import FEW, Fit, tell
 from secateur.compensation.registry import Case, compensation
 from secateur.errors import InputError
 from secateur.graph.couple import couple
@@ -125,6 +125,7 @@ class Sweep(Fit):
             "after": float(squares.errors(weight, bias).sum()) / variance,
             "damping": hessian.damping,
         }
+        self.few = squares.count < FEW * len(gram[0])
         return self.tensors(weight, bias)
 
     def _choice(self) -> Choice:

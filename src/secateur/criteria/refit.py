@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from secateur.criteria.registry import OBSERVED, criterion
 from secateur.damping import damped
+from secateur.options import check_least
 
 if TYPE_CHECKING:
     from secateur.graph.labels import Vector
@@ -39,6 +40,7 @@ def refit(readers: list[Reader], *, damping: float = 1e-3, steps: int = 128) -> 
 
     Cost: a pass for each batch, and the inverse of the inputs' second moments of every product.
     """
+    check_least("option steps of refit", steps, 1)
     solvers = [Solver(reader, damping) for reader in readers]
     units = readers[0].units
     order: list[Tensor] = []

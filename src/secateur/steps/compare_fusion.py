@@ -137,7 +137,8 @@ class CompareFusion(Step, DataOptions):
                 wanted.append(record)
         if self.charts is not None:
             draw(wanted, context.at(self.charts))
-        line = f"{folder / RESULTS}: {fresh} cells measured now, {len(cells) - fresh} were there already."
+        cells_now = "cell" if fresh == 1 else "cells"
+        line = f"{folder / RESULTS}: {fresh} {cells_now} measured now, {len(cells) - fresh} were there already."
         return Outcome((line,), table(wanted), wanted)
 
     @property
@@ -194,6 +195,12 @@ class CompareFusion(Step, DataOptions):
                 self.model in (None, run.model["name"]) and self.weights is None and self.data is None,
                 f"{run.folder} holds {run.model['name']} with its weights and data: name a run or a model, not both.",
             )
+            told = set(DataOptions.model_fields) - {"data_root", "download"} | {"model_args"}
+            for name in sorted(told & self.model_fields_set):
+                require(
+                    getattr(self, name) == type(self).model_fields[name].default,
+                    f"{run.folder} knows its model and data: leave {name} out, or name a model instead of a run.",
+                )
             return run
         if self.model is None or self.data is None:
             raise InputError("Say which model: either --run RUN, or --model and --data, and --weights FILE.")

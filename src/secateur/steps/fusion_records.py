@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
@@ -74,6 +75,7 @@ def is_results(content: Any) -> bool:
         isinstance(record, dict)
         and {*IDENTITY, "group_name", ORIGINAL} <= set(record)
         and set(WAYS) & set(record)
+        and all(_is_number(record[name]) for name in ("group_index", "sparsity"))
         and all(_is_measured(record[way]) for way in (ORIGINAL, *WAYS) if way in record)
         for record in content
     )
@@ -81,7 +83,17 @@ def is_results(content: Any) -> bool:
 
 def _is_measured(entry: Any) -> bool:
     needed = {"parameters", "macs", "accuracy", "inference_time"}
-    return isinstance(entry, dict) and needed <= set(entry) and isinstance(entry["inference_time"], dict)
+    return (
+        isinstance(entry, dict)
+        and needed <= set(entry)
+        and isinstance(entry["inference_time"], dict)
+        and all(_is_number(entry[name]) for name in needed - {"inference_time"})
+        and all(_is_number(seconds) for seconds in entry["inference_time"].values())
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def table(records: Sequence[Record]) -> Table:

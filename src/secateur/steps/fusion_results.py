@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
@@ -10,7 +11,7 @@ from secateur.errors import InputError, StoreError
 from secateur.files import read_json
 from secateur.steps.base import ARGUMENT, Context, Outcome, Step, step
 from secateur.steps.choices import OutputFormat
-from secateur.steps.fusion_records import Charts, draw, is_results, table
+from secateur.steps.fusion_records import Charts, Record, draw, is_results, table
 
 
 @step("fusion-results")
@@ -30,11 +31,20 @@ class FusionResults(Step):
         if not folder.exists():
             raise StoreError(f"There is no folder {folder}: make results with secateur compare-fusion.")
         paths = sorted(folder.rglob("*.json")) if folder.is_dir() else [folder]
-        found = {path: content for path in paths if is_results(content := read_json(path))}
+        found, broken = dict[Path, list[Record]](), list[str]()
+        for path in paths:
+            try:
+                content = read_json(path)
+            except StoreError as error:
+                broken.append(f"Left aside: {error}")
+                continue
+            if is_results(content):
+                found[path] = content
         records = [record for content in found.values() for record in content]
         if not records:
-            raise InputError(f"{folder} holds no results: make some with secateur compare-fusion.")
+            why = f" ({broken[0]})" if broken else ""
+            raise InputError(f"{folder} holds no results{why}: make some with secateur compare-fusion.")
         if self.charts is not None:
             draw(records, context.at(self.charts))
         told = f"{len(records)} cells of {len(found)} file{'s' if len(found) > 1 else ''} in {folder}."
-        return Outcome((told,), table(records), records)
+        return Outcome((told, *broken), table(records), records)

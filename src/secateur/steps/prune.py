@@ -230,8 +230,6 @@ class Prune(Step):
             )
         left = pruned.compensated.get("left", {})
         lines += [f"Nothing made up for what went of {name}: {reason}." for name, reason in left.items()]
-        if "not corrected" in pruned.compensated:
-            lines.append(f"Means and variances were not corrected: {pruned.compensated['not corrected']}")
         if not shrinks:
             lines += [f"{name} was left alone: {reason}." for name, reason in pruned.skipped.items()]
             spared = [name for name, count in pruned.redistributed.items() if count > 0]
