@@ -14,6 +14,8 @@ from secateur.steps.evaluation import Eval  # isort: skip
 from secateur.steps.compare import Compare  # isort: skip
 from secateur.steps.compare_fusion import CompareFusion  # isort: skip
 from secateur.steps.fusion_results import FusionResults  # isort: skip
+from secateur.steps.connect import Connect  # isort: skip
+from secateur.steps.instability import Instability  # isort: skip
 from secateur.steps.report import Report  # isort: skip
 from secateur.steps.export import Export  # isort: skip
 
@@ -21,12 +23,14 @@ __all__ = [
     "STEPS",
     "Compare",
     "CompareFusion",
+    "Connect",
     "Context",
     "Eval",
     "Export",
     "FusionResults",
     "Import",
     "Inspect",
+    "Instability",
     "Outcome",
     "Prune",
     "Report",

@@ -193,7 +193,14 @@ def is_done(folder: Path, planned: list[dict[str, Any]], overwrite: bool) -> boo
     )
 
 
-OURS = ("metrics.jsonl", "checkpoint.safetensors", "tensorboard", "model.safetensors", "recipe.yaml")
+OURS = (
+    "metrics.jsonl",
+    "checkpoint.safetensors",
+    "snapshots",
+    "tensorboard",
+    "model.safetensors",
+    "recipe.yaml",
+)
 
 
 def identities(run: Run) -> list[dict[str, Any]]:

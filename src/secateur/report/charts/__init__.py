@@ -7,6 +7,7 @@ or a network.
 """
 
 from secateur.report.charts.accuracy import accuracy_against_sparsity, averaged
+from secateur.report.charts.connectivity import barrier_over_k, error_along_path
 from secateur.report.charts.drawing import save
 from secateur.report.charts.fusion import accuracy_by_way
 from secateur.report.charts.groups import group_units
@@ -18,6 +19,8 @@ __all__ = [
     "accuracy_against_sparsity",
     "accuracy_by_way",
     "averaged",
+    "barrier_over_k",
+    "error_along_path",
     "front",
     "group_units",
     "kurtosis",

@@ -1,0 +1,132 @@
+"""From when on is a training stable to the order of the data? LeNet-300-100 on MNIST, ResNet-20 on part of CIFAR-10.
+
+Schedules are short: EPOCHS passes over IMAGES. A network is trained once; from its weights after 0 to 50 % of the
+iterations two children are trained to the end in different orders, and error is measured at POINTS places on the line
+between them. One cell is one network, seed and moment; it is recorded when it is there, and a repeated call continues.
+The chart is docs/images/connectivity.svg.
+
+    python benchmarks/connectivity.py --data-root DIR [--seeds 2] [--threads 1]
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from harness import parser, record
+from secateur.report.charts import barrier_over_k, save
+from secateur.steps import Instability, Train
+from secateur.tables import COUNT, PERCENT, Column, Table
+
+NAME, POINTS = "connectivity", 11
+MOMENTS = ("0%", "1%", "3%", "10%", "30%", "50%")
+NETWORKS: dict[str, dict[str, Any]] = {
+    "lenet300": {
+        "model": "lenet300",
+        "data": "mnist",
+        "epochs": 4,
+        "batch_size": 60,
+        "optimizer": "adam",
+        "lr": 1.2e-3,
+        "weight_decay": 0.0,
+        "schedule": "constant",
+    },
+    "resnet20": {
+        "model": "resnet20",
+        "data": "cifar10",
+        "train_subset": 5_000,
+        "epochs": 8,
+        "batch_size": 64,
+        "lr": 0.05,
+        "weight_decay": 1e-4,
+        "warmup": "10%",
+        "precision": "bf16-mixed",
+    },
+}
+CALLED = {"lenet300": "LeNet-300-100, MNIST", "resnet20": "ResNet-20, 5,000 images of CIFAR-10"}
+PICTURE = Path(__file__).parent.parent / "docs/images/connectivity"
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--seeds", type=int, default=2, help="how many trainings of each network")
+    options.add_argument("--out", default="build/connectivity", help="folder of trainings and cells")
+    given = options.parse_args()
+    torch.set_num_threads(given.threads or 1)
+    rows: list[dict[str, Any]] = []
+    for seed in range(given.seeds):
+        for name, settings in NETWORKS.items():
+            own = {**settings, "seed": seed, "evaluate_every": "100%", "data_root": given.data_root}
+            folder = Path(given.out) / f"{name}-{seed}"
+            Train(**own, out=str(folder / "dense"), snapshots=MOMENTS)()
+            for moment in MOMENTS:
+                step = Instability(
+                    **own, out=str(folder), at=(moment,), points=POINTS, samples=2_000, batches=20
+                )
+                cells = step().record
+                rows += [row(name, seed, cell) for cell in cells]
+                print({key: value for key, value in rows[-1].items() if key != "path"}, flush=True)
+                keep(rows)
+
+
+def row(name: str, seed: int, cell: dict[str, Any]) -> dict[str, Any]:
+    ends = (cell["rows"][0], cell["rows"][-1])
+    return {
+        "network": name,
+        "seed": seed,
+        "k": cell["k"],
+        "share": cell["k"] / cell["total"],
+        "train": cell["barrier"]["train_error"],
+        "test": cell["barrier"]["test_error"],
+        "loss": cell["barrier"]["test_loss"],
+        "ends": fmean(end["test_error"] for end in ends),
+        "statistics": cell["statistics"],
+        "path": cell["rows"],
+    }
+
+
+def keep(rows: list[dict[str, Any]]) -> None:
+    columns = [
+        Column("network", "Network"),
+        Column("k", "k", COUNT),
+        Column("share", "of the training", PERCENT),
+        Column("seeds", "Seeds", COUNT),
+        Column("train", "Barrier, train", PERCENT),
+        Column("test", "Barrier, test", PERCENT),
+        Column("ends", "Error of the ends, test", PERCENT),
+    ]
+    record(
+        NAME,
+        {"rows": rows},
+        table=Table(columns, [mean(name, k, rows) for name, k in places(rows)]),
+        command="python benchmarks/connectivity.py",
+        settings={**NETWORKS, "points": POINTS, "samples": 2_000, "batches": 20},
+    )
+    points = [
+        {"series": f"{CALLED[row['network']]}, {split}", "k": 100 * row["share"], "barrier": row[split]}
+        for row in rows
+        for split in ("train", "test")
+    ]
+    rounded = [{**point, "k": round(point["k"])} for point in points]
+    save(barrier_over_k(rounded, "k, percent of the iterations"), PICTURE, ["svg"])
+
+
+def places(rows: list[dict[str, Any]]) -> list[tuple[str, int]]:
+    """Return network and k of all rows, networks in the order of `NETWORKS`."""
+    return sorted(
+        {(row["network"], row["k"]) for row in rows}, key=lambda at: (list(NETWORKS).index(at[0]), at[1])
+    )
+
+
+def mean(name: str, k: int, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the mean over seeds."""
+    own = [row for row in rows if (row["network"], row["k"]) == (name, k)]
+    means = {key: fmean(row[key] for row in own) for key in ("share", "train", "test", "ends")}
+    return {"network": CALLED[name], "k": k, "seeds": len(own), **means}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,25 @@
+"""Linear mode connectivity: are two trained networks in one valley of the loss, or is there a barrier between them?
+
+`path` measures error and loss on the straight line from one model's tensors to another's, `barrier` says how far the
+line rises above its ends (Frankle, Dziugaite, Roy & Carbin 2020, *Linear Mode Connectivity and the Lottery Ticket
+Hypothesis*).
+"""
+
+from secateur.connectivity.children import Children
+from secateur.connectivity.interpolation import Between
+from secateur.connectivity.path import MARGIN, POINTS, Row, barrier, is_stable, path
+from secateur.connectivity.statistics import STATISTICS, estimate, told
+
+__all__ = [
+    "MARGIN",
+    "POINTS",
+    "STATISTICS",
+    "Between",
+    "Children",
+    "Row",
+    "barrier",
+    "estimate",
+    "is_stable",
+    "path",
+    "told",
+]

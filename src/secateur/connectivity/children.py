@@ -1,0 +1,70 @@
+"""Trainings that part from one training: the same weights at iteration k, from there on another order of the data."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from secateur import store
+from secateur.data import Dataset
+from secateur.masks import Masks
+from secateur.seeds import seed_of
+from secateur.training import TrainConfig, read_snapshot, train
+from secateur.training.checkpoint import Checkpoint
+from secateur.training.launch import identity_of
+from secateur.training.loop import make_fabric
+
+MODEL = "model.safetensors"
+
+
+class Children:
+    """The children of a training, each in a folder of its own below `folder`, trained when first asked for.
+
+    `parent` is the folder of the training that left snapshots, `weights` a digest that tells it from others, `config`
+    its settings, `fresh` builds its model. `masks` cut a child from the moment it parts on, so that it is a ticket.
+    Order, augmentation and dropout of a child depend on the seed, k and its number; the schedule goes on from k.
+    A child that was interrupted is continued, one that is finished is loaded.
+    """
+
+    def __init__(
+        self,
+        parent: str | os.PathLike[str],
+        folder: str | os.PathLike[str],
+        data: Dataset,
+        config: TrainConfig,
+        fresh: Callable[[], nn.Module],
+        *,
+        masks: Mapping[str, Tensor] | None = None,
+        weights: str = "",
+    ) -> None:
+        self.parent, self.folder, self.data, self.config = Path(parent), Path(folder), data, config
+        self.fresh, self.masks, self.weights = fresh, Masks(masks or {}), weights
+        self.device = make_fabric(config.model_copy(update={"devices": 1})).device
+        self._held: dict[tuple[int, int], nn.Module] = {}
+
+    def get(self, k: int, number: int) -> nn.Module:
+        """Return child `number` of iteration `k`, on the device trained on; those of one k are kept in memory."""
+        self._held = {place: model for place, model in self._held.items() if place[0] == k}
+        if (k, number) not in self._held:
+            self._held[k, number] = self._made(k, number).to(self.device)
+        return self._held[k, number]
+
+    def _made(self, k: int, number: int) -> nn.Module:
+        model, folder = self.fresh(), self.folder / f"{k}-{number}"
+        seed = seed_of("child", self.config.seed, k, number)
+        config = self.config.model_copy(update={"start_at": f"{k}it", "seed": seed, "snapshots": ()})
+        made_with = {"of": self.weights, **identity_of(config, model, self.data, self.masks)}
+        if (folder / MODEL).exists():
+            stored = store.read(folder / MODEL)
+            if stored.about == made_with:
+                model.load_state_dict(stored.state)
+                return model
+        model.load_state_dict(read_snapshot(self.parent, k))
+        context = {"do": f"child {number} of {k}it"}
+        train(model, self.data, config, masks=self.masks, folder=folder, context=context, identity=made_with)
+        store.save(model, folder / MODEL, masks=self.masks, about=made_with)
+        Checkpoint(folder, made_with).remove()
+        return model

@@ -1,0 +1,110 @@
+"""Error and loss along the straight line between two models, and the barrier on it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+from secateur.connectivity.interpolation import Between
+from secateur.connectivity.statistics import STATISTICS
+from secateur.data import Dataset
+from secateur.errors import InputError, ModelError
+from secateur.progress import bar
+from secateur.training import evaluate
+
+Row = Mapping[str, float]
+POINTS = 30
+MARGIN = 0.02
+"""The paper's margin: below an error barrier of 2 %, a network counts as stable."""
+MEASURES = ("train_error", "train_loss", "test_error", "test_loss")
+
+
+def path(
+    a: nn.Module,
+    b: nn.Module,
+    data: Dataset,
+    *,
+    points: int = POINTS,
+    statistics: str = "estimated",
+    batches: int = 50,
+    batch_size: int = 128,
+    seed: int = 0,
+    augment: str | None = None,
+    samples: int | None = None,
+    masks: tuple[Mapping[str, Tensor], Mapping[str, Tensor]] | None = None,
+    progress: bool = True,
+) -> list[Row]:
+    """Measure (1 − α) A + α B at evenly spaced α and return a row for each, from α = 0 to α = 1.
+
+    A row is {"alpha", "train_error", "train_loss", "test_error", "test_loss"}: errors are 1 − top-1, losses mean
+    cross-entropies in nats, both without augmentation.
+
+    Args:
+        a, b: two models of one architecture; neither is changed.
+        data: what they are measured on.
+        points: how many α, both ends included; 30 in the paper.
+        statistics: of batch normalisations: "estimated" anew at each α, or "interpolated" as other tensors.
+        batches: how many training batches statistics are estimated on.
+        batch_size: samples of such a batch.
+        seed: seed of their order and augmentation.
+        augment: their augmentation; the data set's own when left out.
+        samples: measure on so many samples of each split only, class-balanced.
+        masks: what cuts `a` and `b`, where something does; must be the same for both.
+        progress: show a bar.
+
+    Raises:
+        InputError: for a setting that makes no sense, or masks that differ.
+        ModelError: where the models are not alike, don't fit the data, or give no finite loss.
+
+    Cost: for each α one evaluation of both splits, and `batches` forward passes where statistics are estimated.
+    """
+    if points < 3:
+        raise InputError(
+            f"A path has two ends and something between: points must be at least 3, not {points}."
+        )
+    settle, line = STATISTICS[statistics], Between(a, b, masks)
+    measured = data if samples is None else data.subset(train=samples, test=samples)
+    rows: list[Row] = []
+    with bar("path", points, shown=progress) as running:
+        for number in range(points):
+            alpha = number / (points - 1)
+            model = line.at(alpha)
+            settle(model, data, batches, batch_size, seed, augment)
+            row = {"alpha": alpha}
+            for split in ("train", "test"):
+                found = evaluate(model, measured, split=split, progress=False)
+                row |= {f"{split}_error": 1 - found["top1"], f"{split}_loss": found["loss"]}
+            if not all(map(math.isfinite, row.values())):
+                raise ModelError(f"The loss is infinite or NaN at α = {alpha:.3f} between the two models.")
+            rows.append(row)
+            running.advance()
+    return rows
+
+
+def barrier(rows: Sequence[Row]) -> dict[str, float]:
+    """Return, for each measure, the highest value on the path − the mean of its two ends, in the measure's units.
+
+    sup_α E(W(α)) − (E(A) + E(B)) / 2 of Frankle et al. 2020, section 2. Never negative, since the ends are on the path.
+    Raises `InputError` for rows that are no whole path.
+
+    >>> barrier([{"alpha": alpha, "test_error": error} for alpha, error in ((0, 0.1), (0.5, 0.4), (1, 0.2))])
+    {'test_error': 0.25}
+    """
+    ordered = sorted(rows, key=lambda row: row["alpha"])
+    if not ordered or (ordered[0]["alpha"], ordered[-1]["alpha"]) != (0, 1):
+        raise InputError(
+            "These rows are no path from α = 0 to α = 1: a barrier is measured against both ends."
+        )
+    first, last = ordered[0], ordered[-1]
+    return {
+        name: max(row[name] for row in ordered) - (first[name] + last[name]) / 2
+        for name in MEASURES
+        if name in first
+    }
+
+
+def is_stable(found: Mapping[str, float], margin: float = MARGIN) -> bool:
+    """Say whether a barrier, as `barrier` returns it, is below the margin in error, on all splits it tells of."""
+    return all(value < margin for name, value in found.items() if name.endswith("_error"))

@@ -1,0 +1,136 @@
+"""What batch normalisations between two models normalise by: statistics of data seen there, or a mixture.
+
+The statistics of two models, mixed, are those of neither: activations are no linear function of the weights. So they
+are taken anew at each place of the path by default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from secateur.data import Batches, Dataset
+from secateur.data.dataset import positive
+from secateur.modes import evaluating
+from secateur.registry import Registry
+from secateur.training.evaluation import logits_of
+
+STATISTICS: Registry[Callable[[nn.Module, Dataset, int, int, int, str | None], None]] = Registry(
+    "kind of statistics"
+)
+"""How the normalisations of a mixed model get their statistics: (model, data, batches, batch_size, seed, augment)."""
+
+
+@STATISTICS.register("estimated")
+def estimate(
+    model: nn.Module,
+    data: Dataset,
+    batches: int = 50,
+    batch_size: int = 128,
+    seed: int = 0,
+    augment: str | None = None,
+) -> None:
+    """Give every batch normalisation the exact mean and variance of what it meets in so many training batches.
+
+    The batches are the first `batches` of an epoch of training with this `seed` and augmentation (the data set's own
+    when left out), at most the whole epoch. Normalisations work as in training, everything else as in inference, so
+    dropout is off. Mean and unbiased variance are those of all samples together, summed in float64: no running average
+    with a momentum, and a short last batch weighs what it holds. The model is changed in place; without a batch
+    normalisation nothing is computed.
+    """
+    norms = _norms(model)
+    if not norms:
+        return
+    sums = {norm: Sums() for norm in norms}
+    drawn = Batches(
+        data,
+        "train",
+        batch_size,
+        device=next(model.parameters()).device,
+        shuffle=True,
+        seed=seed,
+        augment=data.augmentation if augment is None else augment,
+        channels_last=True,
+    )
+    with evaluating(model), torch.no_grad(), _watched(sums):
+        for batch in islice(drawn, positive("number of batches", batches)):
+            if len(batch.labels) > 1 or len(drawn) == 1:  # one sample has no variance
+                logits_of(model, batch.inputs, data)
+    for norm, seen in sums.items():
+        if seen.count:
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
+            norm.running_mean.copy_(seen.mean)
+            norm.running_var.copy_(seen.squares / (seen.count - 1))
+
+
+@STATISTICS.register("interpolated")
+def interpolated(*_: Any) -> None:
+    """Leave them what they are: the mixture of both ends', as of every other tensor."""
+
+
+def told(model: nn.Module, data: Dataset, statistics: str, batches: int, batch_size: int) -> str:
+    """Say in a few words what normalisations of a path have: "estimated on 50 batches of 128"."""
+    if not _norms(model):
+        return "no batch normalisation"
+    if statistics != "estimated":
+        return statistics
+    number = min(batches, -(-len(data.train) // batch_size))
+    return f"{statistics} on {number} training batches of {batch_size}"
+
+
+class Sums:
+    """Count, mean and sum of squared deviations of all samples so far, for each channel, float64."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean: Tensor = torch.zeros(())
+        self.squares: Tensor = torch.zeros(())
+
+    def add(self, count: int, mean: Tensor, variance: Tensor) -> None:
+        """Add `count` samples of this mean and unbiased variance (Chan, Golub & LeVeque 1979)."""
+        mean, squares = mean.double(), variance.double() * (count - 1)
+        if self.count:
+            total, apart = self.count + count, mean - self.mean
+            mean = self.mean + apart * (count / total)
+            squares = self.squares + squares + apart.square() * (self.count * count / total)
+        self.count, self.mean, self.squares = self.count + count, mean, squares
+
+
+@contextmanager
+def _watched(sums: dict[_BatchNorm, Sums]) -> Iterator[None]:
+    """Have normalisations use each batch's own statistics, and add these up.
+
+    With a momentum of 1 the running statistics are, after each pass, those of the batch that passed.
+    """
+
+    def add(norm: nn.Module, inputs: tuple[Tensor, ...], _: Any) -> None:
+        assert isinstance(norm, _BatchNorm)
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        count = inputs[0].numel() // inputs[0].shape[1]
+        sums[norm].add(count, norm.running_mean, norm.running_var)
+
+    with ExitStack() as stack:
+        for norm in sums:
+            stack.callback(setattr, norm, "momentum", norm.momentum)
+            stack.enter_context(norm.register_forward_hook(add))
+            norm.reset_running_stats()
+            norm.momentum = 1.0
+            norm.train()
+        yield
+
+
+def _norms(model: nn.Module) -> list[_BatchNorm]:
+    """Return the batch normalisations that have statistics."""
+    return [
+        module
+        for module in model.modules()
+        if isinstance(module, _BatchNorm) and module.running_mean is not None
+    ]

@@ -1,0 +1,124 @@
+"""The straight line between two trained networks: error along it, and the barrier over where they parted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from secateur.connectivity import MARGIN
+from secateur.report import theme
+from secateur.report.charts.drawing import Row, dressed, how_many, inline, some
+from secateur.tables import percent
+
+if TYPE_CHECKING:
+    import altair as alt
+
+PANEL = {"width": 380, "height": 260}
+
+
+def error_along_path(rows: Iterable[Row]) -> alt.LayerChart:
+    """Error against the place α on the line between two models, a curve per split.
+
+    `rows` are those of `secateur.connectivity.path`. Raises `InputError` where there are none.
+    """
+    import altair as alt
+
+    points = [
+        {"alpha": row["alpha"], "split": split, "error": row[f"{split}_error"]}
+        for row in some(rows)
+        for split in ("train", "test")
+    ]
+    base = alt.Chart(inline(points)).encode(
+        x=alt.X("alpha:Q", title="α, from the first model to the second").axis(tickCount=5, grid=False),
+        y=alt.Y("error:Q", title="Error").axis(format=".2~%", tickCount=6).scale(zero=False),
+    )
+    highest = {
+        split: max(row["error"] for row in points if row["split"] == split) for split in ("train", "test")
+    }
+    described = f"Error along the line between two models: at most {percent(highest['train'])} in training"
+    layers = _curves(base, "split", ["train", "test"], "error", "alpha")
+    chart: alt.LayerChart = alt.LayerChart(layer=layers).properties(**PANEL)
+    return dressed(chart, f"{described}, {percent(highest['test'])} in the test.")
+
+
+def barrier_over_k(
+    rows: Iterable[Row], title: str = "k, iterations before the data order differs"
+) -> alt.LayerChart:
+    """The error barrier against the iteration k at which two trainings parted, with the paper's 2 % as reference.
+
+    `rows` are {"series", "k", "barrier"}; several of one series and k (pairs, seeds) become their mean in a band from
+    the least to the most. k is drawn on a scale that is logarithmic but reaches 0. Raises `InputError` for no rows.
+    """
+    import altair as alt
+
+    points = _gathered(some(rows))
+    series, places = (list(dict.fromkeys(row[key] for row in points)) for key in ("series", "k"))
+    first = min((k for k in places if k), default=1)
+    base = alt.Chart(inline(points)).encode(
+        x=alt.X("k:Q", title=title)
+        .axis(values=sorted(places), format=",~g", grid=False, labelOverlap="greedy")
+        .scale(type="symlog", constant=first, nice=False, padding=12),
+        y=alt.Y("barrier:Q", title="Error barrier").axis(format=".2~%", tickCount=6),
+    )
+    layers = [*_margin(), *_curves(base, "series", series, "barrier", "k")]
+    if any(row["pairs"] > 1 for row in points):
+        band = base.mark_area(aria=False).encode(
+            y="low:Q", y2="high:Q", fill=alt.Fill("series:N", title=None).scale(domain=series)
+        )
+        layers.insert(0, band)
+    described = "; ".join(
+        f"{name} from {percent(own[0]['barrier'])} at {own[0]['k']} to {percent(own[-1]['barrier'])} at {own[-1]['k']}"
+        for name in series
+        if (own := sorted((row for row in points if row["series"] == name), key=lambda row: float(row["k"])))
+    )
+    chart: alt.LayerChart = alt.LayerChart(layer=layers).properties(**PANEL)
+    counted = how_many(len(places), len(places), "moments", "")
+    return dressed(chart, f"Error barrier over {counted} at which trainings part: {described}.")
+
+
+def _curves(base: alt.Chart, key: str, names: list[str], value: str, place: str) -> list[alt.Chart]:
+    """One line with its points for each name, told apart by colour and shape."""
+    import altair as alt
+
+    lines = base.mark_line().encode(stroke=alt.Stroke(f"{key}:N", title=None).scale(domain=names))
+    marks = base.mark_point().encode(
+        stroke=alt.Stroke(f"{key}:N", title=None).scale(domain=names),
+        fill=alt.Fill(f"{key}:N", title=None).scale(domain=names),
+        shape=alt.Shape(f"{key}:N", title=None).scale(**theme.scale(names, theme.SHAPES)),
+        tooltip=[
+            alt.Tooltip(f"{key}:N", title=key.capitalize()),
+            alt.Tooltip(f"{place}:Q", title=place),
+            alt.Tooltip(f"{value}:Q", title=value.capitalize(), format=".2%"),
+        ],
+    )
+    return [lines, marks]
+
+
+def _margin() -> list[alt.Chart]:
+    """The paper's 2 % as a labelled horizontal rule."""
+    import altair as alt
+
+    base = alt.Chart(inline([{"barrier": MARGIN, "label": f"stable below {100 * MARGIN:g} %"}])).encode(
+        y="barrier:Q"
+    )
+    label = base.mark_text(style="note", align="right", baseline="bottom", dy=-4)
+    return [base.mark_rule(style="reference"), label.encode(x=alt.value("width"), text="label:N")]
+
+
+def _gathered(rows: Iterable[Row]) -> list[dict[str, Any]]:
+    """Gather the rows of one series and k into their mean, least and most."""
+    groups: dict[tuple[str, int], list[float]] = {}
+    for row in rows:
+        groups.setdefault((row["series"], row["k"]), []).append(float(row["barrier"]))
+    return [
+        {
+            "series": series,
+            "k": k,
+            "barrier": fmean(found),
+            "low": min(found),
+            "high": max(found),
+            "pairs": len(found),
+        }
+        for (series, k), found in groups.items()
+    ]

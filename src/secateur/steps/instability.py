@@ -1,0 +1,282 @@
+"""How long a training has to go on until its outcome no longer depends on the order of the data."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Annotated, Any, TypeAlias
+
+from pydantic import Field, model_validator
+from torch import nn
+
+from secateur import connectivity, models
+from secateur.data import Dataset
+from secateur.environment import command_line, environment
+from secateur.errors import StoreError
+from secateur.files import locked, read_json, write_json
+from secateur.masks import Masks
+from secateur.runs import Run
+from secateur.steps.base import MACHINE, Context, Outcome, Step, Stopwatch, Trust, is_done, require, step
+from secateur.steps.choices import DataChoice, ModelChoice, OutputFormat
+from secateur.steps.connect import PathOptions
+from secateur.steps.train import Train
+from secateur.tables import COUNT, PERCENT, Column, Format, Table, percent
+from secateur.training import Duration, TrainConfig
+from secateur.training.snapshots import FOLDER as SNAPSHOTS
+from secateur.training.snapshots import snapshot_path
+
+RESULTS, DENSE, CHILDREN = "instability.json", "dense", "children"
+NOT_HERE = ("start_at", "snapshots", "method", "amount", "options")
+"""Settings of a training that this step makes itself, or has no use for."""
+
+
+@step("instability")
+class Instability(Step, TrainConfig, PathOptions, ModelChoice, DataChoice):
+    """Measure from which moment of a training on its outcome is stable to the noise of SGD.
+
+    Trains a model once. From its weights at every moment --at, children are trained to the end that differ in the order
+    and augmentation of the data; the error barrier between children tells how far apart they got. With --masks the
+    children are tickets. Every pair is kept when it is measured: the same command goes on where it was stopped.
+    """
+
+    out: Annotated[
+        str,
+        Field(
+            min_length=1,
+            description="folder to write numbers, chart and trained models to",
+            json_schema_extra=MACHINE,
+        ),
+    ]
+    at: Annotated[
+        tuple[str, ...], Field(min_length=1, description="moments k to part at, such as 0it 100it 1ep 3%")
+    ] = ("0it", "1%", "3%", "10%", "30%")
+    children: Annotated[int, Field(ge=2, description="children trained from each moment")] = 2
+    masks: Annotated[
+        str | None, Field(description="run folder whose masks cut the children, from the moment they part on")
+    ] = None
+    overwrite: Annotated[
+        bool, Field(description="train and measure again what is there already", json_schema_extra=MACHINE)
+    ] = False
+    trust: Trust = False
+    format: OutputFormat = "text"
+
+    @model_validator(mode="after")
+    def _left_out(self) -> Instability:
+        for name in NOT_HERE:
+            if getattr(self, name) != TrainConfig.model_fields[name].get_default(call_default_factory=True):
+                raise ValueError(f"leave {name} out, which is no setting of this step")
+        return self
+
+    def perform(self, context: Context) -> Outcome:
+        """Train what is missing, measure what is missing, show all that was asked for."""
+        context.check_code(self.model)
+        folder, data = context.at(self.out), self.load_data(context)
+        per_epoch = -(-len(data.train) // self.batch_size)
+        total = per_epoch * self.epochs
+        moments, masks = self._iterations(per_epoch, total), self._cut(context, data)
+        with locked(folder):
+            results = Results(folder / RESULTS)
+            if self.overwrite:
+                shutil.rmtree(folder / CHILDREN, ignore_errors=True)
+                shutil.rmtree(folder / DENSE / SNAPSHOTS, ignore_errors=True)
+                results.clear()
+            weights = self._dense(context, moments)
+            about = self._about(weights, masks, total)
+            children = connectivity.Children(
+                folder / DENSE,
+                folder / CHILDREN / (about["masks"] or "dense")[:8],
+                data,
+                self._training(),
+                lambda: self._fresh(data),
+                masks=masks,
+                weights=weights,
+            )
+            cells, fresh = list[Cell](), 0
+            for k, pair in itertools.product(moments, itertools.combinations(range(self.children), 2)):
+                place = {**about, "k": k, "pair": list(pair)}
+                cell = results.find(place)
+                if cell is None:
+                    cell = {**place, **self._measured(children, k, pair)}
+                    results.keep(cell)
+                    fresh += 1
+                cells.append(cell)
+            if fresh or not (folder / "instability.png").exists():
+                _draw([cell for cell in results.cells if comparable(cell, about)], folder)
+        line = f"{folder / RESULTS}: {fresh} pairs measured now, {len(cells) - fresh} were there already."
+        told = f"Statistics of normalisations: {cells[0]['statistics']}."
+        drawn = f"Numbers and chart: {folder / 'instability'}.json, .svg, .png"
+        return Outcome((line, told, drawn), table(cells), cells)
+
+    def _measured(self, children: connectivity.Children, k: int, pair: tuple[int, int]) -> Cell:
+        """Return what is between two children."""
+        watch = Stopwatch()
+        one, other = (children.get(k, number) for number in pair)
+        own: dict[str, Any] = {"batch_size": self.batch_size, "seed": self.seed, "augment": self.augment}
+        rows = connectivity.path(
+            one, other, children.data, masks=(children.masks, children.masks), **self.path_options(), **own
+        )
+        return {
+            "statistics": connectivity.told(
+                one, children.data, self.statistics, self.batches, self.batch_size
+            ),
+            "barrier": connectivity.barrier(rows),
+            "rows": rows,
+            "seconds": round(watch.seconds, 1),
+            "command": command_line(),
+            "environment": environment(str(children.device)),
+        }
+
+    def _training(self) -> TrainConfig:
+        """Return the settings of the training alone."""
+        return TrainConfig(**{name: getattr(self, name) for name in TrainConfig.model_fields})
+
+    def _about(self, weights: str, masks: Masks, total: int) -> Cell:
+        """Return what all pairs asked for have in common."""
+        packed = b"".join(name.encode() + bits.numpy().tobytes() for name, bits in masks.pack().items())
+        return {
+            "weights": weights,
+            "masks": hashlib.sha256(packed).hexdigest() if masks else None,
+            "cut": masks.sparsity,
+            "total": total,
+            "settings": self.path_options(),
+        }
+
+    def _cut(self, context: Context, data: Dataset) -> Masks:
+        """Return the masks of the run named, which must fit the model."""
+        if self.masks is None:
+            return Masks({})
+        run = Run.open(context.at(self.masks))
+        masks = run.load_model(trust=self.trust or context.trust)[1]
+        require(len(masks) > 0, f"{run.folder} has no masks: name a run whose weights were cut.")
+        masks.of(self._fresh(data))
+        return masks
+
+    def _fresh(self, data: Dataset) -> nn.Module:
+        """Build the model anew."""
+        return models.build(
+            self.model, num_classes=data.num_classes, input_shape=data.input_shape, **self.model_args
+        )
+
+    def _iterations(self, per_epoch: int, total: int) -> list[int]:
+        """Return the iterations to part at, each once, earliest first."""
+        found = {span: Duration.parse(span).iterations(per_epoch, total) for span in self.at}
+        for span, k in found.items():
+            require(k < total, f"Children can't part at {span}: the training ends after {total} iterations.")
+        return sorted(set(found.values()))
+
+    def _dense(self, context: Context, moments: Sequence[int]) -> str:
+        """Train the model that all come from, and return the digest of its weights.
+
+        A training is the same every time: a moment asked for later is had by training once more.
+        """
+        own = (*TrainConfig.model_fields, *ModelChoice.model_fields, *DataChoice.model_fields)
+        settings: dict[str, Any] = {name: getattr(self, name) for name in own}
+        settings |= {"out": str(Path(self.out) / DENSE), "snapshots": tuple(f"{k}it" for k in moments)}
+        dense = Train(**settings, overwrite=self.overwrite)
+        folder = context.at(dense.out)
+        if not is_done(folder, [dense.identity()], self.overwrite):
+            dense.perform(context)
+        if not all(snapshot_path(folder, k).exists() for k in moments):
+            Train(**settings, overwrite=True).perform(context)
+        return Run.open(folder).weights or ""
+
+
+Cell: TypeAlias = dict[str, Any]
+"""What is known of one pair of children; the keys of IDENTITY tell it from all others."""
+IDENTITY = ("weights", "masks", "settings", "k", "pair")
+
+
+class Results:
+    """Cells in a file that is replaced whole after each. Raises `StoreError` for a file of something else."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.cells: list[Cell] = read_json(file) if file.exists() else []
+        if not isinstance(self.cells, list) or not all(
+            isinstance(cell, dict) and {*IDENTITY, "barrier", "rows"} <= set(cell) for cell in self.cells
+        ):
+            raise StoreError(
+                f"{file} holds something else than results of instability: choose another --out."
+            )
+
+    def find(self, place: Mapping[str, Any]) -> Cell | None:
+        """Return the cell of a place; None where it was not measured."""
+        return next((cell for cell in self.cells if all(cell[key] == place[key] for key in IDENTITY)), None)
+
+    def keep(self, cell: Cell) -> None:
+        """Add a cell and write the file."""
+        self.cells.append(cell)
+        write_json(self.file, self.cells)
+
+    def clear(self) -> None:
+        """Forget all."""
+        self.cells = []
+        self.file.unlink(missing_ok=True)
+
+
+def _spread(value: float, spread: float | None = None) -> str:
+    """Write a fraction as percent, with the standard deviation of several."""
+    return percent(value) if spread is None else f"{100 * value:.2f} ± {100 * spread:.2f} %"
+
+
+SPREAD = Format(_spread)
+COLUMNS = (
+    Column("k", "k", COUNT),
+    Column("share", "Of the training", PERCENT),
+    Column("pairs", "Pairs", COUNT),
+    Column("train", "Barrier, train", SPREAD, spread="train_spread"),
+    Column("test", "Barrier, test", SPREAD, spread="test_spread"),
+    Column("train_ends", "Error of the ends, train", PERCENT),
+    Column("test_ends", "Error of the ends, test", PERCENT),
+    Column("stable", "Stable"),
+)
+
+
+def table(cells: Sequence[Cell]) -> Table:
+    """Return one row for each k: mean and standard deviation of the barriers of its pairs."""
+    return Table(COLUMNS, [_row(k, list(own)) for k, own in itertools.groupby(cells, lambda cell: cell["k"])])
+
+
+def _row(k: int, cells: Sequence[Cell]) -> dict[str, Any]:
+    row: dict[str, Any] = {"k": k, "share": k / cells[0]["total"], "pairs": len(cells)}
+    for split in ("train", "test"):
+        found = [cell["barrier"][f"{split}_error"] for cell in cells]
+        ends = [cell["rows"][at][f"{split}_error"] for cell in cells for at in (0, -1)]
+        spread = stdev(found) if len(found) > 1 else None
+        row |= {split: fmean(found), f"{split}_spread": spread, f"{split}_ends": fmean(ends)}
+    mean = {"train_error": row["train"], "test_error": row["test"]}
+    return {**row, "stable": "yes" if connectivity.is_stable(mean) else "no"}
+
+
+def comparable(cell: Cell, about: Cell) -> bool:
+    """Whether a cell is of the same training and measured alike, whatever its masks."""
+    return all(cell[key] == about[key] for key in ("weights", "settings"))
+
+
+def points(cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    """Return what the chart shows, a series for each split, and for each sparsity where there are several."""
+    several = len({cell["masks"] for cell in cells}) > 1
+    return [
+        {
+            "series": f"{_called(cell)}, {split}" if several else split,
+            "k": cell["k"],
+            "barrier": cell["barrier"][f"{split}_error"],
+        }
+        for cell in sorted(cells, key=lambda cell: (cell["cut"], cell["k"]))
+        for split in ("train", "test")
+    ]
+
+
+def _called(cell: Cell) -> str:
+    return f"{100 * cell['cut']:.4g} % cut" if cell["masks"] else "dense"
+
+
+def _draw(cells: Sequence[Cell], folder: Path) -> None:
+    """Write the chart."""
+    from secateur.report import charts
+
+    charts.save(charts.barrier_over_k(points(cells)), folder / "instability")
