@@ -23,6 +23,7 @@ from secateur import CRITERIA, METHODS, SCOPES, data, models
 from secateur.cli.app import app
 from secateur.cli.listings import compensations
 from secateur.data import AUGMENTATIONS
+from secateur.proxies import PROXIES
 from secateur.spread import SPREADS
 from secateur.steps import STEPS
 from secateur.tables import COUNT, Column, Table
@@ -154,6 +155,27 @@ def _methods() -> Table:
     return Table(columns, rows)
 
 
+def _proxies() -> Table:
+    columns = [
+        Column("name", "Proxy"),
+        Column("summary", "Score of a network"),
+        Column("data", "Data"),
+        Column("options", "Options"),
+        Column("paper", "Paper"),
+    ]
+    rows = [
+        {
+            "name": f"`{entry.name}`",
+            "summary": entry.summary.removesuffix("."),
+            "data": "samples" if entry.needs_data else "–",
+            "options": ", ".join(f"`{name}={value}`" for name, value in entry.options.items()) or None,
+            "paper": entry.paper,
+        }
+        for entry in PROXIES.values()
+    ]
+    return Table(columns, rows)
+
+
 def _pairs(title: str, entries: Iterable[tuple[str, str]]) -> Table:
     rows = [{"name": f"`{name}`", "summary": summary} for name, summary in entries]
     return Table([Column("name", title), Column("summary", "What it is")], rows)
@@ -174,6 +196,7 @@ LISTS: Mapping[str, Callable[[], Table]] = {
     "criteria": _criteria,
     "compensations": _compensations,
     "methods": _methods,
+    "proxies": _proxies,
     "scopes": lambda: Table(
         [Column("name", "Scope"), Column("summary", "How the amount is spread"), Column("paper", "Paper")],
         [

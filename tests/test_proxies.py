@@ -186,7 +186,7 @@ def test_fisher_of_a_layer_used_twice_adds_what_both_uses_do():
     first = (x @ model.fc.weight.T).detach().requires_grad_(True)
     second = first.tanh() @ model.fc.weight.T
     one, two = torch.autograd.grad(F.cross_entropy(second, y, reduction="sum"), [first, second])
-    expected = float((first * one + second * two).square().mean(0).sum()) / 2
+    expected = (first * one + second * two).square().mean(0).sum().item() / 2
     assert score(model, "fisher", (x, y)) == pytest.approx(expected, rel=1e-10)
 
 
@@ -257,6 +257,17 @@ def test_synflow_of_deep_networks_is_finite():
     deep = nn.Sequential(*(nn.Linear(400, 400, bias=False) for _ in range(40)))
     found = score(deep, "synflow", (torch.ones(1, 400), None))
     assert 1e38 < found < float("inf")
+
+
+def test_grasp_may_look_at_weights_drawn_anew():
+    model, data = net(), batch()
+    redrawn = score(model, "grasp", data, redraw=True, seed=3)
+    found = measured("grasp", model, {"6.weight": model[6].weight}, [data], seed=3, redraw=True)[
+        "scored_weight"
+    ]
+    with torch.no_grad():
+        model[6].weight.copy_(found["6.weight"])
+    assert score(model, "grasp", data) == pytest.approx(redrawn, rel=1e-12)
 
 
 # --- What all of them promise --------------------------------------------------------------------------------
@@ -564,7 +575,7 @@ def test_another_proxy_is_one_function(monkeypatch):
     monkeypatch.setattr(PROXIES, "_items", dict(PROXIES))
 
     @proxies.proxy("size", paper="ours")
-    def size(weight: Tensor, gradient: Tensor) -> Tensor:
+    def size(weight: Tensor) -> Tensor:
         """Number of weights."""
         return torch.tensor(float(weight.numel()))
 

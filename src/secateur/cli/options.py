@@ -108,7 +108,10 @@ def _pair(word: str) -> tuple[str, Any]:
     name, equals, value = word.partition("=")
     if not equals or not name:
         raise InputError(f"Cannot read '{word}': write it as name=value.")
-    return name, yaml.safe_load(value)
+    try:
+        return name, yaml.safe_load(value)
+    except yaml.YAMLError:
+        return name, value
 
 
 def _kinds(annotation: Any) -> list[Any]:

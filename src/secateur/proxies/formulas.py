@@ -45,9 +45,9 @@ def grad_norm(gradient: Tensor) -> Tensor:
 
 
 @proxy("grasp", paper=f"{ABDELFATTAH}; Wang et al. 2020", batch_norm="train", temperature=1.0, parts=1)
-def grasp(weight: Tensor, hessian_gradient: Tensor) -> Tensor:
+def grasp(scored_weight: Tensor, hessian_gradient: Tensor) -> Tensor:
     """What the gradient's norm would gain without the weights, Σ −θ ∘ H g."""
-    scores: Tensor = initialisation.grasp(weight, hessian_gradient)
+    scores: Tensor = initialisation.grasp(scored_weight, hessian_gradient)
     return -scores.sum()
 
 

@@ -29,6 +29,16 @@ class Row:
     seconds: dict[str, float] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
 
+    def of(self, proxies: Iterable[str]) -> Row:
+        """Return what the row has of these proxies."""
+        wanted = list(proxies)
+        return Row(
+            self.name,
+            {name: self.scores[name] for name in wanted if name in self.scores},
+            {name: self.seconds[name] for name in wanted if name in self.seconds},
+            {name: self.reasons[name] for name in wanted if name in self.reasons},
+        )
+
 
 def rank(models: Builders, proxies: Iterable[str], data: Data, seed: int = 0, **options: Any) -> list[Row]:
     """Return a row for each network; votes are among the networks given.

@@ -94,7 +94,8 @@ class Subject:
         given = {**proxy.options, **options}
         found = {name: self._measured(name, given) for name in proxy.measures}
         start = time.perf_counter()
-        names, total = next(iter(found.values()))[0], math.nan
+        names = next(iter(found.values()))[0] if found else self._source.tensors
+        total = math.nan
         with torch.no_grad(), suppress(torch.linalg.LinAlgError):  # type: ignore[attr-defined]
             parts = [proxy.formula(*self._needs(proxy, found, name)) for name in names]
             total = float(torch.stack(parts).double().sum())

@@ -16,6 +16,7 @@ from secateur.steps.compare_fusion import CompareFusion  # isort: skip
 from secateur.steps.fusion_results import FusionResults  # isort: skip
 from secateur.steps.connect import Connect  # isort: skip
 from secateur.steps.instability import Instability  # isort: skip
+from secateur.steps.proxies import Proxies  # isort: skip
 from secateur.steps.report import Report  # isort: skip
 from secateur.steps.export import Export  # isort: skip
 
@@ -32,6 +33,7 @@ __all__ = [
     "Inspect",
     "Instability",
     "Outcome",
+    "Proxies",
     "Prune",
     "Report",
     "Retrain",

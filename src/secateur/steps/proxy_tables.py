@@ -1,0 +1,122 @@
+"""What scoring by proxies reads from files, and the tables it shows: networks, best first, or proxies."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from secateur.errors import InputError
+from secateur.files import read_json
+from secateur.models import nasbench201
+from secateur.proxies import PROXIES, Row
+from secateur.tables import COUNT, MILLISECONDS, NUMBER, Column, Format, Table
+
+PARTS = ("scores", "seconds", "reasons")
+RATIO = Format(lambda value: f"{value:.3f}".replace("-", "−"))
+
+
+def is_cell(name: str) -> bool:
+    """Whether a name is a cell of NAS-Bench-201, as it is usually written."""
+    return name.startswith("|")
+
+
+def canonical(name: str) -> str:
+    """Return a name, a cell as it is usually written. Raises `InputError` for a cell that can't be read."""
+    return nasbench201.written(nasbench201.parse(name)) if name.startswith(("|", "[")) else name
+
+
+def read_cells(path: Path) -> list[str]:
+    """Return the cells in a JSON file. Raises `InputError` where it holds anything else."""
+    content = read_json(path)
+    if (
+        not isinstance(content, list | dict)
+        or not content
+        or not all(isinstance(name, str) for name in content)
+    ):
+        raise InputError(f"{path} holds no cells: give a JSON list of them, or an object with cells as keys.")
+    return [nasbench201.written(nasbench201.parse(name)) for name in content]
+
+
+def read_accuracies(path: Path) -> dict[str, float]:
+    """Return accuracies by name of the network. Raises `InputError` where a JSON file holds anything else."""
+    content = read_json(path)
+    if not isinstance(content, dict) or not all(map(_is_number, content.values())):
+        raise InputError(
+            f"{path} holds no accuracies: give a JSON object, names of networks with a number each."
+        )
+    return {canonical(name): float(reached) for name, reached in content.items()}
+
+
+def is_record(record: Any) -> bool:
+    """Whether something read from JSON is the record of a network."""
+    return (
+        isinstance(record, dict)
+        and isinstance(record.get("name"), str)
+        and isinstance(record.get("settings"), dict)
+        and all(isinstance(record.get(part), dict) for part in PARTS)
+        and all(_is_number(number) for part in PARTS[:2] for number in record[part].values())
+    )
+
+
+def by_network(rows: Sequence[Row], asked: Sequence[str]) -> Table:
+    """Return a line for each network, the best first by the first vote asked for or else the first proxy."""
+    first = next((name for name in asked if PROXIES[name].voters), asked[0])
+    best = sorted(rows, key=lambda row: -row.scores.get(first, -math.inf))
+    columns = [Column("name", "Network"), *(Column(name, name, NUMBER) for name in asked)]
+    lines = [{"name": row.name, **row.scores, "seconds": _taken(row)} for row in best]
+    return Table([*columns, Column("seconds", "Time", MILLISECONDS)], lines)
+
+
+def by_proxy(
+    rows: Sequence[Row], asked: Sequence[str], found: Mapping[str, Mapping[str, float | None]]
+) -> Table:
+    """Return a line for each proxy: how well it ranks the networks, and the mean time for one of them."""
+    lines = [
+        {
+            "proxy": name,
+            **found[name],
+            "seconds": mean([row.seconds[name] for row in rows if name in row.seconds]),
+        }
+        for name in asked
+        if name in found
+    ]
+    columns = [
+        Column("proxy", "Proxy"),
+        Column("spearman", "Spearman", RATIO),
+        Column("kendall", "Kendall", RATIO),
+        Column("pairs", "Pairs in order", RATIO),
+        Column("networks", "Networks", COUNT),
+        Column("seconds", "Time a network", MILLISECONDS),
+    ]
+    return Table(columns, lines)
+
+
+def told(rows: Sequence[Row]) -> list[str]:
+    """Say why scores are missing, what several networks or proxies share once."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        own = {name: reason for name, reason in row.reasons.items() if not PROXIES[name].voters}
+        for reason in dict.fromkeys(own.values()):
+            names = ", ".join(name for name in own if own[name] == reason)
+            found.setdefault((names, reason), []).append(row.name)
+    return [
+        f"No {names} of {networks[0] if len(networks) == 1 else f'{len(networks)} networks'}: {reason}"
+        for (names, reason), networks in found.items()
+    ]
+
+
+def mean(values: Sequence[float]) -> float | None:
+    """Return the mean, None of nothing."""
+    return math.fsum(values) / len(values) if values else None
+
+
+def _taken(row: Row) -> float | None:
+    """Seconds of all proxies that score a network on its own, each alone."""
+    taken = [seconds for name, seconds in row.seconds.items() if not PROXIES[name].voters]
+    return math.fsum(taken) if taken else None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
