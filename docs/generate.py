@@ -23,6 +23,7 @@ from secateur import CRITERIA, METHODS, SCOPES, data, models
 from secateur.cli.app import app
 from secateur.cli.listings import compensations
 from secateur.data import AUGMENTATIONS
+from secateur.lottery import STARTS
 from secateur.proxies import PROXIES
 from secateur.spread import SPREADS
 from secateur.steps import STEPS
@@ -176,6 +177,25 @@ def _proxies() -> Table:
     return Table(columns, rows)
 
 
+def _starts() -> Table:
+    columns = [
+        Column("name", "Start"),
+        Column("summary", "What a level starts from"),
+        Column("leads", "Leads"),
+        Column("paper", "Paper"),
+    ]
+    rows = [
+        {
+            "name": f"`{entry.name}`",
+            "summary": entry.summary.removesuffix("."),
+            "leads": "yes" if entry.leads else None,
+            "paper": entry.paper,
+        }
+        for entry in STARTS.values()
+    ]
+    return Table(columns, rows)
+
+
 def _pairs(title: str, entries: Iterable[tuple[str, str]]) -> Table:
     rows = [{"name": f"`{name}`", "summary": summary} for name, summary in entries]
     return Table([Column("name", title), Column("summary", "What it is")], rows)
@@ -197,6 +217,7 @@ LISTS: Mapping[str, Callable[[], Table]] = {
     "compensations": _compensations,
     "methods": _methods,
     "proxies": _proxies,
+    "starts": _starts,
     "scopes": lambda: Table(
         [Column("name", "Scope"), Column("summary", "How the amount is spread"), Column("paper", "Paper")],
         [

@@ -36,7 +36,7 @@ class RunView:
     @property
     def cuts(self) -> list[int]:
         """Where in the history something was pruned."""
-        return [index for index, entry in enumerate(self.history) if entry["do"] == "prune"]
+        return [index for index, entry in enumerate(self.history) if is_cut(entry)]
 
     @property
     def is_dense(self) -> bool:
@@ -104,7 +104,7 @@ class ReportContent:
 
 
 def method(cut: Row) -> str:
-    """Name what a prune entry did: criterion, granularity, scope and compensation, less what goes without saying."""
+    """Name what a cut did: criterion, granularity, scope, compensation and start, less what goes without saying."""
     config = cut.get("config", {})
     granularity = config.get("granularity", "weight")
     parts = [
@@ -112,8 +112,14 @@ def method(cut: Row) -> str:
         None if granularity == "weight" else granularity,
         None if ":" in granularity else config.get("scope"),
         None if config.get("compensation") == "drop" else config.get("compensation"),
+        config.get("start"),
     ]
     return ", ".join(str(part) for part in parts if part) or "pruned"
+
+
+def is_cut(entry: Row) -> bool:
+    """Whether a history entry cut something: prune, or ticket."""
+    return entry["do"] in ("prune", "ticket")
 
 
 def removed(history: Sequence[Row]) -> float:
@@ -121,7 +127,7 @@ def removed(history: Sequence[Row]) -> float:
 
     What the last cut did decides which; cuts of units count together, those of weights count from the whole anyway.
     """
-    cuts = [result(entry) for entry in history if entry["do"] == "prune"]
+    cuts = [result(entry) for entry in history if is_cut(entry)]
     if not cuts or "groups" not in cuts[-1]:
         return float(cuts[-1].get("achieved", 0.0)) if cuts else 0.0
     first = next(cut for cut in cuts if "groups" in cut)

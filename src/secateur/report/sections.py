@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from secateur.report import charts
-from secateur.report.content import ReportContent, Row, RunView, method, removed, result
+from secateur.report.content import ReportContent, Row, RunView, is_cut, method, removed, result
 from secateur.tables import COUNT, NUMBER, PERCENT, Column, Table
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def accuracy_rows(runs: Iterable[RunView]) -> list[dict[str, Any]]:
         name, sparsity, stage = "dense", 0.0, "dense"
         for index, entry in enumerate(run.history):
             measured = result(entry)
-            if entry["do"] == "prune":
+            if is_cut(entry):
                 name, sparsity, stage = method(entry), removed(run.history[: index + 1]), "as cut"
             elif stage == "as cut":
                 stage = "retrained"

@@ -10,6 +10,8 @@ from secateur.steps.adopt import Import  # isort: skip
 from secateur.steps.inspect import Inspect  # isort: skip
 from secateur.steps.safe_rate import SafeRateStep  # isort: skip
 from secateur.steps.prune import Prune  # isort: skip
+from secateur.steps.ticket import Ticket  # isort: skip
+from secateur.steps.lottery import Lottery  # isort: skip
 from secateur.steps.evaluation import Eval  # isort: skip
 from secateur.steps.compare import Compare  # isort: skip
 from secateur.steps.compare_fusion import CompareFusion  # isort: skip
@@ -32,6 +34,7 @@ __all__ = [
     "Import",
     "Inspect",
     "Instability",
+    "Lottery",
     "Outcome",
     "Proxies",
     "Prune",
@@ -39,6 +42,7 @@ __all__ = [
     "Retrain",
     "SafeRateStep",
     "Step",
+    "Ticket",
     "Train",
     "step",
 ]

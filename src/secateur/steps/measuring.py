@@ -9,7 +9,7 @@ from dataclasses import replace
 from secateur.errors import InputError
 from secateur.measure import Measurement, compare_latency, measure, statistics
 from secateur.progress import track
-from secateur.report.content import RunView, method, removed
+from secateur.report.content import RunView, is_cut, method, removed
 from secateur.runs import ABOUT, Run
 from secateur.steps.base import Context
 
@@ -91,5 +91,5 @@ def _same_inputs(labels: Sequence[str], runs: Sequence[Run]) -> list[list[tuple[
 
 def _label(name: str, run: Run) -> str:
     """Name a run with how it was cut and the fraction removed: "p80 (magnitude, global, 80 %)"."""
-    cuts = [entry for entry in run.history if entry["do"] == "prune"]
+    cuts = [entry for entry in run.history if is_cut(entry)]
     return f"{name} ({method(cuts[-1])}, {100 * removed(run.history):.4g} %)" if cuts else name

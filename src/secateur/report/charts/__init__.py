@@ -12,6 +12,7 @@ from secateur.report.charts.drawing import save
 from secateur.report.charts.fusion import accuracy_by_way
 from secateur.report.charts.groups import group_units
 from secateur.report.charts.layers import layer_sparsity
+from secateur.report.charts.lottery import tickets
 from secateur.report.charts.safe_rate import front, kurtosis
 from secateur.report.charts.training import training_curves
 
@@ -26,5 +27,6 @@ __all__ = [
     "kurtosis",
     "layer_sparsity",
     "save",
+    "tickets",
     "training_curves",
 ]

@@ -1,0 +1,30 @@
+"""Lottery tickets: cut a trained network, go back to where its training began, train what is left, and again.
+
+A *level* is one such round. How much goes and where is in `cutting` and `pace`, what becomes of weights, masks and
+schedule before the next training is a `start`, and `find` is the whole search on a model of one's own. The step
+`secateur.steps.Lottery` does it with run folders.
+"""
+
+from secateur.lottery.course import TRAININGS, Course
+from secateur.lottery.cutting import cut, multiples
+from secateur.lottery.early import early_stop
+from secateur.lottery.order import Job, order
+from secateur.lottery.pace import pace
+from secateur.lottery.search import Level, find
+from secateur.lottery.starts import STARTS, Start, start
+
+__all__ = [
+    "STARTS",
+    "TRAININGS",
+    "Course",
+    "Job",
+    "Level",
+    "Start",
+    "cut",
+    "early_stop",
+    "find",
+    "multiples",
+    "order",
+    "pace",
+    "start",
+]

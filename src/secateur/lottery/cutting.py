@@ -1,0 +1,119 @@
+"""The cut between two levels: p of what is left, by any criterion, at a rate of its own for each layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from secateur.criteria import CRITERIA, Batches
+from secateur.errors import InputError
+from secateur.granularity import parse
+from secateur.lottery.pace import left_of
+from secateur.masks import Masks
+from secateur.measure.inputs import Inputs
+from secateur.prune import prune
+from secateur.registry import Registry
+from secateur.targets import matches, prunable
+
+KINDS: Registry[Callable[[str, Mapping[str, Tensor]], bool]] = Registry("kind of layer")
+"""Name → whether a tensor of all that may be cut, in the model's order, is of that kind."""
+KINDS.add("conv", lambda name, targets: targets[name].ndim > 2)
+KINDS.add("linear", lambda name, targets: targets[name].ndim == 2)
+KINDS.add("output", lambda name, targets: name == list(targets)[-1])
+
+
+def multiples(targets: Mapping[str, Tensor], layer_rates: Mapping[str, float]) -> dict[str, float]:
+    """Return the multiple of the rate that each tensor has: 1, unless `layer_rates` says otherwise.
+
+    `layer_rates` maps layers to multiples: by name or glob, or by kind: "conv", "linear", or "output", the last
+    tensor in the model's order. Of several that mean a tensor the last one counts. Raises `InputError` for what
+    means none, and for a multiple that is no number from 0 on.
+
+    >>> multiples({"a": torch.ones(2, 2), "b": torch.ones(2, 2)}, {"output": 0.5})
+    {'a': 1.0, 'b': 0.5}
+    """
+    found = dict.fromkeys(targets, 1.0)
+    for layer, multiple in layer_rates.items():
+        if (
+            isinstance(multiple, bool)
+            or not isinstance(multiple, int | float)
+            or not 0 <= multiple < float("inf")
+        ):
+            raise InputError(
+                f"The rate of {layer} is {multiple!r}: give a multiple of the rate, such as 0.5."
+            )
+        meant = KINDS[layer] if layer in KINDS else lambda name, _, layer=layer: matches(name, layer)
+        names = [name for name in targets if meant(name, targets)]
+        if not names:
+            raise InputError(f"No layer that may be cut is '{layer}': name one, a glob, {', '.join(KINDS)}.")
+        found |= dict.fromkeys(names, float(multiple))
+    return found
+
+
+def cut(
+    model: nn.Module,
+    masks: Mapping[str, Tensor] | None = None,
+    *,
+    rate: float,
+    level: float,
+    layer_rates: Mapping[str, float] | None = None,
+    granularity: str = "weight",
+    criterion: str = "magnitude",
+    scope: str = "global",
+    include: str | Sequence[str] = ("weights",),
+    keep: str | Sequence[str] | None = (),
+    layers: str | Sequence[str] | None = (),
+    example_inputs: Inputs | None = None,
+    data: Batches | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> Masks:
+    """Return the masks of a level: of what `masks` have left the least important goes. The model stays as it is.
+
+    After level t, layers with the multiple r of the `rate` p have lost round((1 − (1 − r p)^t) n) of their n weights.
+    Layers of one multiple are ranked together, as the scope says. A pattern N:M takes its own fraction, at once.
+    The other arguments are those of `secateur.prune`, and so are the errors.
+
+    >>> cut(nn.Linear(10, 10), rate=0.2, level=2).pruned
+    36
+    """
+    how = {
+        "granularity": granularity, "criterion": criterion, "scope": scope, "include": include, "keep": keep,
+        "data": data, "seed": seed, **options,
+    }  # fmt: skip
+    targets = prunable(model, include, keep, layers)
+    found = Masks(masks or {})
+    check(granularity, layer_rates)
+    if parse(granularity).amount is not None:
+        return prune(model, example_inputs, masks=found, layers=layers, **how).masks
+    by_layer = multiples(targets, layer_rates or {})
+    for multiple in sorted(set(by_layer.values()) - {0.0}, reverse=True):
+        names = [name for name, own in by_layer.items() if own == multiple]
+        amount = 1 - left_of(rate, multiple, level)
+        found = prune(model, example_inputs, amount=amount, masks=found, layers=names, **how).masks
+    return found
+
+
+def rehearse(model: nn.Module, **how: Any) -> None:
+    """Raise what a cut would raise, as far as weights alone tell; `how` are arguments of `cut`.
+
+    So a last level that leaves too little is found before the first one is trained.
+    """
+    entry = CRITERIA[how.get("criterion", "magnitude")]
+    entry.check(parse(how.get("granularity", "weight")).kind, {})
+    shared = ("rate", "level", "layer_rates", "granularity", "scope", "include", "keep", "layers")
+    cut(model, **{name: how[name] for name in shared if name in how})
+
+
+def check(granularity: str, layer_rates: Mapping[str, float] | None) -> None:
+    """Raise `InputError` for a granularity that tickets can't have."""
+    kind = parse(granularity)
+    if kind.shrinks:
+        raise InputError(
+            f"A ticket is a mask, and cutting a {kind} makes another network: choose the granularity weight or N:M; "
+            "secateur prune and retrain --start-at do the same for smaller models."
+        )
+    if kind.amount is not None and layer_rates:
+        raise InputError(f"The pattern {kind} takes the same of every layer: leave layer_rates out.")

@@ -1,0 +1,45 @@
+"""Which trainings a search consists of, and which cut follows which training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from secateur.errors import InputError
+from secateur.lottery.starts import STARTS
+
+
+class Job(NamedTuple):
+    """One training: of level `number`, counted from 1, from `start`; its cut is of what `parent` trained.
+
+    A parent is a start and a level; None is the dense training.
+    """
+
+    number: int
+    start: str
+    parent: tuple[str, int] | None
+
+
+def order(starts: Sequence[str], levels: int, one_shot: bool = False) -> Iterator[Job]:
+    """Yield a search's trainings, level by level, each after its parent.
+
+    Starts that lead make a chain each: their cut is of what they trained themselves a level earlier. All others are
+    given what the first start that leads has cut. With `one_shot` every level is cut from the dense training.
+    Raises `InputError` for an unknown start, one named twice, or where none leads.
+
+    >>> [(job.start, job.number, job.parent) for job in order(["weights", "reinit"], 2)][2:]
+    [('weights', 2, ('weights', 1)), ('reinit', 2, ('weights', 1))]
+    """
+    leading = [name for name in starts if STARTS[name].leads]
+    if not leading:
+        names = ", ".join(name for name, start in STARTS.items() if start.leads)
+        raise InputError(
+            f"The starts {', '.join(starts) or 'are none'}: add one whose masks the others take, {names}."
+        )
+    for name in starts:
+        if list(starts).count(name) > 1:
+            raise InputError(f"The start {name} is named twice: name each once.")
+    for number in range(1, levels + 1):
+        for name in starts:
+            chain = name if STARTS[name].leads else leading[0]
+            yield Job(number, name, None if one_shot or number == 1 else (chain, number - 1))

@@ -1,0 +1,107 @@
+"""Lottery tickets: what is reached against what is left of the weights, a line for each start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from secateur.report import theme
+from secateur.report.charts.drawing import Row, dressed, how_many, inline, some
+from secateur.tables import percent
+
+if TYPE_CHECKING:
+    import altair as alt
+
+MEASURES = {
+    "top1": ("Top-1 on the test split", ".1%", percent),
+    "early_stop": ("Iteration of the lowest test loss", ",d", lambda value: f"{value:,.0f}"),
+}
+"""What can be shown: title of the axis, its format, and how a sentence writes it."""
+DENSE = "dense"
+TICKS = (1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)
+
+
+def tickets(rows: Iterable[Row], measure: str = "top1") -> alt.LayerChart:
+    """A measure of `MEASURES` against the fraction of weights left, on a log axis that falls to the right.
+
+    `rows` are {"start", "left", "value"}; those of start "dense" make the horizontal reference. Several of one point
+    (seeds) become their mean in a band from the least to the most. Raises `InputError` where there are none.
+    """
+    import altair as alt
+
+    known = list(rows)
+    points = some(_averaged(row for row in known if row["start"] != DENSE))
+    dense = [float(row["value"]) for row in known if row["start"] == DENSE]
+    starts = list(dict.fromkeys(row["start"] for row in points))
+    title, format, write = MEASURES[measure]
+    least = min(row["left"] for row in points)
+    ticks = alt.Axis(format=".2~%", grid=False, values=[tick for tick in TICKS if tick >= least / 2])
+    x = alt.X("left:Q", title="Weights left", axis=ticks).scale(
+        type="log", reverse=True, nice=False, padding=12
+    )
+    y = (
+        alt.Y("value:Q", title=title)
+        .axis(format=format, tickCount=6)
+        .scale(zero=False, nice=False, padding=20)
+    )
+    base = alt.Chart(inline(points)).encode(x=x)
+    fill = alt.Fill("start:N", title="Start").scale(domain=starts)
+    stroke = alt.Stroke("start:N", title="Start").scale(domain=starts)
+    lines = base.mark_line().encode(y=y, stroke=stroke)
+    marks = base.mark_point().encode(
+        y=y,
+        stroke=stroke,
+        fill=fill,
+        shape=alt.Shape("start:N", title="Start").scale(**theme.scale(starts, theme.SHAPES)),
+        tooltip=[
+            alt.Tooltip("start:N", title="Start"),
+            alt.Tooltip("left:Q", title="Weights left", format=".2%"),
+            alt.Tooltip("value:Q", title=title, format=format),
+            alt.Tooltip("runs:Q", title="Runs"),
+        ],
+    )
+    layers = [*_reference(dense, write), lines, marks]
+    if any(row["runs"] > 1 for row in points):
+        layers.insert(0, base.mark_area(aria=False).encode(y="low:Q", y2="high:Q", fill=fill))
+    return dressed(alt.LayerChart(layer=layers), _in_words(points, dense, title, write))
+
+
+def _averaged(rows: Iterable[Row]) -> list[dict[str, Any]]:
+    groups: dict[tuple[str, float], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["start"], float(f"{row['left']:.4g}")), []).append(row)
+    return [
+        {
+            "start": start,
+            "left": left,
+            "value": fmean(row["value"] for row in group),
+            "low": min(row["value"] for row in group),
+            "high": max(row["value"] for row in group),
+            "runs": len(group),
+        }
+        for (start, left), group in groups.items()
+    ]
+
+
+def _reference(dense: Sequence[float], write: Any) -> list[alt.Chart]:
+    """What the dense models reach, as a labelled horizontal rule, where it is known."""
+    import altair as alt
+
+    if not dense:
+        return []
+    base = alt.Chart(inline([{"value": fmean(dense), "label": f"dense {write(fmean(dense))}"}])).encode(
+        y="value:Q"
+    )
+    label = base.mark_text(style="note", align="left", baseline="bottom", dy=-4)
+    return [base.mark_rule(style="reference"), label.encode(x=alt.value(0), text="label:N")]
+
+
+def _in_words(points: Sequence[Row], dense: Sequence[float], title: str, write: Any) -> str:
+    starts = list(dict.fromkeys(row["start"] for row in points))
+    sparsest = [
+        min((row for row in points if row["start"] == start), key=lambda row: row["left"]) for start in starts
+    ]
+    reached = ", ".join(f"{row['start']} {write(row['value'])} at {percent(row['left'])}" for row in sparsest)
+    against = f" The dense model: {write(fmean(dense))}." if dense else ""
+    return f"{title} against the weights left, {how_many(len(starts), len(starts), 'starts', '')}: {reached}.{against}"

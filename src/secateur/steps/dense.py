@@ -1,0 +1,96 @@
+"""The dense training behind a ticket, as its run folder has it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from secateur import models, store
+from secateur.errors import InputError
+from secateur.lottery.search import drawn
+from secateur.runs import MODEL, Run
+from secateur.seeds import seed_of
+from secateur.training import Duration, TrainConfig, read_snapshot
+from secateur.training.snapshots import snapshot_path
+
+
+class Dense:
+    """A training from scratch, the first step of `run`; `trust` allows user code to build its model.
+
+    Raises `InputError` for a run that began otherwise, was pruned as it trained, or has no log.
+    """
+
+    def __init__(self, run: Run, *, trust: bool = False) -> None:
+        first = run.history[0]
+        if first["do"] != "train":
+            raise InputError(
+                f"{run.folder} began with {first['do']}, so there is no training to go back to: "
+                "name a run that secateur train made."
+            )
+        known: dict[str, Any] = {k: v for k, v in first["config"].items() if k in TrainConfig.model_fields}
+        self.run, self.trust = run, trust
+        self.config = TrainConfig(**known)
+        if self.config.method is not None:
+            raise InputError(
+                f"{run.folder} was pruned as it trained, by {self.config.method}: train without it."
+            )
+        self.rows = [row for row in run.journal() if row.get("step") == 0]
+        if not self.rows:
+            raise InputError(
+                f"{run.folder} has no log of its training: train it for an epoch, and keep metrics.jsonl."
+            )
+
+    @property
+    def per_epoch(self) -> int:
+        """Batches of an epoch."""
+        return int(self.rows[-1]["iteration"]) // self.config.epochs
+
+    def moment(self, span: str) -> int:
+        """Return the iterations in a span of it. Raises `InputError` where that is not before its end."""
+        total = int(self.rows[-1]["iteration"])
+        moment = Duration.parse(span).iterations(self.per_epoch, total)
+        if moment >= total:
+            raise InputError(
+                f"There is no going back to {span}: {self.run.folder} ended after {total} iterations."
+            )
+        return moment
+
+    def check_snapshot(self, span: str) -> None:
+        """Raise `InputError` where the weights after `span` are not to be had."""
+        moment = self.moment(span)
+        if moment and not snapshot_path(self.run.folder, moment).exists():
+            raise InputError(
+                f"{self.run.folder} has no snapshot after {span}: train it with --snapshots {span} to go back there."
+            )
+
+    def origin(self, span: str) -> dict[str, Tensor]:
+        """Return the weights after a span of it, from a snapshot or, at its very beginning, drawn once more.
+
+        Raises `InputError` where there is no snapshot of that moment.
+        """
+        self.check_snapshot(span)
+        moment = self.moment(span)
+        if snapshot_path(self.run.folder, moment).exists():
+            return read_snapshot(self.run.folder, moment)
+        return drawn(self._as_trained, seed_of("init", self.config.seed))
+
+    def fresh(self, seed: int) -> dict[str, Tensor]:
+        """Return newly drawn weights; trained ones are never fetched."""
+        path = self.run.folder / MODEL
+        return drawn(lambda: store.build_stored(self._spec, path, trust=self.trust), seed)
+
+    @property
+    def _spec(self) -> dict[str, Any]:
+        shape = self.run.input_shape
+        return {**self.run.model, "num_classes": self.run.num_classes, "input_shape": shape}
+
+    def _as_trained(self) -> torch.nn.Module:
+        name = str(self.run.model["name"])
+        if models.is_user_code(name) and not self.trust:
+            raise InputError(
+                f"{self.run.folder} names the code {name} to build its model: allow it with --trust."
+            )
+        shape, args = self.run.input_shape, self.run.model.get("args") or {}
+        return models.build(name, num_classes=self.run.num_classes, input_shape=shape, **args)

@@ -1,0 +1,228 @@
+"""Iterative pruning with rewinding and its baselines: levels as run folders."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator
+
+from secateur.errors import StoreError
+from secateur.files import locked
+from secateur.granularity import parse
+from secateur.lottery import STARTS, Course, Job, multiples, order, pace
+from secateur.lottery.cutting import check, rehearse
+from secateur.lottery.pace import RATE
+from secateur.progress import track
+from secateur.runs import Run
+from secateur.steps.base import (
+    ARGUMENT,
+    MACHINE,
+    Context,
+    DataRoot,
+    Outcome,
+    Overwrite,
+    Step,
+    Trust,
+    identity,
+    is_done,
+    require,
+    step,
+)
+from secateur.steps.choices import OutputFormat
+from secateur.steps.dense import Dense
+from secateur.steps.lottery_records import RESULTS, Record, dense_record, draw, keep, level_record, table
+from secateur.steps.measuring import open_runs
+from secateur.steps.ticket import Ticket, TicketChoice, options_of_criteria
+from secateur.steps.train import Retrain
+from secateur.targets import prunable
+
+
+@step("lottery")
+class Lottery(Step, TicketChoice):
+    """Look for lottery tickets: cut, rewind and train again, level by level, with baselines beside it.
+
+    Takes runs that secateur train made, one for each seed. Every level is a run folder; a search that was stopped
+    goes on where it was.
+    """
+
+    runs: Annotated[
+        tuple[str, ...],
+        Field(
+            min_length=1,
+            description="run folders of dense trainings that differ in their seeds; globs work too",
+            json_schema_extra=ARGUMENT,
+        ),
+    ]
+    out: Annotated[
+        str,
+        Field(
+            min_length=1, description="folder to make the levels' run folders in", json_schema_extra=MACHINE
+        ),
+    ]
+    rate: Annotated[
+        float | None,
+        Field(gt=0, lt=1, description="fraction of what is left that a level takes; 0.2 when left out"),
+    ] = None
+    levels: Annotated[int | None, Field(ge=1, description="how many levels there are")] = None
+    left: Annotated[
+        float | None, Field(gt=0, lt=1, description="fraction of the weights that the last level leaves")
+    ] = None
+    one_shot: Annotated[bool, Field(description="cut every level from the dense model at once")] = False
+    starts: Annotated[
+        tuple[str, ...],
+        Field(
+            min_length=1,
+            description="what levels start from: weights, lr, none; and with the masks of the first of these, reinit, "
+            "reshuffle, random, scratch_e, scratch_b",
+        ),
+    ] = ("weights",)
+    finetune: Annotated[
+        int | None,
+        Field(ge=0, description="epochs of the start none; those of the dense training when left out"),
+    ] = None
+    charts: Annotated[
+        str | None, Field(description="folder to write charts to, as SVG and PNG", json_schema_extra=MACHINE)
+    ] = None
+    data_root: DataRoot = None
+    overwrite: Overwrite = False
+    trust: Trust = False
+    format: OutputFormat = "text"
+
+    @classmethod
+    def loose_options(cls) -> dict[str, str]:
+        """Return the options of all criteria."""
+        return options_of_criteria()
+
+    @field_validator("starts")
+    @classmethod
+    def _starts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        list(order(value, 1))
+        return value
+
+    def perform(self, context: Context) -> Outcome:
+        """Make every level that is not there yet, and show all."""
+        check(self.granularity, self.layer_rates)
+        denses = self._denses(context)
+        rate, levels = self._pace(denses[0])
+        jobs = list(order(self.starts, len(levels), self.one_shot))
+        inner = replace(context, taken={} if context.taken is None else context.taken)
+        out = context.at(self.out).absolute()
+        work = [(dense, job) for dense in denses for job in jobs]
+        records, made = [dense_record(dense) for dense in denses], 0
+        with locked(out):
+            for dense, job in track(work, "levels", len(work)):
+                ticket = self._ticket(out, dense, job, rate, levels[job.number - 1])
+                record, fresh = self._level(ticket, dense, job, inner)
+                records.append(record)
+                made += fresh
+            keep(records, out / RESULTS)
+        if self.charts is not None:
+            draw(records, context.at(self.charts))
+        line = f"{context.at(self.out)}: {made} levels trained now, {len(work) - made} were there already."
+        return Outcome((line,), table(records), records)
+
+    def _denses(self, context: Context) -> list[Dense]:
+        """Return the dense trainings. Raises `InputError` unless they are that, and differ in their seeds only."""
+        denses = []
+        for run in open_runs(self.runs, context):
+            steps = context.past(run)
+            require(
+                len(steps) == 1,
+                f"{run.folder} is {' → '.join(each['do'] for each in steps)}: name the run as its training left it.",
+            )
+            denses.append(Dense(run, trust=self.trust or context.trust))
+        first, names = denses[0], Counter(dense.run.name for dense in denses)
+        for dense in denses:
+            name, others = dense.run.name, _but_seed(dense)
+            require(
+                names[name] == 1, f"There are {names[name]} runs called {name}: give each a name of its own."
+            )
+            differing = [key for key, value in _but_seed(first).items() if others.get(key) != value]
+            require(
+                not differing,
+                f"{first.run.folder} and {dense.run.folder} were trained with another {', '.join(differing)}: "
+                "give runs that differ in their seeds only.",
+            )
+            for start in map(STARTS.__getitem__, self.starts):
+                if "origin" in start.needs:
+                    dense.check_snapshot(self.rewind_to)
+                elif start.training == "rewound":
+                    dense.moment(self.rewind_to)
+        return denses
+
+    def _pace(self, dense: Dense) -> tuple[float, list[float]]:
+        """Return the rate, and t for every level; the last of them is rehearsed."""
+        model, _ = dense.run.load_model(trust=dense.trust)
+        if parse(self.granularity).amount is not None:
+            require(
+                self.rate is None and self.left is None and self.levels in (None, 1),
+                f"The pattern {self.granularity} takes its own fraction at once: leave rate, levels and left out.",
+            )
+            return RATE, [1.0]
+        targets = prunable(model, self.include, self.keep, self.layers)
+        sizes = Counter[float]()
+        for name, multiple in multiples(targets, self.layer_rates).items():
+            sizes[multiple] += targets[name].numel()
+        rate, levels = pace(sizes, self.rate, self.levels, self.left)
+        names = ("layer_rates", "granularity", "criterion", "scope", "include", "keep", "layers")
+        rehearse(model, rate=rate, level=levels[-1], **{name: getattr(self, name) for name in names})
+        return rate, levels
+
+    def _ticket(self, out: Path, dense: Dense, job: Job, rate: float, level: float) -> Ticket:
+        """Return the step that makes what a level starts from."""
+
+        def folder(start: str, number: int) -> str:
+            return str(out / f"{dense.run.name}-{'oneshot-' if self.one_shot else ''}{start}-{number:02}")
+
+        return Ticket(
+            run=str(dense.run.folder.absolute()) if job.parent is None else folder(*job.parent),
+            out=folder(job.start, job.number),
+            origin=str(dense.run.folder.absolute()),
+            rate=rate,
+            level=level,
+            start=job.start,
+            seed=dense.config.seed,
+            data_root=self.data_root,
+            trust=self.trust,
+            **{name: getattr(self, name) for name in TicketChoice.model_fields},
+        )
+
+    def _level(self, ticket: Ticket, dense: Dense, job: Job, context: Context) -> tuple[Record, bool]:
+        """Make a level, where it is not there, and return what came of it, and whether it was made."""
+        folder = Path(ticket.out)
+        if self.overwrite and not _begun(ticket, context):
+            ticket = ticket.model_copy(update={"overwrite": True})
+        ticket.perform(context)
+        last = len(context.past(Run.open(folder)))
+        result = Run.open(folder).history[last - 1]["result"]
+        macs, left = result["macs"]
+        course = Course(dense.config, dense.per_epoch, macs / max(1, left), self.rewind_to, self.finetune)
+        settings = course.settings(STARTS[job.start].training)
+        training = Retrain(
+            run=str(folder),
+            data_root=self.data_root,
+            overwrite=self.overwrite,
+            trust=self.trust,
+            **settings.model_dump(),
+        )
+        fresh = len(Run.open(folder).history) == last
+        training.perform(context)
+        return level_record(dense, job, Run.open(folder), last), fresh
+
+
+def _begun(ticket: Ticket, context: Context) -> bool:
+    """Whether a level's folder holds its ticket already, or nothing."""
+    planned = [*context.past(Run.open(ticket.run)), ticket.identity()]
+    try:
+        return is_done(Path(ticket.out), planned, overwrite=False)
+    except StoreError:
+        return False
+
+
+def _but_seed(dense: Dense) -> dict[str, Any]:
+    """Return what determines a dense training, less its seed."""
+    whole = identity("train", dense.run.history[0]["config"])
+    return {key: value for key, value in whole.items() if key != "seed"}
