@@ -19,7 +19,7 @@ from secateur.models import nasbench201
 from secateur.proxies import PROXIES, ranking
 from secateur.recipe import parse_recipe
 from secateur.seeds import seed_of
-from secateur.steps import STEPS
+from secateur.steps import STEPS, cells
 from test_cli import snapshot
 
 SMALL = ("--model-arg", "channels=4", "--model-arg", "cells=1", "--data", "digits", "--batch", "12")
@@ -130,6 +130,22 @@ def test_a_stopped_run_goes_on(secateur_command, monkeypatch):
         assert (one["name"], one["scores"]) == (other["name"], other["scores"])
 
 
+def test_what_is_kept_is_written_as_it_comes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "out/proxies.json"
+    for seconds, early in ((0.0, 2), (1e9, 1)):
+        monkeypatch.setattr(cells, "SECONDS", seconds)
+        with cells.kept(file, ("name",), lambda record: True, "it") as found:
+            found.keep({"name": "a"})
+            found.keep({"name": "b"})
+            assert len(records()) == early
+        assert records() == [{"name": "a"}, {"name": "b"}]
+        file.unlink()
+    with cells.kept(file, ("name",), lambda record: True, "it"):
+        pass
+    assert not file.exists()  # nothing was found
+
+
 def test_other_proxies_are_added_and_other_settings_stand_beside(secateur_command, scored):
     words = ("proxies", "--models", "lenet300", "--data", "digits", "--out", "out")
     secateur_command(*words, "--proxies", "snip")
@@ -144,17 +160,17 @@ def test_other_proxies_are_added_and_other_settings_stand_beside(secateur_comman
 
 
 def test_accuracies_give_correlations(secateur_command, tmp_path):
-    cells = nasbench201.draw(5, 1)
+    drawn = nasbench201.draw(5, 1)
     accuracies = {
         str([tuple((name, i) for i, name in enumerate(node)) for node in cell]): 50.0 + place
-        for place, cell in enumerate(cells)
+        for place, cell in enumerate(drawn)
     }
     write_json(tmp_path / "accuracies.json", accuracies)
     words = ("proxies", "--cells", "accuracies.json", "--accuracies", "accuracies.json", *SMALL)
     told = json.loads(secateur_command(*words, "--format", "json").out)
-    assert [row["name"] for row in told["networks"]] == list(map(nasbench201.written, cells))
+    assert [row["name"] for row in told["networks"]] == list(map(nasbench201.written, drawn))
     rows = [proxies.Row(**row) for row in told["networks"]]
-    reached = {nasbench201.written(cell): 50.0 + place for place, cell in enumerate(cells)}
+    reached = {nasbench201.written(cell): 50.0 + place for place, cell in enumerate(drawn)}
     assert told["correlations"] == proxies.correlations(rows, reached)
     table = list(csv.DictReader(io.StringIO(secateur_command(*words, "--format", "csv").out)))
     assert [row["proxy"] for row in table] == list(PROXIES)

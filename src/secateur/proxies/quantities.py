@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from secateur.criteria import Batches, Calibration, quantity
 from secateur.criteria.losses import Grads, derivatives, differentiable
 from secateur.criteria.normalisation import normalising
-from secateur.errors import InputError, reason_of
+from secateur.errors import InputError, ModelError, reason_of
 
 
 @quantity("unit_effect", "the effect of single channels on the loss")
@@ -32,7 +32,8 @@ def unit_effect(
 
         def effects(loss: Tensor) -> Grads:
             values = [(name, module, value) for name, module, value in outputs if value.requires_grad]
-            grads = torch.autograd.grad(loss, [value for *_, value in values], allow_unused=True)
+            leaves = [value for *_, value in values]
+            grads = torch.autograd.grad(loss, leaves, allow_unused=True) if leaves else ()
             found: dict[str, Tensor] = {}
             for (name, module, value), grad in zip(values, grads, strict=True):
                 effect = _by_channel(module, value * (0 if grad is None else grad))
@@ -43,6 +44,10 @@ def unit_effect(
         for found, _ in derivatives(model, tensors, data, effects, "effects"):
             for name, effect in found.items():
                 rows.setdefault(name, []).append(effect)
+    if not rows:
+        raise ModelError(
+            f"No layer of {type(model).__name__} has a weight of its own and gives out a tensor: choose another proxy."
+        )
     return {name: torch.cat(effects) for name, effects in rows.items()}
 
 
