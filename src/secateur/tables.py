@@ -199,6 +199,22 @@ class Table:
         ]
         return "\n".join("| " + " | ".join(row) + " |" for row in [padded[0], rules, *padded[1:]])
 
+    def latex(self) -> str:
+        """The table as a LaTeX `tabular` with the rules of the package booktabs."""
+        sides = "".join(column.side[0] for column in self.columns)
+        grid = [[column.title for column in self.columns], *self.cells()]
+        head, *rows = (" & ".join(map(_latex, cells)) + r" \\" for cells in grid)
+        lines = [
+            rf"\begin{{tabular}}{{{sides}}}",
+            r"\toprule",
+            head,
+            r"\midrule",
+            *rows,
+            r"\bottomrule",
+            r"\end{tabular}",
+        ]
+        return "\n".join(lines)
+
     def csv(self) -> str:
         """The raw values as CSV, with the keys as header."""
         text = io.StringIO()
@@ -236,6 +252,28 @@ class Table:
 def _heading(column: Column) -> Markup:
     tooltip = Markup(' title="{}"').format(column.help) if column.help else Markup()
     return Markup('<th scope="col" class="{}"{}>{}</th>').format(column.side, tooltip, column.title)
+
+
+LATEX = {
+    **{sign: "\\" + sign for sign in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "−": "$-$",
+    "→": r"$\to$",
+    "×": r"$\times$",
+    "≤": r"$\le$",
+    "λ": r"$\lambda$",
+    "●": r"$\bullet$",
+    "∞": r"$\infty$",
+    MISSING: "--",
+}
+"""Signs that LaTeX takes for something else, or does not have."""
+
+
+def _latex(cell: str) -> str:
+    return "".join(LATEX.get(sign, sign) for sign in cell)
 
 
 def _markdown(cell: str) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, TextIO
 import typer
 from typer.core import TyperCommand
 
-from secateur.cli import listings, roads
+from secateur.cli import listings, roads, studies
 from secateur.cli.options import command_of, has_arguments
 from secateur.cli.output import show
 from secateur.cli.spaced import Spaced
@@ -113,3 +113,4 @@ for _name, _listing in listings.COMMANDS.items():
     app.command(_name)(_listing)
 for _name, _road in roads.COMMANDS.items():
     app.command(_name)(_road)
+app.add_typer(studies.app, name="study")

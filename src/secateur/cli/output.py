@@ -11,7 +11,7 @@ from secateur.errors import InputError
 from secateur.steps import Outcome
 from secateur.tables import Table
 
-FORMATS = ("text", "json", "csv", "markdown")
+FORMATS = ("text", "json", "csv", "markdown", "latex")
 WIDE = 10_000
 
 
@@ -25,6 +25,8 @@ def show(outcome: Outcome, format: str = "text") -> None:
         print(outcome.table.csv(), end="")
     elif format == "markdown" and outcome.table is not None:
         print(outcome.table.markdown())
+    elif format == "latex" and outcome.table is not None:
+        print(outcome.table.latex())
     else:
         if outcome.tree is not None:
             _print(outcome.tree)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from secateur.measure import Measurement
+    from secateur.report.sections import Figure
+    from secateur.tables import Table
 
 Row = Mapping[str, Any]
 
@@ -92,8 +94,20 @@ class RunView:
 
 
 @dataclass(frozen=True)
+class Section:
+    """Tables and figures under a heading; each table has a caption."""
+
+    title: str
+    tables: Mapping[str, Table] = field(default_factory=dict)
+    figures: Sequence[Figure] = ()
+
+
+@dataclass(frozen=True)
 class ReportContent:
-    """A whole report: its title, the recipe as YAML text, the command that makes it again, and the runs."""
+    """A whole report: its title, the recipe as YAML text, the command that makes it again, and the runs.
+
+    `sections` come before all that is told of runs.
+    """
 
     title: str
     recipe: str = ""
@@ -101,6 +115,8 @@ class ReportContent:
     environment: Row = field(default_factory=dict)
     runs: Sequence[RunView] = ()
     notes: Sequence[str] = ()
+    summary: Sequence[str] = ()
+    sections: Sequence[Section] = ()
 
 
 def method(cut: Row) -> str:

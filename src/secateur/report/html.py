@@ -25,13 +25,13 @@ def render(content: ReportContent) -> str:
     """Render the report as one self-contained HTML document."""
     figures = {name: list(make(content)) for name, make in sections.FIGURES.items()}
     safe_rates = sections.safe_rates(content)
-    drawn = [
-        figure for group in [*figures.values(), *(found.figures for found in safe_rates)] for figure in group
-    ]
+    groups = [*figures.values(), *(found.figures for found in safe_rates)]
+    groups += [section.figures for section in content.sections]
+    drawn = [figure for group in groups for figure in group]
     specs = {figure.key: specification(figure.chart) for figure in drawn}
     page: str = _template().render(
         content=content,
-        summary=words.summary(content.runs),
+        summary=[*content.summary, *words.summary(content.runs)],
         masks=words.masks_bring_no_speed(content.runs),
         results=comparison.results(content.runs),
         costs=comparison.costs(content.runs),

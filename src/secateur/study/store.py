@@ -42,6 +42,13 @@ class Results:
             self._database.executescript(TABLES)
         self._environment = json.dumps(environment())
 
+    @classmethod
+    def existing(cls, folder: Path) -> Results:
+        """Open the results of a study that was run. Raises `StoreError` where there are none."""
+        if not (folder / FILE).exists():
+            raise StoreError(f"{folder} holds no results of a study: run it first, with secateur study run.")
+        return cls(folder)
+
     def close(self) -> None:
         """Let go of the file."""
         self._database.close()

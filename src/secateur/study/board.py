@@ -1,0 +1,88 @@
+"""What a person sees while a study runs: how far it is, and what is being done at this moment."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from secateur.progress import console
+from secateur.study.conduct import Standing
+
+MOST = 12
+"""Tasks under way that are shown at most."""
+
+
+class Board:
+    """A live table of a study."""
+
+    def __init__(self, live: Live | None) -> None:
+        self.live = live
+        self.began = time.monotonic()
+        self.started: dict[str, float] = {}
+        self.standing: Standing | None = None
+        self.done = 0
+
+    def show(self, standing: Standing) -> None:
+        """Draw the table anew."""
+        if self.standing is None:
+            self.done = len(standing.done)
+        self.standing = standing
+        now = time.monotonic()
+        self.started = {key: self.started.get(key, now) for key in standing.running}
+        if self.live is not None:
+            self.live.refresh()
+
+    def __rich__(self) -> Group:
+        """Return the table as it is at this moment; the clock goes on between two changes."""
+        return Group() if self.standing is None else self._drawn(self.standing)
+
+    def _drawn(self, standing: Standing) -> Group:
+        total, done = len(standing.study.tasks), len(standing.done)
+        fresh, spent = done - self.done, time.monotonic() - self.began
+        left = f", {_clock(spent / fresh * (total - done))} left" if fresh else ""
+        failed = f", {len(standing.failed)} failed" if standing.failed else ""
+        head = Table.grid(padding=(0, 1))
+        head.add_row(
+            Text(standing.study.name),
+            ProgressBar(total=max(1, total), completed=done, width=30),
+            Text(
+                f"{done}/{total} tasks, {len(standing.finished())}/{len(standing.study.cells)} cells{failed}, "
+                f"{_clock(spent)}{left}"
+            ),
+        )
+        running = Table.grid(padding=(0, 2))
+        for key, task in list(standing.running.items())[:MOST]:
+            cell = next(cell for cell in standing.study.cells if key in cell.tasks.values())
+            values = ", ".join(f"{name} {value}" for name, value in cell.values.items())
+            running.add_row("  " + task.step.do, values, _clock(time.monotonic() - self.started[key]))
+        return Group(head, running)
+
+
+@contextmanager
+def board() -> Iterator[Board]:
+    """Show a board while the block runs, unless the console is no terminal."""
+    if os.environ.get("SECATEUR_QUIET") or not console.is_terminal:
+        yield Board(None)
+        return
+    os.environ["SECATEUR_QUIET"] = "1"  # tasks have bars of their own, which would write across it
+    drawn = Board(None)
+    try:
+        with Live(drawn, console=console, refresh_per_second=2) as live:
+            drawn.live = live
+            yield drawn
+    finally:
+        del os.environ["SECATEUR_QUIET"]
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

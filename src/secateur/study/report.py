@@ -1,0 +1,95 @@
+"""A study as one HTML page that works offline: chart, table, what was measured, and the file that makes it again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from secateur.environment import command_line, environment
+from secateur.files import read_text, write_text
+from secateur.report.content import ReportContent, Section
+from secateur.study.conduct import Standing
+from secateur.study.statistics import summarise
+from secateur.study.summary import FRACTIONS, REPEATS, Flat, default_value, flat, pivot, state
+from secateur.tables import NUMBER, PERCENT, Column, Table
+
+
+def page(
+    standing: Standing,
+    study: Path,
+    out: Path,
+    *,
+    value: str | None = None,
+    baseline: str | None = None,
+    charts: Path | None = None,
+) -> int:
+    """Write the page to `out`, and the chart below `charts`, and return the page's size in bytes."""
+    from secateur.report.charts import save
+    from secateur.report.html import render
+    from secateur.report.sections import Figure
+
+    cells, variables = flat(standing), list(standing.study.variables)
+    table = pivot(cells, variables, value=value, baseline=baseline)
+    value = value or default_value(cells)
+    points, across = _points(cells, variables, value)
+    chart = _chart(points, across, value)
+    caption = "Means over repeats, in a band of ± one standard deviation."
+    figure = Figure("study", f"{value} against {across}", chart, caption, _numbers(points, across, value))
+    done, all_of_them = len(standing.finished()), len(standing.study.cells)
+    listed = state(standing)
+    content = ReportContent(
+        title=f"Study {standing.study.name}",
+        recipe=read_text(study),
+        command=command_line() or f"secateur study run {study}",
+        environment=environment(),
+        summary=[f"{done} of {all_of_them} cells are done."],
+        sections=[
+            Section("What came of it", {f"{value}, mean ± standard deviation": table}, [figure]),
+            Section("All cells", {"Every cell with its numbers": listed}),
+        ],
+    )
+    text = render(content)
+    write_text(out, text)
+    if charts is not None:
+        save(chart, charts / "study")
+    return len(text.encode())
+
+
+def _points(cells: list[Flat], variables: list[str], value: str) -> tuple[list[dict[str, Any]], str]:
+    """Return what the chart shows and the variable across: the last that does not repeat."""
+    rest = [name for name in variables if name not in REPEATS] or variables
+    across, ways = rest[-1], rest[:-1]
+    groups: dict[tuple[str, Any], list[float]] = {}
+    for cell in cells:
+        if cell.get(value) is not None:
+            way = ", ".join(str(cell.get(name)) for name in ways) or value
+            groups.setdefault((way, cell.get(across)), []).append(float(cell[value]))
+    points = []
+    for (way, x), values in groups.items():
+        found = summarise(values)
+        apart = found.deviation or 0.0
+        points.append(
+            {
+                "way": way,
+                "x": x if isinstance(x, int | float) else str(x),
+                "mean": found.mean,
+                "low": found.mean - apart,
+                "high": found.mean + apart,
+                "n": found.n,
+            }
+        )
+    return points, across
+
+
+def _chart(points: list[dict[str, Any]], across: str, value: str) -> Any:
+    from secateur.report.charts.study import value_by_way
+
+    return value_by_way(points, x=across, y=value, fraction=value.rpartition(".")[2] in FRACTIONS)
+
+
+def _numbers(points: list[dict[str, Any]], across: str, value: str) -> Table:
+    form = PERCENT if value.rpartition(".")[2] in FRACTIONS else NUMBER
+    columns = [Column("way", "Way"), Column("x", across, NUMBER), Column("mean", value, form)]
+    if any(isinstance(point["x"], str) for point in points):
+        columns[1] = Column("x", across)
+    return Table(columns, points)

@@ -1,0 +1,214 @@
+"""A study's cells as tables: methods × compression, with spread, against a baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from secateur.errors import InputError
+from secateur.registry import unknown
+from secateur.study.conduct import Standing
+from secateur.study.statistics import Summary, front, paired, summarise
+from secateur.tables import NUMBER, PERCENT, TEXT, Column, Format, Table, percent
+
+Flat: TypeAlias = Mapping[str, Any]
+"""One finished cell: its variables, and its numbers as "step.number"."""
+
+REPEATS = ("seed",)
+"""Variables that repeat a measurement, unless asked for as rows or columns."""
+FRACTIONS = ("top1", "top5", "achieved", "requested", "cut")
+
+
+def flat(standing: Standing) -> list[Flat]:
+    """Return the finished cells in the study's order.
+
+    Beside what the steps measured there are, for each step that leaves a model, its `compression` (parameters of the
+    first model over those of this one that are not zero) and `speedup` (the same of multiply-accumulates).
+    """
+    return [_flat(cell.values, cell.tasks, standing.done) for cell in standing.finished()]
+
+
+def _flat(values: Flat, tasks: Mapping[str, str], done: Mapping[str, Flat]) -> Flat:
+    found: dict[str, Any] = dict(values)
+    first: Flat | None = None
+    for step, key in tasks.items():
+        result = done[key]
+        found |= {f"{step}.{name}": value for name, value in result.items()}
+        if "nonzero" in result:
+            first = result if first is None else first
+            found[f"{step}.compression"] = first["parameters"] / max(1, result["nonzero"])
+            found[f"{step}.speedup"] = first["macs"] / max(1, result["macs_nonzero"])
+    return found
+
+
+def state(standing: Standing) -> Table:
+    """Return every cell of a study with its state and, where it is done, the accuracy its last step measured."""
+    done = {id(cell) for cell in standing.finished()}
+    rows = []
+    for number, cell in enumerate(standing.study.cells):
+        found = [standing.done[key] for key in cell.tasks.values() if key in standing.done]
+        left = len(cell.tasks) - len(found)
+        row = {name: str(value) for name, value in cell.values.items()} | {"number": number}
+        row["state"] = "done" if id(cell) in done else f"{left} of {len(cell.tasks)} steps to do"
+        tops = [each["top1"] for each in found if each.get("top1") is not None]
+        rows.append(row | ({"top1": tops[-1]} if tops and not left else {}))
+    columns = [
+        Column("number", "cell", Format(str)),
+        *(Column(name, name.replace("_", " ")) for name in standing.study.variables),
+        Column("state", "state"),
+        Column("top1", "top-1", PERCENT),
+    ]
+    return Table(columns, rows).without_empty_columns()
+
+
+def default_value(cells: Sequence[Flat]) -> str:
+    """Return the accuracy the last step measured. Raises `InputError` where no step measured any."""
+    names = [name for cell in cells for name in cell if name.endswith(".top1")]
+    if not names:
+        raise InputError("No step of the study measures top1: say which number with --value.")
+    return names[-1]
+
+
+def pivot(
+    cells: Sequence[Flat],
+    variables: Sequence[str],
+    *,
+    rows: Sequence[str] = (),
+    columns: str | None = None,
+    value: str | None = None,
+    baseline: str | None = None,
+    against: str | None = None,
+) -> Table:
+    """Return mean ± deviation of `value` for each combination of the variables `rows` and each value of `columns`.
+
+    By default rows are all variables but those that repeat (seed) and the last of the others, which makes the columns.
+    `baseline` is the value of the first row variable that all others are compared with, pair by pair: the difference
+    stands behind with its 95 % interval. `against` names a cost, such as retrain.nonzero: rows that no other beats in
+    cost and value are marked.
+
+    Raises `InputError` for a variable, value or number that there is not.
+    """
+    if not cells:
+        raise InputError("No cell is done yet: secateur study run does them.")
+    value = value or default_value(cells)
+    for name in (value, *([against] if against else [])):
+        _check_number(name, cells)
+    rest = [name for name in variables if name not in REPEATS]
+    for name in (*rows, *([columns] if columns else [])):
+        if name not in variables:
+            raise InputError(unknown("variable", name, list(variables)))
+    if not rows:
+        columns = columns or (rest[-1] if len(rest) > 1 and against is None else None)
+        rows = [name for name in rest if name != columns] or list(variables[:1])
+    repeats = [name for name in variables if name not in (*rows, columns)]
+    groups: dict[tuple[Any, ...], dict[Any, dict[tuple[Any, ...], Flat]]] = {}
+    for cell in cells:
+        at = tuple(_key(cell.get(name)) for name in rows), _key(cell.get(columns)) if columns else value
+        pairs = groups.setdefault(at[0], {}).setdefault(at[1], {})
+        pairs[tuple(_key(cell.get(name)) for name in repeats)] = cell
+    heads = list(dict.fromkeys(head for group in groups.values() for head in group))
+    if baseline is not None and baseline not in {str(key[0]) for key in groups}:
+        raise InputError(unknown(f"value of {rows[0]}", baseline, [str(key[0]) for key in groups]))
+    lines = [
+        _line(dict(zip(rows, key, strict=True)), key, group, groups, value, baseline, against)
+        for key, group in groups.items()
+    ]
+    shown = [Column(name, name.replace("_", " ")) for name in rows]
+    for head in heads:
+        title = value if columns is None else f"{columns} {head}"
+        shown.append(Column(f"{head}", title, _format(value), spread=f"{head} ±"))
+        if baseline is not None:
+            shown.append(
+                Column(f"{head} −", f"− {baseline} (95 %)", _difference(value), spread=f"{head} interval")
+            )
+    if against is not None:
+        shown += [Column("cost", against, NUMBER), Column("front", "front", TEXT)]
+        _mark(lines, heads)
+    shown.append(Column("n", "n", Format(str)))
+    return Table(shown, lines)
+
+
+def _line(
+    names: dict[str, Any],
+    key: tuple[Any, ...],
+    group: Mapping[Any, Mapping[tuple[Any, ...], Flat]],
+    groups: Mapping[tuple[Any, ...], Mapping[Any, Mapping[tuple[Any, ...], Flat]]],
+    value: str,
+    baseline: str | None,
+    against: str | None,
+) -> dict[str, Any]:
+    line: dict[str, Any] = {name: str(each) for name, each in names.items()}
+    counts = set()
+    for head, pairs in group.items():
+        found = _numbers(pairs, value)
+        if not found:
+            continue
+        summary = summarise(list(found.values()))
+        counts.add(summary.n)
+        line |= {f"{head}": summary.mean, f"{head} ±": summary.deviation}
+        if against is not None:
+            line["cost"] = summarise(list(_numbers(pairs, against).values())).mean
+        if baseline is not None and str(key[0]) != baseline:
+            other = next((g for k, g in groups.items() if (str(k[0]), *k[1:]) == (baseline, *key[1:])), {})
+            gap = paired(found, _numbers(other.get(head, {}), value))
+            if gap is not None:
+                line |= {f"{head} −": gap.mean, f"{head} interval": _interval(gap, value)}
+    line["n"] = "–".join(map(str, sorted({min(counts), max(counts)}))) if counts else "0"
+    return line
+
+
+def _mark(lines: Sequence[dict[str, Any]], heads: Sequence[Any]) -> None:
+    """Mark the lines that no other beats."""
+    known = [line for line in lines if f"{heads[0]}" in line]
+    marks = front([line["cost"] for line in known], [line[f"{heads[0]}"] for line in known])
+    for line, on in zip(known, marks, strict=True):
+        line["front"] = "●" if on else None
+
+
+def _numbers(pairs: Mapping[tuple[Any, ...], Flat], value: str) -> dict[Any, float]:
+    return {key: float(cell[value]) for key, cell in pairs.items() if cell.get(value) is not None}
+
+
+def _check_number(name: str, cells: Iterable[Flat]) -> None:
+    known = list(dict.fromkeys(key for cell in cells for key, each in cell.items() if _is_number(each)))
+    if name not in known:
+        raise InputError(unknown("number", name, [each for each in known if "." in each]))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _key(value: Any) -> Any:
+    """Return a value that can be a key."""
+    return value if isinstance(value, str | int | float | bool | type(None)) else str(value)
+
+
+def _is_fraction(value: str) -> bool:
+    return value.rpartition(".")[2] in FRACTIONS
+
+
+def _format(value: str) -> Format:
+    """Write a mean and its deviation: 91.43 ± 0.12 %."""
+
+    def write(mean: float, deviation: float | None = None) -> str:
+        if _is_fraction(value):
+            return percent(mean) if deviation is None else f"{100 * mean:.2f} ± {percent(deviation)}"
+        return f"{mean:.4g}" if deviation is None else f"{mean:.4g} ± {deviation:.2g}"
+
+    return Format(write)
+
+
+def _difference(value: str) -> Format:
+    def write(gap: float, interval: str | None = None) -> str:
+        text = f"{100 * gap:+.2f}" if _is_fraction(value) else f"{gap:+.4g}"
+        return f"{text} {interval or ''}".strip().replace("-", "−")
+
+    return Format(write)
+
+
+def _interval(gap: Summary, value: str) -> str | None:
+    if gap.low is None or gap.high is None:
+        return None
+    low, high = (f"{100 * end:+.2f}" if _is_fraction(value) else f"{end:+.3g}" for end in (gap.low, gap.high))
+    return f"({low} to {high})".replace("-", "−")
