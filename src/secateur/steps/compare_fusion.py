@@ -138,7 +138,9 @@ class CompareFusion(Step, DataOptions):
         if self.charts is not None:
             draw(wanted, context.at(self.charts))
         cells_now = "cell" if fresh == 1 else "cells"
-        line = f"{folder / RESULTS}: {fresh} {cells_now} measured now, {len(cells) - fresh} were there already."
+        line = (
+            f"{folder / RESULTS}: {fresh} {cells_now} measured now, {len(cells) - fresh} were there already."
+        )
         return Outcome((line,), table(wanted), wanted)
 
     @property
