@@ -106,12 +106,15 @@ def keep(rows: list[dict[str, Any]]) -> None:
         settings={**NETWORKS, "points": POINTS, "samples": 2_000, "batches": 20},
     )
     points = [
-        {"series": f"{CALLED[row['network']]}, {split}", "k": 100 * row["share"], "barrier": row[split]}
+        {
+            "series": f"{CALLED[row['network']].partition(',')[0]}, {split}",
+            "k": round(100 * row["share"]),
+            "barrier": row[split],
+        }
         for row in rows
         for split in ("train", "test")
     ]
-    rounded = [{**point, "k": round(point["k"])} for point in points]
-    save(barrier_over_k(rounded, "k, percent of the iterations"), PICTURE, ["svg"])
+    save(barrier_over_k(points, "k, percent of the iterations"), PICTURE, ["svg"])
 
 
 def places(rows: list[dict[str, Any]]) -> list[tuple[str, int]]:

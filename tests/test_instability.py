@@ -17,7 +17,7 @@ from secateur.errors import InputError, StoreError
 from secateur.recipe import parse_recipe
 from secateur.runs import Run
 from secateur.seeds import seed_of
-from secateur.steps import Instability, Prune
+from secateur.steps import Instability, Prune, Retrain
 from secateur.training import loop, read_snapshot, train
 from test_cli import snapshot
 
@@ -213,6 +213,17 @@ def test_other_settings_do_not_mix(swept, tmp_path):
     again = step(out, at=("0it",), overwrite=True)()
     assert "1 pairs measured now" in again.lines[0]
     assert told(out) == told(swept)[:1]
+
+
+def test_what_has_gone_on_is_not_trained_over(tmp_path):
+    out = tmp_path / "out"
+    step(out, at=("0it",))()
+    Retrain(run=str(out / "dense"), epochs=1, lr=0.01)()
+    assert "1 were there already" in step(out, at=("0it",))().lines[0]
+    before = snapshot(out)
+    with pytest.raises(InputError, match="has gone on to train → retrain and lacks snapshots"):
+        step(out)()
+    assert snapshot(out) == before
 
 
 def test_it_is_a_step_of_a_recipe():

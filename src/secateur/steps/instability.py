@@ -20,7 +20,7 @@ from secateur.errors import StoreError
 from secateur.files import locked, read_json, write_json
 from secateur.masks import Masks
 from secateur.runs import Run
-from secateur.steps.base import MACHINE, Context, Outcome, Step, Stopwatch, Trust, is_done, require, step
+from secateur.steps.base import MACHINE, Context, Outcome, Step, Stopwatch, Trust, require, step
 from secateur.steps.choices import DataChoice, ModelChoice, OutputFormat
 from secateur.steps.connect import PathOptions
 from secateur.steps.train import Train
@@ -176,13 +176,15 @@ class Instability(Step, TrainConfig, PathOptions, ModelChoice, DataChoice):
         own = (*TrainConfig.model_fields, *ModelChoice.model_fields, *DataChoice.model_fields)
         settings: dict[str, Any] = {name: getattr(self, name) for name in own}
         settings |= {"out": str(Path(self.out) / DENSE), "snapshots": tuple(f"{k}it" for k in moments)}
-        dense = Train(**settings, overwrite=self.overwrite)
-        folder = context.at(dense.out)
-        if not is_done(folder, [dense.identity()], self.overwrite):
-            dense.perform(context)
-        if not all(snapshot_path(folder, k).exists() for k in moments):
+        Train(**settings, overwrite=self.overwrite).perform(context)
+        run = Run.open(context.at(settings["out"]))
+        if not all(snapshot_path(run.folder, k).exists() for k in moments):
+            require(
+                len(run.history) == 1,
+                f"{run.folder} has gone on to {run.title} and lacks snapshots: choose another --out.",
+            )
             Train(**settings, overwrite=True).perform(context)
-        return Run.open(folder).weights or ""
+        return str(run.history[0]["weights"])
 
 
 Cell: TypeAlias = dict[str, Any]

@@ -14,8 +14,6 @@ from secateur.tables import percent
 if TYPE_CHECKING:
     import altair as alt
 
-PANEL = {"width": 380, "height": 260}
-
 
 def error_along_path(rows: Iterable[Row]) -> alt.LayerChart:
     """Error against the place α on the line between two models, a curve per split.
@@ -38,7 +36,7 @@ def error_along_path(rows: Iterable[Row]) -> alt.LayerChart:
     }
     described = f"Error along the line between two models: at most {percent(highest['train'])} in training"
     layers = _curves(base, "split", ["train", "test"], "error", "alpha")
-    chart: alt.LayerChart = alt.LayerChart(layer=layers).properties(**PANEL)
+    chart: alt.LayerChart = alt.LayerChart(layer=layers)
     return dressed(chart, f"{described}, {percent(highest['test'])} in the test.")
 
 
@@ -57,7 +55,7 @@ def barrier_over_k(
     first = min((k for k in places if k), default=1)
     base = alt.Chart(inline(points)).encode(
         x=alt.X("k:Q", title=title)
-        .axis(values=sorted(places), format=",~g", grid=False, labelOverlap="greedy")
+        .axis(values=sorted(places), format=",.9~r", grid=False, labelOverlap="greedy")
         .scale(type="symlog", constant=first, nice=False, padding=12),
         y=alt.Y("barrier:Q", title="Error barrier").axis(format=".2~%", tickCount=6),
     )
@@ -72,7 +70,7 @@ def barrier_over_k(
         for name in series
         if (own := sorted((row for row in points if row["series"] == name), key=lambda row: float(row["k"])))
     )
-    chart: alt.LayerChart = alt.LayerChart(layer=layers).properties(**PANEL)
+    chart: alt.LayerChart = alt.LayerChart(layer=layers)
     counted = how_many(len(places), len(places), "moments", "")
     return dressed(chart, f"Error barrier over {counted} at which trainings part: {described}.")
 
