@@ -22,7 +22,7 @@ from secateur.steps import Instability, Train
 from secateur.tables import COUNT, PERCENT, Column, Table
 
 NAME, POINTS = "connectivity", 11
-MOMENTS = ("0%", "1%", "3%", "10%", "30%", "50%")
+MOMENTS = ("0%", "10%", "30%", "3%", "50%", "1%")
 NETWORKS: dict[str, dict[str, Any]] = {
     "lenet300": {
         "model": "lenet300",

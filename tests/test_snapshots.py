@@ -85,6 +85,30 @@ def test_a_training_from_the_middle_is_resumed_like_all_others(
     assert same(whole.state_dict(), killed.state_dict())
 
 
+def test_killed_after_any_checkpoint_no_snapshot_is_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, killed = fresh(), fresh()
+    train(whole, toy(), **PLAIN, folder=tmp_path / "whole", snapshots=("0it", "4it", "9it"))
+    from secateur.training.checkpoint import Checkpoint
+
+    write = Checkpoint.write
+
+    def once(self: Checkpoint, state: Any) -> None:
+        write(self, state)
+        raise KeyboardInterrupt
+
+    how: dict[str, Any] = {**PLAIN, "checkpoint_every": "1it", "snapshots": ("0it", "4it", "9it")}
+    monkeypatch.setattr(Checkpoint, "write", once)
+    for _ in range(1 + EPOCHS * PER_EPOCH):
+        with pytest.raises(KeyboardInterrupt):
+            train(killed, toy(), **how, folder=tmp_path / "killed")
+    monkeypatch.undo()
+    train(killed, toy(), **how, folder=tmp_path / "killed")
+    for moment in (0, 4, 9):
+        assert same(read_snapshot(tmp_path / "whole", moment), read_snapshot(tmp_path / "killed", moment))
+
+
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [

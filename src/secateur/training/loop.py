@@ -107,8 +107,8 @@ def fit(
         if saved is not None:
             state.restore(saved)
         elif fabric.is_global_zero:
-            checkpoint.write(state.tree())
             snapshots.take(begin, model)
+            checkpoint.write(state.tree())
         resumed_at = state.iteration
 
         def note(trained: nn.Module, cut: Masks) -> None:
@@ -149,10 +149,10 @@ def fit(
                     state.tally = state.tally.reduced(fabric)
                     if state.iteration < total:
                         note(result, Masks({}) if method is None else method.masks)
+                if fabric.is_global_zero:  # before the checkpoint, behind which training would go on
+                    snapshots.take(state.iteration, model)
                 if fabric.is_global_zero and (state.iteration % every == 0 or state.iteration == total):
                     checkpoint.write(state.tree())
-                if fabric.is_global_zero:
-                    snapshots.take(state.iteration, model)
             if average is not None:
                 model.load_state_dict(result.state_dict())
             final = Masks(masks or {})
