@@ -1,7 +1,7 @@
 """Lottery tickets: cut a trained network, go back to where its training began, train what is left, and again.
 
-A *level* is one such round. How much goes and where is in `cutting` and `pace`, what becomes of weights, masks and
-schedule before the next training is a `start`, and `find` is the whole search on a model of one's own. The step
+A *level* is one such round. How much goes and where is in `cutting`, `pace` and `plan`, what becomes of weights, masks
+and schedule before the next training is a `start`, and `find` is the whole search on a model of one's own. The step
 `secateur.steps.Lottery` does it with run folders.
 """
 
@@ -10,6 +10,7 @@ from secateur.lottery.cutting import cut, multiples
 from secateur.lottery.early import early_stop
 from secateur.lottery.order import Job, order
 from secateur.lottery.pace import pace
+from secateur.lottery.plan import plan
 from secateur.lottery.search import Level, find
 from secateur.lottery.starts import STARTS, Start, start
 
@@ -26,5 +27,6 @@ __all__ = [
     "multiples",
     "order",
     "pace",
+    "plan",
     "start",
 ]

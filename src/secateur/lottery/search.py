@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -17,13 +15,14 @@ from torch import Tensor, nn
 from secateur.data import Dataset
 from secateur.errors import InputError
 from secateur.lottery.course import Course
-from secateur.lottery.cutting import check, cut, multiples, rehearse
+from secateur.lottery.cutting import cut
 from secateur.lottery.early import early_stop
-from secateur.lottery.order import order
-from secateur.lottery.pace import pace
+from secateur.lottery.order import Job, order
+from secateur.lottery.plan import TARGETS, plan
 from secateur.lottery.starts import STARTS, start_seed
 from secateur.masks import Masks
 from secateur.measure import cost
+from secateur.seeds import same_draws
 from secateur.targets import prunable
 from secateur.training import Duration, TrainConfig, read_snapshot, train
 from secateur.training.journal import Row
@@ -34,7 +33,7 @@ from secateur.validation import sentence
 class Level:
     """A network that was trained: of level `number` (0 is the dense one), from `start`.
 
-    `masks` say what is left, `state` is its trained `state_dict`, on the CPU, `rows` its log.
+    `masks` say what is left and `state` is its trained `state_dict`, both on the CPU; `rows` is its log.
     """
 
     number: int
@@ -106,48 +105,49 @@ def find(
         raise InputError(sentence(error)) from None
     how = {"seed": config.seed, **(cuts or {})}
     names = (starts,) if isinstance(starts, str) else tuple(starts)
-    check(how.get("granularity", "weight"), layer_rates)
     if make is None:
         for name in names:
             if "fresh" in STARTS[name].needs:
                 raise InputError(f"The start {name} draws new weights: pass make=, which makes a new model.")
-    targets = prunable(model, *(how.get(key, default) for key, default in TARGETS.items()))
-    sizes = Counter[float]()
-    for tensor, multiple in multiples(targets, layer_rates or {}).items():
-        sizes[multiple] += targets[tensor].numel()
-    whole = Masks({name: torch.ones_like(target, dtype=torch.bool).cpu() for name, target in targets.items()})
-    p, steps = pace(sizes, rate, levels, left)
+    p, steps = plan(model, rate=rate, levels=levels, left=left, layer_rates=layer_rates, **how)
     jobs = list(order(names, len(steps), one_shot))
-    rehearse(model, rate=p, level=steps[-1], layer_rates=layer_rates, **how)
     per_epoch = math.ceil(len(data.train) / config.batch_size)
-    moment = Duration.parse(rewind_to).iterations(per_epoch, per_epoch * config.epochs)
+    total = per_epoch * config.epochs
+    moment = Duration.parse(rewind_to).iterations(per_epoch, total)
+    if moment >= total:
+        raise InputError(
+            f"There is no going back to {rewind_to}: the training ends after {total} iterations."
+        )
     with tempfile.TemporaryDirectory() as folder:
         rows = train(model, data, config, snapshots=(f"{moment}it",), folder=folder).rows
         origin = read_snapshot(folder, moment)
+    targets = prunable(model, *(how.get(key, default) for key, default in TARGETS.items()))
+    whole = Masks({name: torch.ones(tensor.shape, dtype=torch.bool) for name, tensor in targets.items()})
     done: dict[tuple[str, int] | None, Level] = {None: Level(0, "dense", whole, copied(model), rows)}
 
-    for job in jobs:
-        parent, chosen = done[job.parent], STARTS[job.start]
-        seed = start_seed(job.start, config.seed, steps[job.number - 1])
+    def trained(job: Job) -> Level:
+        parent, chosen, t = done[job.parent], STARTS[job.start], steps[job.number - 1]
+        seed = start_seed(job.start, config.seed, t)
         model.load_state_dict(parent.state)
-        masks = cut(model, parent.masks, rate=p, layer_rates=layer_rates, level=steps[job.number - 1], **how)
+        masks = cut(model, parent.masks, rate=p, layer_rates=layer_rates, level=t, **how)
         course = Course(config, per_epoch, saving(model, masks, data), rewind_to, finetune)
-        sources: dict[str, Callable[[], Any]] = {
-            "trained": partial(getattr, parent, "state"),
-            "origin": lambda: origin,
-            "fresh": partial(drawn, make, seed),
-            "masks": partial(Masks, masks),
-            "seed": partial(int, seed),
-        }
-        state, kept = chosen.of(sources)
+        state, kept = chosen.of(
+            {
+                "trained": lambda: parent.state,
+                "origin": lambda: origin,
+                "fresh": lambda: drawn(make, seed),
+                "masks": lambda: masks,
+                "seed": lambda: seed,
+            }
+        )
         model.load_state_dict(state)
         kept.apply_(model)
-        fitted = train(model, data, course.settings(chosen.training), masks=kept)
-        done[job.start, job.number] = Level(job.number, job.start, kept, copied(model), fitted.rows)
+        rows = train(model, data, course.settings(chosen.training), masks=kept).rows
+        return Level(job.number, job.start, kept.to("cpu"), copied(model), rows)
+
+    for job in jobs:
+        done[job.start, job.number] = trained(job)
     return list(done.values())
-
-
-TARGETS: Mapping[str, Sequence[str]] = {"include": ("weights",), "keep": (), "layers": ()}
 
 
 def copied(model: nn.Module) -> dict[str, Tensor]:
@@ -156,10 +156,9 @@ def copied(model: nn.Module) -> dict[str, Tensor]:
 
 
 def drawn(make: Callable[[], nn.Module] | None, seed: int) -> dict[str, Tensor]:
-    """Return the state of a model newly made; torch's global generator stays as it was."""
+    """Return the state of a model newly made; global generators stay as they were."""
     assert make is not None
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    with same_draws(seed):
         return copied(make())
 
 

@@ -11,10 +11,7 @@ from pydantic import Field, field_validator
 
 from secateur.errors import StoreError
 from secateur.files import locked
-from secateur.granularity import parse
-from secateur.lottery import STARTS, Course, Job, multiples, order, pace
-from secateur.lottery.cutting import check, rehearse
-from secateur.lottery.pace import RATE
+from secateur.lottery import STARTS, Course, Job, order, plan
 from secateur.progress import track
 from secateur.runs import Run
 from secateur.steps.base import (
@@ -37,7 +34,17 @@ from secateur.steps.lottery_records import RESULTS, Record, dense_record, draw, 
 from secateur.steps.measuring import open_runs
 from secateur.steps.ticket import Ticket, TicketChoice, options_of_criteria
 from secateur.steps.train import Retrain
-from secateur.targets import prunable
+
+PLANNED = (
+    *("rate", "levels", "left", "layer_rates"),
+    *("granularity", "criterion", "scope", "include", "keep", "layers"),
+)
+"""The fields that say how far a search goes."""
+
+
+def _names(*, leads: bool) -> str:
+    """List the starts that lead, or those that don't."""
+    return ", ".join(name for name, start in STARTS.items() if start.leads == leads)
 
 
 @step("lottery")
@@ -75,8 +82,8 @@ class Lottery(Step, TicketChoice):
         tuple[str, ...],
         Field(
             min_length=1,
-            description="what levels start from: weights, lr, none; and with the masks of the first of these, reinit, "
-            "reshuffle, random, scratch_e, scratch_b",
+            description=f"what levels start from: {_names(leads=True)}; and with the masks of the first of these, "
+            f"{_names(leads=False)}",
         ),
     ] = ("weights",)
     finetune: Annotated[
@@ -104,9 +111,9 @@ class Lottery(Step, TicketChoice):
 
     def perform(self, context: Context) -> Outcome:
         """Make every level that is not there yet, and show all."""
-        check(self.granularity, self.layer_rates)
         denses = self._denses(context)
-        rate, levels = self._pace(denses[0])
+        model, _ = denses[0].run.load_model(trust=denses[0].trust)
+        rate, levels = plan(model, **{name: getattr(self, name) for name in PLANNED})
         jobs = list(order(self.starts, len(levels), self.one_shot))
         inner = replace(context, taken={} if context.taken is None else context.taken)
         out = context.at(self.out).absolute()
@@ -152,24 +159,6 @@ class Lottery(Step, TicketChoice):
                 elif start.training == "rewound":
                     dense.moment(self.rewind_to)
         return denses
-
-    def _pace(self, dense: Dense) -> tuple[float, list[float]]:
-        """Return the rate, and t for every level; the last of them is rehearsed."""
-        model, _ = dense.run.load_model(trust=dense.trust)
-        if parse(self.granularity).amount is not None:
-            require(
-                self.rate is None and self.left is None and self.levels in (None, 1),
-                f"The pattern {self.granularity} takes its own fraction at once: leave rate, levels and left out.",
-            )
-            return RATE, [1.0]
-        targets = prunable(model, self.include, self.keep, self.layers)
-        sizes = Counter[float]()
-        for name, multiple in multiples(targets, self.layer_rates).items():
-            sizes[multiple] += targets[name].numel()
-        rate, levels = pace(sizes, self.rate, self.levels, self.left)
-        names = ("layer_rates", "granularity", "criterion", "scope", "include", "keep", "layers")
-        rehearse(model, rate=rate, level=levels[-1], **{name: getattr(self, name) for name in names})
-        return rate, levels
 
     def _ticket(self, out: Path, dense: Dense, job: Job, rate: float, level: float) -> Ticket:
         """Return the step that makes what a level starts from."""

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, field_validator
+from torch import nn
 
 from secateur.criteria import CRITERIA, Calibration, sources
 from secateur.data import Dataset
+from secateur.granularity import parse
 from secateur.lottery import STARTS, cut, multiples
 from secateur.lottery.cutting import check
 from secateur.lottery.pace import RATE, left_of
@@ -94,9 +96,7 @@ class Ticket(Step, TicketChoice):
     level: Annotated[
         float, Field(gt=0, allow_inf_nan=False, description="t, where (1 − rate)^t of the dense weights stay")
     ] = 1.0
-    start: Annotated[
-        str, Field(description="weights, lr, none, reinit, reshuffle, random, scratch_e or scratch_b")
-    ] = "weights"
+    start: Annotated[str, Field(description=f"what to start from: {', '.join(STARTS)}")] = "weights"
     seed: Annotated[int, Field(ge=0, description="seed of what is drawn at random")] = 0
     data_root: DataRoot = None
     evaluate: Evaluate = True
@@ -158,7 +158,7 @@ class Ticket(Step, TicketChoice):
         model.load_state_dict(state)
         kept.apply_(model)
         result: dict[str, Any] = {
-            "requested": self._requested(run, trust),
+            "requested": self._requested(model),
             "achieved": kept.sparsity,
             "pruned": kept.pruned,
             "prunable": kept.total,
@@ -200,9 +200,11 @@ class Ticket(Step, TicketChoice):
         named = "example_inputs" in sources(self.criterion)
         return named or CRITERIA[self.criterion].needs_data or self.evaluate
 
-    def _requested(self, run: Run, trust: bool) -> float:
+    def _requested(self, model: nn.Module) -> float:
         """Return the fraction that was to go of all weights that may be cut."""
-        model, _ = run.load_model(trust=trust)
+        pattern = parse(self.granularity).amount
+        if pattern is not None:
+            return pattern
         targets = prunable(model, self.include, self.keep, self.layers)
         by_layer = multiples(targets, self.layer_rates)
         left = sum(targets[name].numel() * left_of(self.rate, r, self.level) for name, r in by_layer.items())
