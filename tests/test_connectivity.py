@@ -16,7 +16,7 @@ from torch.nn import functional
 import secateur
 from secateur import connectivity
 from secateur.connectivity import Between, barrier, estimate, is_stable, path, told
-from secateur.data import Batches
+from secateur.data import Batches, Dataset, Split
 from secateur.errors import InputError, ModelError
 from secateur.report import charts
 from secateur.training import evaluate, train
@@ -248,6 +248,34 @@ def test_estimated_and_interpolated_statistics_differ_and_each_is_the_same_every
     for name, rows in found.items():
         torch.manual_seed(99)
         assert path(*pair, DATA, statistics=name, **FAST) == rows
+
+
+class Bag(nn.Module):
+    """A bag of words with a normalisation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.norm, self.head = nn.Embedding(9, 6), nn.BatchNorm1d(6), nn.Linear(6, 2)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        return self.head(self.norm(self.words(input_ids).mean(1)))
+
+
+def test_text_is_measured_like_images():
+    stream = torch.Generator().manual_seed(0)
+    halves = []
+    for size in (20, 12):
+        tokens = torch.randint(0, 9, (size, 5), generator=stream)
+        halves.append(Split({"input_ids": tokens}, (tokens[:, 0] > 4).long()))
+    data = Dataset("words", *halves, ("low", "high"), None, None)
+    a, b = Bag(), Bag()
+    rows = path(a, b, data, points=3, batch_size=20, progress=False)
+    middle = copy.deepcopy(a)
+    middle.load_state_dict(by_hand(a, b, 0.5))
+    met = middle.words(data.train.inputs["input_ids"]).mean(1).detach()
+    middle.norm.running_mean.copy_(met.mean(0))
+    middle.norm.running_var.copy_(met.var(0))
+    assert rows[1]["test_loss"] == pytest.approx(evaluate(middle, data)["loss"], rel=1e-5)
 
 
 @pytest.mark.parametrize(
