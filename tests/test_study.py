@@ -1,0 +1,400 @@
+"""Studies: what there is to do is done once, whatever comes between, and what came of it is told with its spread."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from secateur.errors import InputError, ModelError, StoreError
+from secateur.study import ENGINES, Place, Results, Standing, conduct, engines, read_study, work
+from secateur.study.statistics import front, paired, summarise
+from secateur.study.summary import flat, pivot
+
+GRID: dict[str, Any] = {"seed": [0, 1], "criterion": ["magnitude", "random"], "amount": [0.5, 0.9]}
+TRAIN = {"do": "train", "model": "lenet300", "data": "digits", "epochs": 1, "seed": "{seed}", "out": "dense"}
+CUT = {
+    "do": "prune",
+    "run": "dense",
+    "criterion": "{criterion}",
+    "amount": "{amount}",
+    "seed": "{seed}",
+    "out": "cut",
+}
+STEPS: list[dict[str, Any]] = [TRAIN, CUT, {"do": "retrain", "run": "cut", "epochs": 1}]
+
+
+def written(folder: Path, name: str = "digits.yaml", **changes: Any) -> Path:
+    content = {"secateur": 1, "study": GRID, "steps": STEPS, **changes}
+    (folder / name).write_text(yaml.safe_dump(content, sort_keys=False))
+    return folder / name
+
+
+def done(path: Path, root: Path, workers: int = 1) -> Standing:
+    place = Place(root, threads=1)
+    return conduct(read_study(path), place, ENGINES["local"](place, workers))
+
+
+def numbers(standing: Standing) -> dict[str, Any]:
+    """All results but the seconds, which differ from time to time."""
+    return {key: {k: v for k, v in result.items() if k != "seconds"} for key, result in standing.done.items()}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Standing]:
+    root = tmp_path_factory.mktemp("study")
+    return root, done(written(root), root / "work")
+
+
+def test_what_cells_have_in_common_is_one_task(tmp_path: Path) -> None:
+    study = read_study(written(tmp_path))
+    assert len(study.cells) == 8
+    assert (
+        sorted(task.step.do for task in study.tasks.values())
+        == ["prune"] * 8 + ["retrain"] * 8 + ["train"] * 2
+    )
+    assert study.variables == {name: tuple(values) for name, values in GRID.items()}
+    for cell in study.cells:
+        dense, cut, again = (study.tasks[key] for key in cell.tasks.values())
+        assert (cut.needs, again.needs) == ((dense.key,), (cut.key,))
+        assert vars(again.step)["run"] == cut.folder
+        assert vars(again.step)["out"] == again.folder
+
+
+def test_a_key_is_of_what_determines_the_result_and_of_nothing_else(tmp_path: Path) -> None:
+    def keys(**changes: Any) -> set[str]:
+        return {cell.key for cell in read_study(written(tmp_path, **changes)).cells}
+
+    named = [
+        {**TRAIN, "out": "a"},
+        {**CUT, "run": "a", "out": "b"},
+        {"do": "retrain", "run": "b", "out": "c", "epochs": 1},
+    ]
+    placed = [{**TRAIN, "checkpoint_every": "1it"}, *STEPS[1:]]
+    assert keys() == keys(steps=named) == keys(steps=placed) == keys(study=dict(reversed(GRID.items())))
+    assert keys().isdisjoint(keys(steps=[{**TRAIN, "lr": 0.2}, *STEPS[1:]]))
+    assert keys().isdisjoint(keys(steps=[*STEPS, STEPS[-1]]))
+    assert keys() < keys(study={**GRID, "amount": [0.5, 0.9, 0.7]})
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"study": None}, "is no study"),
+        ({"study": {}}, "is no study"),
+        ({"study": {"seed": 3}}, "does not map names to lists"),
+        (
+            {"study": {**GRID, "repeat": [0, 1]}},
+            "cells that do the same: repeat is listed twice or used by no step",
+        ),
+        ({"study": {**GRID, "seed": [0, 0]}}, "cells that do the same"),
+        ({"study": {"seed": [0]}}, "uses {criterion}, which no for"),
+        ({"steps": []}, "no steps"),
+        ({"steps": [{**CUT, "run": "other"}]}, "prune reads other, which no step before it makes"),
+        ({"steps": [*STEPS, {"do": "report", "runs": ["cut"]}]}, "report looks at several runs"),
+        ({"steps": [{**TRAIN, "epochs": -1}]}, "epochs"),
+        ({"secateur": 9}, "version 9"),
+    ],
+)
+def test_a_study_that_makes_no_sense_is_refused(changes: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=reason):
+        read_study(written(tmp_path, **changes))
+
+
+def test_a_finished_study_is_not_done_again(
+    undisturbed: tuple[Path, Standing], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, first = undisturbed
+    monkeypatch.setattr(engines, "carry_out", lambda *_: pytest.fail("it was done"))
+    assert done(root / "digits.yaml", root / "work").done == first.done
+    assert len(first.finished()) == 8
+    assert not first.failed
+
+
+def test_more_values_mean_only_what_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = {"seed": [0], "criterion": ["magnitude"], "amount": [0.5]}
+    done(written(tmp_path, study=small), tmp_path)
+    taken: list[str] = []
+    plain = engines.carry_out
+    monkeypatch.setattr(
+        engines, "carry_out", lambda task, place: taken.append(task.step.do) or plain(task, place)
+    )
+    standing = done(written(tmp_path, study={**small, "amount": [0.5, 0.7]}), tmp_path)
+    assert taken == ["prune", "retrain"]
+    assert len(standing.finished()) == 2
+
+
+def test_several_processes_find_the_same(undisturbed: tuple[Path, Standing], tmp_path: Path) -> None:
+    assert numbers(done(written(tmp_path), tmp_path / "work", workers=2)) == numbers(undisturbed[1])
+
+
+def test_a_worker_that_is_killed_costs_nothing(undisturbed: tuple[Path, Standing], tmp_path: Path) -> None:
+    study, place = read_study(written(tmp_path)), Place(tmp_path / "work", threads=1)
+    killed: list[int] = []
+
+    def show(standing: Standing) -> None:
+        if standing.running and len(killed) < 2 and len(standing.done) >= 4 * len(killed):
+            for worker in multiprocessing.active_children()[:1]:
+                os.kill(int(worker.pid or 0), signal.SIGKILL)
+                killed.append(int(worker.pid or 0))
+
+    standing = conduct(study, place, ENGINES["local"](place, 2), show)
+    assert len(killed) == 2
+    assert numbers(standing) == numbers(undisturbed[1])
+    rows = sqlite3.connect(tmp_path / "work/study.sqlite").execute(
+        "select count(*), count(distinct key) from tasks"
+    )
+    assert rows.fetchone() == (18, 18)
+
+
+def test_a_study_killed_again_and_again_ends_the_same(
+    undisturbed: tuple[Path, Standing], tmp_path: Path
+) -> None:
+    path = written(tmp_path)
+    command = [sys.executable, "-m", "secateur", "study", "run", str(path), "--root", str(tmp_path / "work")]
+    file = tmp_path / "work/study.sqlite"
+    for enough in (2, 7, 12):
+        running = subprocess.Popen([*command, "--workers", "1"], stdout=subprocess.DEVNULL)
+        until = time.monotonic() + 100
+        while running.poll() is None and time.monotonic() < until and tasks_in(file) < enough:
+            time.sleep(0.01)
+        running.kill()
+        running.wait()
+    assert 12 <= tasks_in(file) < 18
+    assert numbers(done(path, tmp_path / "work")) == numbers(undisturbed[1])
+
+
+def tasks_in(file: Path) -> int:
+    try:
+        return int(
+            sqlite3.connect(f"file:{file}?mode=ro", uri=True)
+            .execute("select count(*) from tasks")
+            .fetchone()[0]
+        )
+    except sqlite3.Error:
+        return 0
+
+
+def test_a_cell_that_fails_does_not_stop_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, path = engines.carry_out, written(tmp_path, study={**GRID, "seed": [0]})
+
+    def fails(task: Any, place: Place) -> Any:
+        if vars(task.step).get("criterion") == "random":
+            raise ZeroDivisionError("by nothing")
+        return plain(task, place)
+
+    monkeypatch.setattr(engines, "carry_out", fails)
+    standing = done(path, tmp_path / "work")
+    assert len(standing.finished()) == 2
+    assert {reason for _, reason in standing.lost()} == {"ZeroDivisionError: by nothing"}
+    monkeypatch.undo()
+    assert len(done(path, tmp_path / "work").finished()) == 4
+
+
+def dies(task: Any, place: Place) -> Any:
+    os._exit(1)
+
+
+def test_a_task_that_kills_its_workers_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = Place(tmp_path, threads=1)
+    pool = engines.Pool(place, 2)
+    monkeypatch.setattr(engines, "attempted", dies)
+    task = next(iter(read_study(written(tmp_path)).tasks.values()))
+    pool.submit(task)
+    found: list[Any] = []
+    while not found:
+        found = list(pool.finished())
+    pool.close()
+    assert found[0][0] is task
+    assert isinstance(found[0][1], ModelError)
+    assert "killed 3 times" in str(found[0][1])
+
+
+def test_the_file_is_read_by_other_programs(undisturbed: tuple[Path, Standing]) -> None:
+    root, standing = undisturbed
+    base = sqlite3.connect(root / "work/study.sqlite")
+    base.row_factory = sqlite3.Row
+    rows = [dict(row) for row in base.execute("select * from results")]
+    assert len(rows) == 8
+    for cell in flat(standing):
+        (row,) = [row for row in rows if all(row[name] == cell[name] for name in GRID)]
+        assert all(cell[name] == value for name, value in row.items() if name in cell)
+        assert row["retrain.top1"] == cell["retrain.top1"]
+
+
+def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "study.sqlite").write_text("mine " * 100)
+    with pytest.raises(StoreError, match=r"Cannot use .*study\.sqlite"):
+        Results(tmp_path)
+
+
+def test_the_table_is_means_over_seeds(undisturbed: tuple[Path, Standing]) -> None:
+    cells = flat(undisturbed[1])
+    table = pivot(cells, list(GRID), baseline="random")
+    assert [row["criterion"] for row in table.rows] == ["magnitude", "random"]
+    for row in table.rows:
+        for amount in GRID["amount"]:
+            own, other = (
+                np.array(
+                    [c["retrain.top1"] for c in cells if (c["criterion"], c["amount"]) == (which, amount)]
+                )
+                for which in (row["criterion"], "random")
+            )
+            assert row[f"{amount}"] == pytest.approx(own.mean(), rel=1e-12)
+            assert row[f"{amount} ±"] == pytest.approx(own.std(ddof=1), rel=1e-12, abs=1e-15)
+            if row["criterion"] == "magnitude":
+                assert row[f"{amount} −"] == pytest.approx((own - other).mean(), rel=1e-12)
+
+
+def test_compression_and_speedup_are_of_the_whole_model(undisturbed: tuple[Path, Standing]) -> None:
+    for cell in flat(undisturbed[1]):
+        dense = cell["train.parameters"]
+        assert cell["train.compression"] == pytest.approx(dense / cell["train.nonzero"])
+        assert cell["retrain.nonzero"] == dense - cell["prune.pruned"]
+        assert cell["retrain.compression"] == pytest.approx(dense / (dense - cell["prune.pruned"]))
+        assert cell["retrain.speedup"] == pytest.approx(1 / (1 - cell["amount"]), rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [
+        ({"rows": ["critreion"]}, "no variable named 'critreion': did you mean criterion"),
+        ({"columns": "amounts"}, "did you mean amount"),
+        ({"value": "retrain.top"}, "did you mean retrain.top"),
+        ({"value": "criterion"}, "There is no number named 'criterion'"),
+        ({"baseline": "randon"}, "did you mean random"),
+        ({"against": "cost"}, "no number named 'cost'"),
+    ],
+)
+def test_a_table_of_what_is_not_there_is_refused(
+    asked: dict[str, Any], reason: str, undisturbed: tuple[Path, Standing]
+) -> None:
+    with pytest.raises(InputError, match=reason):
+        pivot(flat(undisturbed[1]), list(GRID), **asked)
+
+
+def test_rows_that_none_beats_are_marked(undisturbed: tuple[Path, Standing]) -> None:
+    table = pivot(flat(undisturbed[1]), list(GRID), against="retrain.nonzero")
+    points = [(row["cost"], row["retrain.top1"]) for row in table.rows]
+    for row, (cost, gain) in zip(table.rows, points, strict=True):
+        beaten = any(c <= cost and g >= gain and (c, g) != (cost, gain) for c, g in points)
+        assert (row["front"] is None) == beaten
+
+
+VALUES = st.lists(st.floats(-1e3, 1e3, width=32), min_size=2, max_size=9)
+
+
+@given(VALUES)
+def test_summaries_are_those_of_student(values: list[float]) -> None:
+    found = summarise(values)
+    assert found.mean == pytest.approx(np.mean(values), rel=1e-9, abs=1e-9)
+    assert found.deviation == pytest.approx(np.std(values, ddof=1), rel=1e-9, abs=1e-9)
+    if found.deviation:
+        low, high = stats.t.interval(0.95, len(values) - 1, found.mean, stats.sem(values))
+        assert (found.low, found.high) == (pytest.approx(low, rel=1e-6), pytest.approx(high, rel=1e-6))
+
+
+@given(VALUES, st.integers(0, 100))
+def test_pairs_are_those_of_the_paired_test(values: list[float], seed: int) -> None:
+    other = np.random.default_rng(seed).normal(size=len(values))
+    found = paired(dict(enumerate(values)), {**dict(enumerate(other)), "alone": 9.0})
+    assert found is not None
+    test = stats.ttest_rel(values, other)
+    interval = test.confidence_interval(0.95)
+    if np.std(np.array(values) - other) > 1e-6:
+        assert (found.low, found.high) == (
+            pytest.approx(interval.low, rel=1e-5),
+            pytest.approx(interval.high, rel=1e-5),
+        )
+
+
+def test_one_measurement_has_no_spread_and_none_no_summary() -> None:
+    assert summarise([0.5]).deviation is None
+    assert paired({0: 1.0}, {1: 1.0}) is None
+    with pytest.raises(InputError, match="nothing to summarise"):
+        summarise([])
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=12))
+def test_the_front_is_what_nobody_beats(points: list[tuple[int, int]]) -> None:
+    marks = front([cost for cost, _ in points], [gain for _, gain in points])
+    for (cost, gain), on in zip(points, marks, strict=True):
+        assert on == (not any((c <= cost and g > gain) or (c < cost and g >= gain) for c, g in points))
+
+
+def test_the_commands(secateur_command: Any, tmp_path: Path) -> None:
+    written(tmp_path, study={"seed": [0, 1], "criterion": ["magnitude", "random"], "amount": [0.5]})
+    refused = secateur_command("study", "table", "digits.yaml")
+    assert (refused.code, refused.out) == (2, "")
+    assert "run it first" in refused.err
+    assert not (tmp_path / "digits").exists()
+    assert (
+        secateur_command("study", "run", "digits.yaml", "--workers", "1").out
+        == "digits: 4 of 4 cells are done\n"
+    )
+    told = json.loads(secateur_command("study", "status", "digits.yaml", "--format", "json").out)
+    assert {row["state"] for row in told} == {"done"}
+    assert "\\begin{tabular}" in secateur_command("study", "table", "digits.yaml", "--format", "latex").out
+    table = secateur_command("study", "table", "digits.yaml", "--baseline", "random", "--format", "csv").out
+    assert table.startswith("criterion,")
+    ran = secateur_command("study", "report", "digits.yaml", "--charts", "charts")
+    assert ran.code == 0
+    page = (tmp_path / "study.html").read_text()
+    assert "Study digits" in page
+    assert sorted(path.name for path in (tmp_path / "charts").iterdir()) == ["study.png", "study.svg"]
+
+
+@pytest.mark.parametrize(
+    ("words", "mentioned"),
+    [
+        (["run", "missing.yaml"], "missing.yaml"),
+        (["run", "digits.yaml", "--engine", "lokal"], "did you mean local"),
+        (["run", "digits.yaml", "--workers", "0"], "--workers"),
+        (["table", "digits.yaml", "--root", "nowhere"], "nowhere holds no results"),
+        (["status"], "STUDY"),
+        (["stop", "digits.yaml"], "stop"),
+    ],
+)
+def test_a_mistake_gets_one_sentence(
+    words: list[str], mentioned: str, secateur_command: Any, tmp_path: Path
+) -> None:
+    written(tmp_path)
+    ran = secateur_command("study", *words)
+    assert (ran.code, ran.out) == (2, "")
+    assert mentioned in ran.err
+    assert ran.err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["digits.yaml"]
+
+
+def test_a_recipe_command_says_where_studies_go(secateur_command: Any, tmp_path: Path) -> None:
+    written(tmp_path)
+    assert "secateur study run" in secateur_command("run", "digits.yaml").err
+
+
+def test_a_study_runs_no_code_unasked(secateur_command: Any, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("raise SystemExit('ran')")
+    steps = [{**TRAIN, "model": "mine:net"}]
+    written(tmp_path, study={"seed": [0]}, steps=steps)
+    ran = secateur_command("study", "run", "digits.yaml", "--workers", "1")
+    assert ran.code == 2
+    assert "--trust" in ran.err
+
+
+def test_what_a_result_is() -> None:
+    record = {"top1": 0.5, "macs": [10, 5], "groups": [{"a": 1}], "name": "x", "none": None, "deep": {"b": 1}}
+    assert work._numbers(record) == {"top1": 0.5, "macs": 5, "name": "x", "none": None}
+    assert work._numbers([record]) == {}
