@@ -593,3 +593,11 @@ def test_another_proxy_is_one_function(monkeypatch):
         return torch.tensor(float(weight.numel()))
 
     assert score(net(), "size", batch()) == 4 * 2 * 9 + 3 * 4 + 5 * 48
+
+    @proxies.proxy("channels", paper="ours")
+    def channels(scored_weight: Tensor, unit_effect: Tensor) -> Tensor:
+        """Number of channels of layers that give out tensors."""
+        return torch.tensor(float(unit_effect.shape[1]))
+
+    model = nn.Sequential(Functional(), nn.Linear(5, 4, dtype=DOUBLE))
+    assert score(model, "channels", (batch()[0], torch.zeros(6, dtype=torch.int64))) == 4

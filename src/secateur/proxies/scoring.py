@@ -94,7 +94,7 @@ class Subject:
         given = {**proxy.options, **options}
         found = {name: self._measured(name, given) for name in proxy.measures}
         start = time.perf_counter()
-        names = next(iter(found.values()))[0] if found else self._source.tensors
+        names = self._names(found)
         total = math.nan
         with torch.no_grad(), suppress(torch.linalg.LinAlgError):  # type: ignore[attr-defined]
             parts = [proxy.formula(*self._needs(proxy, found, name)) for name in names]
@@ -106,6 +106,11 @@ class Subject:
                 "do its outputs depend on its inputs, and are its weights of ordinary size?"
             )
         return total, seconds
+
+    def _names(self, found: Mapping[str, Measured]) -> list[str]:
+        """Return what all the quantities have: names of weights, or "inputs"."""
+        first, *others = [values for values, _ in found.values()] or [dict(self._source.tensors)]
+        return [name for name in first if all(name in values for values in others)]
 
     def _needs(self, proxy: Proxy, found: Mapping[str, Measured], name: str) -> Iterator[Tensor]:
         """Yield what the formula is given of one tensor."""
