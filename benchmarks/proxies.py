@@ -30,6 +30,7 @@ from secateur import build, load_data, proxies
 from secateur.data import Dataset
 from secateur.models import nasbench201
 from secateur.proxies import PROXIES, Row
+from secateur.proxies.pairs import signs
 from secateur.tables import COUNT, MILLISECONDS, Column, Format, Table
 
 BATCH = 64
@@ -87,7 +88,7 @@ def main() -> None:
         for cell in nasbench201.draw(given.cells or (60 if given.conventions else 500), SEED)
     ]
     rows = earlier_rows(name)
-    facts = {
+    facts: dict[str, Any] = {
         "command": f"python benchmarks/proxies.py{' --conventions' if given.conventions else ''}",
         "seed": SEED,
         "data": f"CIFAR-10, {BATCH} training images",
@@ -109,7 +110,21 @@ def main() -> None:
                     row[key].update(getattr(found, key))
                 rows = list(kept.values())
                 record(name, {"rows": rows}, **facts)
+    if not given.conventions:
+        facts["vote_pairs_by_majority"] = by_majority(of(rows, "as published", cells), accuracies)
     record(name, {"rows": rows}, table=table(accuracies, rows, cells), **facts)
+
+
+def by_majority(rows: list[Row], accuracies: dict[str, float]) -> float:
+    """Share of pairs in which the majority of the voters prefers the better network, as the paper counts it."""
+    scored = [row for row in rows if "vote" in row.scores]
+    votes = torch.tensor(
+        [[row.scores[p] for row in scored] for p in PROXIES["vote"].voters], dtype=torch.float64
+    )
+    reached = torch.tensor([[accuracies[row.name] for row in scored]], dtype=torch.float64)
+    majority = signs(votes, slice(None)).sum(0).sign()
+    better = signs(reached, slice(None))[0]
+    return float(((majority * better)[better != 0].double().mean() + 1) / 2)
 
 
 @cache
