@@ -40,7 +40,7 @@ def options(command: str) -> str:
     """Return the options of `command`; of one that makes runs, those that only say where and how it runs come last."""
     fields = STEPS[command].model_fields if command in STEPS else {}
     machine = {name for name, field in fields.items() if field.json_schema_extra}
-    parameters = COMMANDS[command].params
+    parameters = {**COMMANDS, **OF_GROUPS}[command].params
     aside = [entry for entry in parameters if entry.name in machine and not entry.required]
     first = [entry for entry in parameters if entry not in aside]
     if all(entry.required for entry in first):
@@ -210,6 +210,12 @@ def _first_line(thing: Any) -> str:
 
 
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+OF_GROUPS = {
+    f"{name}-{own}": inner
+    for name, command in COMMANDS.items()
+    for own, inner in getattr(command, "commands", {}).items()
+}
+"""The commands of a group of commands, as in study-run."""
 LISTS: Mapping[str, Callable[[], Table]] = {
     "models": _models,
     "datasets": lambda: _pairs("Data", data.names()),

@@ -64,9 +64,12 @@ def test_a_stale_page_is_found_and_mended(monkeypatch):
 def test_every_command_has_a_page_with_its_options():
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     assert {page.stem for page in (DOCS / "commands").glob("*.md")} == set(commands)
-    for name, command in commands.items():
+    groups = {name: getattr(command, "commands", {}) for name, command in commands.items()}
+    inner = [(name, f"{name}-{own}", c) for name, group in groups.items() for own, c in group.items()]
+    plain = [(name, name, command) for name, command in commands.items() if not groups[name]]
+    for name, block, command in plain + inner:
         page = text_of(DOCS / "commands" / f"{name}.md")
-        assert f"<!-- options: {name} -->" in page
+        assert f"<!-- options: {block} -->" in page
         assert all(
             option in page for entry in command.params for option in entry.opts if option.startswith("-")
         )

@@ -6,4 +6,15 @@ from secateur.study.plan import Cell, Study, Task, read_study
 from secateur.study.store import Results
 from secateur.study.work import Place
 
-__all__ = ["ENGINES", "Cell", "Place", "Results", "Standing", "Study", "Task", "conduct", "read_study"]
+__all__ = [
+    "ENGINES",
+    "Cell",
+    "OnRay",
+    "Place",
+    "Results",
+    "Standing",
+    "Study",
+    "Task",
+    "conduct",
+    "read_study",
+]
