@@ -19,11 +19,11 @@ from harness import parser, record
 from secateur.steps import CompareFusion, Prune, Retrain, Train
 from secateur.tables import PERCENT, Column, Table
 
-EPOCHS, IMAGES, TESTED = 10, 10_000, 2_000
+EPOCHS, IMAGES, TESTED = 20, 10_000, 2_000
 TRAIN: dict[str, Any] = {
     "batch_size": 128,
     "momentum": 0.9,
-    "weight_decay": 5e-4,
+    "weight_decay": 1e-4,
     "schedule": "cosine",
     "precision": "bf16-mixed",
 }
@@ -46,6 +46,7 @@ def main() -> None:
         train_subset=IMAGES,
         epochs=EPOCHS,
         lr=0.05,
+        warmup="1ep",
         out=str(folder / "dense"),
         **TRAIN,
     )

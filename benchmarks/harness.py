@@ -39,10 +39,12 @@ def record(name: str, result: Any, *, table: Table | None = None, **facts: Any) 
     return path
 
 
-def earlier_rows(name: str) -> list[dict[str, Any]]:
-    """Return the rows that an earlier call recorded, so that this one continues."""
+def earlier_rows(name: str, settings: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+    """Return the rows that an earlier call recorded, so that this one continues; of the same `settings`, if given."""
     path = RESULTS / f"{name}.json"
-    return list(json.loads(path.read_text())["result"]["rows"]) if path.exists() else []
+    found = json.loads(path.read_text()) if path.exists() else {"result": {"rows": []}}
+    others = settings is not None and found.get("settings") != json.loads(json.dumps(settings))
+    return [] if others else list(found["result"]["rows"])
 
 
 def has(rows: list[dict[str, Any]], **cell: Any) -> bool:

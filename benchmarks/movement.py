@@ -38,6 +38,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "random": {},
 }
 
+SETTINGS = {**TRAIN, "methods": METHODS}
+
 
 def main() -> None:
     options = parser(__doc__)
@@ -47,7 +49,7 @@ def main() -> None:
     torch.set_num_threads(given.threads or 1)
     data = load_data(f"table:{given.data_root}/sst2", tokenizer=given.model, max_length=32, download=False)
     part = data.subset(train=SENTENCES, seed=0)
-    rows = earlier_rows(NAME)
+    rows = earlier_rows(NAME, SETTINGS)
     cells = [(1.0, "dense"), *((left, name) for left in LEFT for name in METHODS)]
     for seed in range(given.seeds):
         for left, name in cells:
@@ -83,7 +85,7 @@ def keep(rows: list[dict[str, Any]], fingerprint: str) -> None:
         command="python benchmarks/movement.py --model DIR",
         data=f"SST-2, {SENTENCES:,} training and 872 development sentences",
         fingerprint=fingerprint,
-        settings={**TRAIN, "methods": METHODS},
+        settings=SETTINGS,
     )
 
 

@@ -11,7 +11,6 @@ larger λ. Results are recorded as they come, and a repeated call continues. The
 from __future__ import annotations
 
 import copy
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import altair as alt
 import torch
 from torch import Tensor, nn
 
-from harness import RESULTS, has, parser, record
+from harness import earlier_rows, has, parser, record
 from secateur import build, evaluate, load_data, prune, train
 from secateur.report.charts import save
 from secateur.report.charts.drawing import dressed, inline
@@ -27,7 +26,7 @@ from secateur.seeds import seed_of
 from secateur.tables import PERCENT, Column, Format, Table
 
 NAME = "slimming"
-STRENGTHS = (0.0, 1e-2)
+STRENGTHS = (0.0, 3e-3, 1e-2)
 AMOUNTS = (0.0, 0.5, 0.6, 0.7)
 BINS, WIDEST = 40, 1.6
 """Bins of the histogram of |γ|, and where it ends; the last bin holds all above."""
@@ -52,9 +51,7 @@ def main() -> None:
         "retrain": {**RETRAIN, **where},
         "images": len(data.train),
     }
-    earlier = RESULTS / f"{NAME}.json"
-    found = json.loads(earlier.read_text()) if earlier.exists() else {}
-    rows: list[dict[str, Any]] = found["result"]["rows"] if found.get("settings") == settings else []
+    rows = earlier_rows(NAME, settings)
     facts = {
         "data": f"CIFAR-10, {len(data.train):,} training and {len(data.test):,} test images",
         "fingerprint": data.fingerprint(),
@@ -103,6 +100,7 @@ def scales(model: nn.Module) -> Tensor:
 
 
 def keep(rows: list[dict[str, Any]], facts: dict[str, Any]) -> None:
+    rows.sort(key=lambda row: (row["strength"], row["cut"]))
     columns = [
         Column("strength", "λ", Format(lambda value: f"{value:g}")),
         Column("cut", "Channels cut", PERCENT),

@@ -91,6 +91,7 @@ class Pool:
         self.place, self.workers = place, workers
         self.running: dict[Future[Result], Task] = {}
         self.attempts: dict[str, int] = {}
+        self.others = set(multiprocessing.active_children())
         self.pool = self._pool()
 
     @property
@@ -125,7 +126,7 @@ class Pool:
     def close(self) -> None:
         """Stop all workers at once."""
         self.pool.shutdown(wait=False, cancel_futures=True)
-        for worker in multiprocessing.active_children():
+        for worker in set(multiprocessing.active_children()) - self.others:
             worker.kill()
             worker.join()
 
