@@ -2,25 +2,31 @@
 
 A *level* is one such round. How much goes and where is in `cutting`, `pace` and `plan`, what becomes of weights, masks
 and schedule before the next training is a `start`, and `find` is the whole search on a model of one's own. The step
-`secateur.steps.Lottery` does it with run folders.
+`secateur.steps.Lottery` does it with run folders. `ask` puts a question to a training by a mask, without another one.
 """
 
+from secateur.lottery.asking import ask
 from secateur.lottery.course import TRAININGS, Course
 from secateur.lottery.cutting import cut, multiples
 from secateur.lottery.early import early_stop
 from secateur.lottery.order import Job, order
 from secateur.lottery.pace import pace
 from secateur.lottery.plan import plan
+from secateur.lottery.questions import KEPT, MASK_CRITERIA, MASKED
 from secateur.lottery.search import Level, find
 from secateur.lottery.starts import STARTS, Start, start
 
 __all__ = [
+    "KEPT",
+    "MASKED",
+    "MASK_CRITERIA",
     "STARTS",
     "TRAININGS",
     "Course",
     "Job",
     "Level",
     "Start",
+    "ask",
     "cut",
     "early_stop",
     "find",

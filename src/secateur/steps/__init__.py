@@ -12,6 +12,7 @@ from secateur.steps.safe_rate import SafeRateStep  # isort: skip
 from secateur.steps.prune import Prune  # isort: skip
 from secateur.steps.ticket import Ticket  # isort: skip
 from secateur.steps.lottery import Lottery  # isort: skip
+from secateur.steps.supermask import Supermask  # isort: skip
 from secateur.steps.evaluation import Eval  # isort: skip
 from secateur.steps.compare import Compare  # isort: skip
 from secateur.steps.compare_fusion import CompareFusion  # isort: skip
@@ -42,6 +43,7 @@ __all__ = [
     "Retrain",
     "SafeRateStep",
     "Step",
+    "Supermask",
     "Ticket",
     "Train",
     "step",
