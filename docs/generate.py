@@ -23,7 +23,7 @@ from secateur import CRITERIA, METHODS, SCOPES, data, models
 from secateur.cli.app import app
 from secateur.cli.listings import compensations
 from secateur.data import AUGMENTATIONS
-from secateur.lottery import STARTS
+from secateur.lottery import KEPT, MASK_CRITERIA, MASKED, STARTS
 from secateur.proxies import PROXIES
 from secateur.spread import SPREADS
 from secateur.steps import STEPS
@@ -201,6 +201,10 @@ def _pairs(title: str, entries: Iterable[tuple[str, str]]) -> Table:
     return Table([Column("name", title), Column("summary", "What it is")], rows)
 
 
+def _summarised(title: str, things: Mapping[str, Any]) -> Table:
+    return _pairs(title, ((name, thing.summary.removesuffix(".")) for name, thing in things.items()))
+
+
 def _documented(title: str, things: Mapping[str, Any]) -> Table:
     return _pairs(title, ((name, _first_line(thing)) for name, thing in things.items()))
 
@@ -224,6 +228,11 @@ LISTS: Mapping[str, Callable[[], Table]] = {
     "methods": _methods,
     "proxies": _proxies,
     "starts": _starts,
+    "mask-criteria": lambda: _summarised(
+        "Criterion", {name: entry for name, entry in MASK_CRITERIA.items() if not entry.same_sign}
+    ),
+    "kept-weights": lambda: _summarised("Kept weights", KEPT),
+    "masked-weights": lambda: _summarised("Masked weights", MASKED),
     "scopes": lambda: Table(
         [Column("name", "Scope"), Column("summary", "How the amount is spread"), Column("paper", "Paper")],
         [

@@ -1,0 +1,188 @@
+"""Masks as questions: what a network can do that was only masked, never trained."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping
+from functools import partial
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from secateur.environment import command_line, environment
+from secateur.errors import InputError
+from secateur.lottery import KEPT, MASK_CRITERIA, MASKED, ask
+from secateur.lottery.questions import SAME_SIGN
+from secateur.progress import track
+from secateur.registry import Registry
+from secateur.runs import Run
+from secateur.seeds import seed_of
+from secateur.steps.base import MACHINE, Context, DataRoot, In, Outcome, Step, Trust, percent, require, step
+from secateur.steps.cells import kept as kept_cells
+from secateur.steps.dense import Dense
+from secateur.steps.fusing import check_device
+from secateur.tables import COUNT, NUMBER, PERCENT, Column, Table
+from secateur.targets import prunable
+from secateur.training import evaluate
+from secateur.training.snapshots import snapshot_path
+
+RESULTS = "supermask.json"
+QUESTION = ("criterion", "kept", "masked", "amount")
+IDENTITY = ("weights", *QUESTION, "settings")
+MEASURED = ("weights_left", "left", "top1", "top5", "loss")
+COLUMNS = (
+    Column("criterion", "Stay"),
+    Column("kept", "Become"),
+    Column("masked", "The others"),
+    Column("amount", "Amount", PERCENT),
+    Column("weights_left", "Weights left", COUNT),
+    Column("left", "Left", PERCENT),
+    Column("top1", "Top-1", PERCENT),
+    Column("loss", "Loss", NUMBER),
+)
+
+PLAIN = tuple(name for name, entry in MASK_CRITERIA.items() if not entry.same_sign)
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Names = tuple[str, ...]
+
+
+@step("supermask")
+class Supermask(Step):
+    """Mask a network as it was before its training, and measure it without any training.
+
+    Which weights stay follows from their values before and after the training. RUN must have been trained with
+    --snapshots 0it. Results are kept cell by cell, so that the same command goes on where it was stopped.
+    """
+
+    run: In
+    criteria: Annotated[
+        Names,
+        Field(
+            min_length=1,
+            description=f"which weights stay: {', '.join(PLAIN)}; or such a name with {SAME_SIGN}",
+        ),
+    ] = ("large_final", "large_final_same_sign", "random")
+    kept: Annotated[Names, Field(min_length=1, description=f"what they become: {', '.join(KEPT)}")] = (
+        "rewind",
+        "constant",
+    )
+    masked: Annotated[
+        Names, Field(min_length=1, description=f"what the others become: {', '.join(MASKED)}")
+    ] = ("zero",)
+    amounts: Annotated[
+        tuple[Fraction, ...], Field(min_length=1, description="fractions of each layer that are masked")
+    ] = (0.2, 0.5, 0.8, 0.9)
+    layer_rates: Annotated[
+        dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]],
+        Field(
+            description="multiple of the amount for a layer, as output=0.5: a name, a glob, conv, linear, or output, "
+            "the last layer"
+        ),
+    ] = {}
+    include: Annotated[
+        Names, Field(description="roles that are masked: weights, biases, norms, embeddings, others, all")
+    ] = ("weights",)
+    keep: Annotated[Names, Field(description="layer to leave alone, by name or glob")] = ()
+    layers: Annotated[Names, Field(description="mask only this layer, by name or glob")] = ()
+    seed: Annotated[int, Field(ge=0, description="seed of what is drawn at random")] = 0
+    test_samples: Annotated[
+        int | None, Field(ge=1, description="test on so many samples only, class-balanced")
+    ] = None
+    out: Annotated[
+        str | None, Field(min_length=1, description=f"folder to keep {RESULTS} in", json_schema_extra=MACHINE)
+    ] = None
+    device: Annotated[str, Field(description="cpu, cuda, …", json_schema_extra=MACHINE)] = "cpu"
+    data_root: DataRoot = None
+    overwrite: Annotated[
+        bool, Field(description="measure again what is there already", json_schema_extra=MACHINE)
+    ] = False
+    trust: Trust = False
+    format: Annotated[
+        Literal["text", "json", "csv", "markdown", "latex"],
+        Field(description="text, json, csv, markdown or latex", json_schema_extra=MACHINE),
+    ] = "text"
+
+    @field_validator("criteria", "kept", "masked")
+    @classmethod
+    def _known(cls, names: Names, info: Any) -> Names:
+        registries: dict[str, Registry[Any]] = {"criteria": MASK_CRITERIA, "kept": KEPT, "masked": MASKED}
+        for name in names:
+            registries[info.field_name][name]
+        return names
+
+    def perform(self, context: Context) -> Outcome:
+        """Measure every cell that is not there yet, and show all that were asked for."""
+        check_device(self.device)
+        run = Run.open(context.at(self.run))
+        check_origin(run)
+        dense = Dense(run, trust=self.trust or context.trust)
+        data = run.load_data(root=context.data_root or self.data_root)
+        data = data.subset(test=self.test_samples, seed=self.seed)
+        model, _ = run.load_model(trust=dense.trust)
+        final = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        names = tuple(prunable(model, self.include, self.keep, self.layers))
+        put = partial(
+            ask, dense.origin("0it"), final, names=names, layer_rates=self.layer_rates,
+            fresh=self._fresh(dense), seed=self.seed,
+        )  # fmt: skip
+        put(max(self.amounts))  # what can't be asked is found before anything is measured
+        questions = itertools.product(self.criteria, self.kept, self.masked, self.amounts)
+        places: list[dict[str, Any]] = [
+            dict(zip(QUESTION, question, strict=True)) for question in dict.fromkeys(questions)
+        ]
+        model.to(self.device)
+        about = {"weights": run.weights, "settings": self._settings(run)}
+        made = {"command": command_line(), "environment": environment(self.device)}
+        file = None if self.out is None else context.at(self.out) / RESULTS
+        wanted, now = list[Mapping[str, Any]](), 0
+        with kept_cells(file, IDENTITY, is_record, "secateur supermask") as cells:
+            for place in track(places, "masks", len(places)):
+                cell = {**about, "run": run.name, **place}
+                record = {} if self.overwrite else cells.find(cell)
+                if not record:
+                    state, masks = put(**place)
+                    left = {"weights_left": masks.total - masks.pruned, "left": 1 - masks.sparsity}
+                    # twice, because a tied tensor has a second name that was not masked
+                    for part in (state, {name: state[name] for name in names}):
+                        model.load_state_dict(part, strict=part is state)
+                    record = {**cell, **left, **evaluate(model, data, progress=False), **made}
+                    cells.keep(record)
+                    now += 1
+                wanted.append(record)
+        line = (
+            f"{now} {'mask' if now == 1 else 'masks'} measured now, {len(wanted) - now} were there already."
+        )
+        trained = f"{run.name} as trained: top-1 {percent(run.history[0]['result'].get('top1'))}."
+        return Outcome((trained, line), Table(COLUMNS, wanted), wanted)
+
+    def _fresh(self, dense: Dense) -> dict[str, Tensor] | None:
+        """Return newly drawn weights where a treatment needs them."""
+        needed = any("fresh" in KEPT[name].needs for name in self.kept)
+        return dense.fresh(seed_of("question", "fresh", self.seed)) if needed else None
+
+    def _settings(self, run: Run) -> dict[str, Any]:
+        """Return what else decides a result, as it reads back from JSON."""
+        own = self.model_dump(
+            mode="json", include={"layer_rates", "include", "keep", "layers", "seed", "test_samples"}
+        )
+        data = {key: value for key, value in run.data.items() if key not in ("root", "download")}
+        return dict(json.loads(json.dumps({**own, "data": data})))
+
+
+def check_origin(run: Run) -> None:
+    """Raise `InputError` unless a run is a training and nothing else, and kept the weights it began with."""
+    require(
+        len(run.history) == 1,
+        f"{run.folder} has gone on to {run.title} since its training: name a run as secateur train left it.",
+    )
+    if not snapshot_path(run.folder, 0).exists():
+        raise InputError(
+            f"{run.folder} has not kept the weights it began with: train it with --snapshots 0it."
+        )
+
+
+def is_record(record: Any) -> bool:
+    """Whether it is a cell of this command."""
+    return isinstance(record, dict) and {*IDENTITY, *MEASURED} <= set(record)
