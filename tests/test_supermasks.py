@@ -163,6 +163,15 @@ def test_a_seed_gives_the_same_bits_and_another_one_others(name, kept):
         assert any(not torch.equal(masks[layer], others[layer]) for layer in masks)
 
 
+def test_a_layer_that_was_trained_to_zero_is_ranked_all_the_same():
+    zeros = {name: torch.zeros_like(tensor) for name, tensor in FINAL.items()}
+    masks = ask(INITIAL, zeros, 0.5, criterion="large_init_large_final", names=["last.weight"])[1]
+    assert masks["last.weight"].flatten().tolist() == [False] * 6 + [True] * 6  # equal scores: the later ones
+    small = ask(INITIAL, zeros, 0.5, criterion="small_init_small_final", names=["last.weight"])[1]
+    sizes = INITIAL["last.weight"].abs()
+    assert float(sizes[small["last.weight"]].max()) <= float(sizes[~small["last.weight"]].min())
+
+
 def test_what_is_given_stays_as_it_was():
     before = {name: tensor.clone() for name, tensor in {**INITIAL, "f": FINAL["first.weight"]}.items()}
     for kept in KEPT:
