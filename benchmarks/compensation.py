@@ -31,15 +31,14 @@ CRITERIA: dict[str, dict[str, Any]] = {
     "random": {},
 }
 BUDGETS = (0.75, 0.6, 0.5, 0.384)
-FIRST, MORE, MOST = 512, 2048, 8192
-"""Calibration images; the most only where --ways asks for them."""
+FIRST, MORE = 512, 2048
+"""Calibration images."""
 WAYS: dict[str, tuple[int, dict[str, Any]]] = {
     "dropped": (FIRST, {"compensation": "drop", "correct": False}),
     "dropped, corrected": (FIRST, {"compensation": "drop"}),
     "fused, corrected": (FIRST, {"compensation": "fuse"}),
     f"reconstructed, {FIRST}": (FIRST, {"compensation": "reconstruct"}),
     f"reconstructed, {MORE:,}": (MORE, {"compensation": "reconstruct"}),
-    f"reconstructed, {MOST:,}": (MOST, {"compensation": "reconstruct"}),
 }
 
 
@@ -47,7 +46,7 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--model", choices=list(CHECKPOINTS), default="resnet20")
     options.add_argument("--criteria", nargs="+", choices=list(CRITERIA), default=list(CRITERIA))
-    options.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS)[:-1])
+    options.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
     options.add_argument("--budgets", nargs="+", type=float, default=list(BUDGETS))
     given = options.parse_args()
     torch.set_num_threads(given.threads or 1)
