@@ -102,7 +102,12 @@ class Pool:
     def submit(self, task: Task) -> None:
         """Send it to a worker."""
         self.attempts[task.key] = self.attempts.get(task.key, 0) + 1
-        self.running[self.pool.submit(attempted, task, self.place)] = task
+        try:
+            future = self.pool.submit(attempted, task, self.place)
+        except BrokenProcessPool as error:  # a worker has just died: `finished` begins anew
+            future = Future()
+            future.set_exception(error)
+        self.running[future] = task
 
     def finished(self) -> Iterator[tuple[Task, Result]]:
         """Wait for a worker; where one died, begin anew what was under way."""
