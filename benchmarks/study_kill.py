@@ -1,9 +1,9 @@
 """A study of 120 cells on digits: killed three times and resumed, it ends with the table of an undisturbed run.
 
 Also what the machinery costs: seconds of the whole run that are not spent in the steps themselves, for each cell, with
-one worker.
+one worker. With --ray a third run is done on a local Ray cluster of two nodes, of which one is killed in the middle.
 
-    python benchmarks/study_kill.py [--threads 1]
+    python benchmarks/study_kill.py [--threads 1] [--ray]
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ KILLS = 3
 
 
 def main() -> None:
-    parser(__doc__, data=False).parse_args()
+    options = parser(__doc__, data=False)
+    options.add_argument("--ray", action="store_true")
+    given = options.parse_args()
     folder = Path(tempfile.mkdtemp())
     path = folder / "digits.yaml"
     path.write_text(STUDY)
@@ -54,6 +56,15 @@ def main() -> None:
         killed = killed_at_random(path, folder / "killed")
         again = told(path, folder / "killed", Spent())
         rows.append({"run": "killed and resumed", "cells": cells, "kills": killed, "same": again == whole})
+        if given.ray:
+            rows.append(
+                {
+                    "run": "on Ray, a node killed",
+                    "cells": cells,
+                    "kills": 1,
+                    "same": on_ray(path, folder / "ray") == whole,
+                }
+            )
     finally:
         shutil.rmtree(folder)
     columns = [
@@ -67,7 +78,7 @@ def main() -> None:
         NAME,
         {"rows": rows},
         table=Table(columns, rows),
-        command="python benchmarks/study_kill.py",
+        command="python benchmarks/study_kill.py" + (" --ray" if given.ray else ""),
         data="digits",
     )
 
@@ -143,6 +154,28 @@ def done(root: Path, tasks: int) -> float:
         return float(base.execute("select count(*) from tasks").fetchone()[0]) / tasks
     except sqlite3.Error:
         return 0.0
+
+
+def on_ray(path: Path, root: Path) -> str:
+    """Run it on a cluster of two nodes and take one away when a third is done."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    second = cluster.add_node(num_cpus=1)
+    ray.init(address=cluster.address, log_to_driver=False)
+    gone: list[Any] = []
+
+    def show(standing: Standing) -> None:
+        if not gone and len(standing.done) > len(standing.study.tasks) / 3:
+            gone.append(cluster.remove_node(second, allow_graceful=False))
+
+    place = Place(root, threads=1)
+    try:
+        return table_of(conduct(read_study(path), place, ENGINES["ray"](place, None), show))
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from secateur.errors import InputError, ModelError, StoreError
+from secateur.errors import InputError, MissingExtraError, ModelError, StoreError
 from secateur.study import ENGINES, Place, Results, Standing, conduct, engines, read_study, work
 from secateur.study.statistics import front, paired, summarise
 from secateur.study.summary import flat, pivot
@@ -159,6 +159,43 @@ def test_a_worker_that_is_killed_costs_nothing(undisturbed: tuple[Path, Standing
         "select count(*), count(distinct key) from tasks"
     )
     assert rows.fetchone() == (18, 18)
+
+
+@pytest.mark.slow
+def test_on_a_ray_cluster_that_loses_a_node_nothing_is_lost_or_doubled(
+    undisturbed: tuple[Path, Standing], tmp_path: Path
+) -> None:
+    ray: Any = pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    second = cluster.add_node(num_cpus=1)
+    ray.init(address=cluster.address, log_to_driver=False)
+    lost: list[bool] = []
+
+    def show(standing: Standing) -> None:
+        if not lost and len(standing.done) > 6:
+            lost.append(True)
+            cluster.remove_node(second, allow_graceful=False)
+
+    try:
+        study, place = read_study(written(tmp_path)), Place(tmp_path / "work", threads=1)
+        standing = conduct(study, place, ENGINES["ray"](place, None), show)
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    assert lost
+    assert numbers(standing) == numbers(undisturbed[1])
+    rows = sqlite3.connect(tmp_path / "work/study.sqlite").execute(
+        "select count(*), count(distinct key) from tasks"
+    )
+    assert rows.fetchone() == (18, 18)
+
+
+def test_without_ray_the_way_out_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'secateur\[ray\]'"):
+        ENGINES["ray"](Place(tmp_path), None)
 
 
 def test_a_study_killed_again_and_again_ends_the_same(

@@ -47,7 +47,7 @@ def run(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads torch may use in each; 1 with several workers.")
     ] = None,
-    engine: Annotated[str, typer.Option(help="Where to work: local.")] = "local",
+    engine: Annotated[str, typer.Option(help="local, or ray for many machines")] = "local",
     data_root: Annotated[str | None, typer.Option("--data-root", help="Folder of the data sets.")] = None,
     trust: Annotated[bool, typer.Option("--trust", help="Import the user code that models name.")] = False,
 ) -> None:

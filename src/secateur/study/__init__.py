@@ -2,6 +2,7 @@
 
 from secateur.study.conduct import Standing, conduct
 from secateur.study.engines import ENGINES
+from secateur.study.on_ray import OnRay
 from secateur.study.plan import Cell, Study, Task, read_study
 from secateur.study.store import Results
 from secateur.study.work import Place

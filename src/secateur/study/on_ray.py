@@ -1,0 +1,64 @@
+"""The engine for many machines: tasks become tasks of a Ray cluster, which has to see the study's folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from secateur.errors import MissingExtraError, ModelError
+from secateur.study.engines import ATTEMPTS, ENGINES, Result, attempted
+from secateur.study.plan import Task
+from secateur.study.work import Place
+
+
+@ENGINES.register("ray")
+class OnRay:
+    """Workers of a Ray cluster: one that is there already, or one of this machine's processors.
+
+    `workers` limits how many tasks are under way; None: as many as the cluster has processors.
+    """
+
+    def __init__(self, place: Place, workers: int | None) -> None:
+        try:
+            import ray
+        except ImportError:
+            raise MissingExtraError("ray", "ray", "A study on many machines") from None
+        self.ray: Any = ray
+        self.started = not ray.is_initialized()
+        if self.started:
+            address = os.environ.get("RAY_ADDRESS") or None
+            ray.init(address=address, include_dashboard=False, log_to_driver=False, configure_logging=False)
+        self.place, self.workers = place, workers
+        self.running: dict[Any, Task] = {}
+        options = {"num_cpus": place.threads or 1, "max_retries": ATTEMPTS - 1}
+        self.remote: Any = self.ray.remote(**options)(attempted)
+
+    @property
+    def free(self) -> int:
+        """As many as the cluster has processors at this moment, or as asked for."""
+        most = self.workers or max(1, int(self.ray.cluster_resources().get("CPU", 1)))
+        return most - len(self.running)
+
+    def submit(self, task: Task) -> None:
+        """Hand it to the cluster, which tries it again where its worker or machine dies."""
+        self.running[self.remote.remote(task, self.place)] = task
+
+    def finished(self) -> Iterator[tuple[Task, Result]]:
+        """Wait for the next one."""
+        done, _ = self.ray.wait(list(self.running), num_returns=1)
+        for reference in done:
+            task = self.running.pop(reference)
+            try:
+                yield task, self.ray.get(reference)
+            except self.ray.exceptions.RayError as error:
+                reason = str(error).strip().partition("\n")[0]
+                yield task, ModelError(f"Ray gave it up after {ATTEMPTS} attempts ({reason}).")
+
+    def close(self) -> None:
+        """Cancel what is under way, and leave the cluster if it was joined here."""
+        for reference in self.running:
+            self.ray.cancel(reference, force=True)
+        self.running.clear()
+        if self.started:
+            self.ray.shutdown()
