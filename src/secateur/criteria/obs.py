@@ -23,6 +23,7 @@ from secateur.criteria.registry import criterion, quantity
 from secateur.damping import damped
 from secateur.errors import InputError
 from secateur.modes import evaluating
+from secateur.options import check_least
 
 AT_ONCE = 2**24
 """Numbers of a layer's inputs that are brought together at once."""
@@ -47,6 +48,7 @@ def inverse_curvature(
 
     Cost: a pass for each batch, there and back with `outputs`, and the inverse of each layer's moments.
     """
+    check_least("option damping", damping, 0.0)
     own = dict(model.named_parameters(remove_duplicate=False))
     scored = {id(own[name]) for name in tensors}
     layers = [
