@@ -30,6 +30,7 @@ TRAIN: dict[str, Any] = {
     "weight_decay": 0.0,
     "warmup": "5%",
     "clip_norm": 1.0,
+    "precision": "bf16-mixed",
 }
 CUT: dict[str, Any] = {"scope": "local", "layers": ["*encoder*"]}
 METHODS: dict[str, dict[str, Any]] = {

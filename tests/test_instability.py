@@ -247,7 +247,7 @@ MISTAKES = {
     "a run without masks": (["--masks", "SWEPT/dense"], "has no masks"),
     "two points": (["--points", "2"], "--points"),
     "statistics with a typo": (["--statistics", "interpolate"], "interpolated"),
-    "something else in the way": (["--out", "taken"], "something else than results of instability"),
+    "something else in the way": (["--out", "taken"], "something else than results of secateur instability"),
     "no such model": (["--model", "convnett"], "convnet"),
 }
 

@@ -135,13 +135,13 @@ def test_what_is_kept_is_written_as_it_comes(tmp_path, monkeypatch):
     file = tmp_path / "out/proxies.json"
     for seconds, early in ((0.0, 2), (1e9, 1)):
         monkeypatch.setattr(cells, "SECONDS", seconds)
-        with cells.kept(file, ("name",), lambda record: True, "it") as found:
+        with cells.Cells.open(file, ("name",), lambda record: True, "it") as found:
             found.keep({"name": "a"})
             found.keep({"name": "b"})
             assert len(records()) == early
         assert records() == [{"name": "a"}, {"name": "b"}]
         file.unlink()
-    with cells.kept(file, ("name",), lambda record: True, "it"):
+    with cells.Cells.open(file, ("name",), lambda record: True, "it"):
         pass
     assert not file.exists()  # nothing was found
 

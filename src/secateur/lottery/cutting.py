@@ -13,6 +13,7 @@ from secateur.granularity import parse
 from secateur.lottery.pace import left_of
 from secateur.masks import Masks
 from secateur.measure.inputs import Inputs
+from secateur.options import check_least
 from secateur.prune import prune
 from secateur.registry import Registry
 from secateur.targets import matches, prunable
@@ -36,14 +37,7 @@ def multiples(targets: Mapping[str, Tensor], layer_rates: Mapping[str, float]) -
     """
     found = dict.fromkeys(targets, 1.0)
     for layer, multiple in layer_rates.items():
-        if (
-            isinstance(multiple, bool)
-            or not isinstance(multiple, int | float)
-            or not 0 <= multiple < float("inf")
-        ):
-            raise InputError(
-                f"The rate of {layer} is {multiple!r}: give a multiple of the rate, such as 0.5."
-            )
+        check_least(f"multiple of the rate for {layer}", multiple, 0.0)
         meant = KINDS[layer] if layer in KINDS else lambda name, _, layer=layer: matches(name, layer)
         names = [name for name in targets if meant(name, targets)]
         if not names:

@@ -27,6 +27,38 @@ class Cells:
         self._records = {self._key(record): record for record in found}
         self._written = float("-inf")
 
+    @classmethod
+    @contextmanager
+    def open(
+        cls, file: Path | None, identity: Sequence[str], fits: Callable[[Any], bool], command: str
+    ) -> Iterator[Cells]:
+        """Give the records in `file`, which is written when the block ends, however it does; None keeps nothing.
+
+        Raises `StoreError` where the file holds anything but records that `fits` lets pass, or another process is at
+        work.
+        """
+        if file is None:
+            yield cls(None, identity, ())
+            return
+        with locked(file.parent):
+            content = read_json(file) if file.exists() else []
+            if not are(content, fits):
+                raise StoreError(
+                    f"{file} holds something else than results of {command}: choose another --out."
+                )
+            cells = cls(file, identity, content)
+            before = cells.all
+            try:
+                yield cells
+            finally:
+                if cells.all != before:
+                    cells.write()
+
+    @property
+    def all(self) -> list[Mapping[str, Any]]:
+        """All records, in the order they came in."""
+        return list(self._records.values())
+
     def find(self, cell: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the record of a cell, empty where there is none."""
         return self._records.get(self._key(cell), {})
@@ -37,35 +69,21 @@ class Cells:
         if time.monotonic() - self._written >= SECONDS:
             self.write()
 
+    def clear(self) -> None:
+        """Forget all records, on disk, too."""
+        self._records.clear()
+        self.write()
+
     def write(self) -> None:
         """Write the file anew, where there is one."""
         if self.file is not None:
-            write_json(self.file, [dict(each) for each in self._records.values()])
+            write_json(self.file, [dict(each) for each in self.all])
         self._written = time.monotonic()
 
     def _key(self, record: Mapping[str, Any]) -> str:
         return json.dumps([record[name] for name in self._fields], sort_keys=True)
 
 
-@contextmanager
-def kept(
-    file: Path | None, identity: Sequence[str], fits: Callable[[Any], bool], command: str
-) -> Iterator[Cells]:
-    """Give the records in `file`, which is written when the block ends, however it does; None keeps nothing.
-
-    Raises `StoreError` where the file holds anything but records that `fits` lets pass, or another process is at work.
-    """
-    if file is None:
-        yield Cells(None, identity, ())
-        return
-    with locked(file.parent):
-        content = read_json(file) if file.exists() else []
-        if not isinstance(content, list) or not all(fits(record) for record in content):
-            raise StoreError(f"{file} holds something else than results of {command}: choose another --out.")
-        cells = Cells(file, identity, content)
-        before = dict(cells._records)
-        try:
-            yield cells
-        finally:
-            if cells._records != before:
-                cells.write()
+def are(content: Any, fits: Callable[[Any], bool]) -> bool:
+    """Whether what a JSON file holds are records that `fits` lets pass."""
+    return isinstance(content, list) and all(fits(record) for record in content)

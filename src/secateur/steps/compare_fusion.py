@@ -14,15 +14,15 @@ from pydantic import Field
 from secateur.criteria import CRITERIA, Calibration
 from secateur.environment import command_line, environment
 from secateur.errors import InputError
-from secateur.files import locked
 from secateur.graph.groups import Group
 from secateur.progress import track
 from secateur.runs import Run
 from secateur.steps.adopt import Import
 from secateur.steps.base import MACHINE, SAMPLES, Context, Outcome, Step, Trust, require, step
+from secateur.steps.cells import Cells
 from secateur.steps.choices import DataOptions, OutputFormat
 from secateur.steps.fusing import NORMS, ORIGINAL, WAYS, Bench, Subject, check_device, from_output, known
-from secateur.steps.fusion_records import RESULTS, Charts, Record, Results, draw, table
+from secateur.steps.fusion_records import IDENTITY, RESULTS, Charts, Record, draw, is_record, table, whole
 from secateur.steps.loose import Options, options_of_cuts
 from secateur.steps.prune import samples
 from secateur.structured import analyze
@@ -119,17 +119,16 @@ class CompareFusion(Step, DataOptions):
         about = self._about(run)
         here = {"environment": environment(self.devices[0])}
         seen = {"calibration": {"seed": self.seed, **calibration.to_json()}} if calibration else {}
-        folder, fresh, wanted, whole = context.at(self.out), 0, list[Record](), dict[str, float]()
-        with locked(folder):
-            results = Results(folder / RESULTS)
+        file, fresh, wanted, dense = context.at(self.out) / RESULTS, 0, list[Record](), dict[str, float]()
+        with Cells.open(file, IDENTITY, is_record, "secateur compare-fusion") as results:
             for index, sparsity in track(cells, "cells", len(cells)):
                 cell = {**about, "group_index": index, "group_name": groups[index].name, "sparsity": sparsity}
                 record = {} if self.overwrite else results.find(cell)
                 if missing := [way for way in self._ways if way not in record]:
-                    whole = whole or ({} if self.overwrite else results.whole(cell))
+                    dense = dense or ({} if self.overwrite else whole(results.all, cell))
                     made = {way: subject.cut(groups[index], sparsity, WAYS[way]) for way in missing}
-                    measured = bench.measure({ORIGINAL: model, **made}, whole)
-                    whole = {ORIGINAL: measured[ORIGINAL]["accuracy"]}
+                    measured = bench.measure({ORIGINAL: model, **made}, dense)
+                    dense = {ORIGINAL: measured[ORIGINAL]["accuracy"]}
                     now = {"timestamp": timestamp(), "command": command_line()}
                     record = {**now, **cell, **seen, **measured, **record, **now, **here}
                     results.keep(record)
@@ -138,9 +137,7 @@ class CompareFusion(Step, DataOptions):
         if self.charts is not None:
             draw(wanted, context.at(self.charts))
         cells_now = "cell" if fresh == 1 else "cells"
-        line = (
-            f"{folder / RESULTS}: {fresh} {cells_now} measured now, {len(cells) - fresh} were there already."
-        )
+        line = f"{file}: {fresh} {cells_now} measured now, {len(cells) - fresh} were there already."
         return Outcome((line,), table(wanted), wanted)
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,8 +9,6 @@ from typing import Annotated, Any, TypeAlias
 
 from pydantic import Field
 
-from secateur.errors import StoreError
-from secateur.files import read_json, write_json
 from secateur.steps.base import MACHINE
 from secateur.steps.fusing import ORIGINAL, WAYS
 from secateur.tables import COUNT, MILLISECONDS, PERCENT, POINTS, SI, Column, Table, change
@@ -27,57 +24,28 @@ TELLING = {"model": "Model", "data": "Data", "criterion": "Criterion", "seed": "
 """What may differ from result to result, and is a column where it does."""
 
 IDENTITY = ("weights", "criterion", "seed", "settings", "group_index", "sparsity")
+"""What tells a cell from all others: the model, the group, how much goes, and all settings."""
 Record: TypeAlias = Mapping[str, Any]
 Charts = Annotated[
     str | None, Field(description="folder to write charts to, as SVG and PNG", json_schema_extra=MACHINE)
 ]
 
 
-class Results:
-    """Records in a file, one for each cell; the file is replaced whole after each.
-
-    Raises `StoreError` for a file that holds something else.
-    """
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        content = read_json(file) if file.exists() else []
-        if not is_results(content):
-            raise StoreError(
-                f"{file} holds something else than results of compare-fusion: choose another --out."
-            )
-        self._records: dict[str, Record] = {identity(record): record for record in content}
-
-    def find(self, cell: Record) -> Record:
-        """Return the record of a cell, empty where there is none."""
-        return self._records.get(identity(cell), {})
-
-    def whole(self, cell: Record) -> dict[str, float]:
-        """Return the accuracy of the whole model, where a cell of the same model and settings has it."""
-        names = ("weights", "seed", "settings")
-        same = (record for record in self._records.values() if all(record[n] == cell[n] for n in names))
-        return next(({ORIGINAL: record[ORIGINAL]["accuracy"]} for record in same), {})
-
-    def keep(self, record: Record) -> None:
-        """Add a record, or replace that of the same cell, and write the file."""
-        self._records[identity(record)] = record
-        write_json(self.file, [dict(each) for each in self._records.values()])
+def whole(records: Sequence[Record], cell: Record) -> dict[str, float]:
+    """Return the accuracy of the whole model, where a record of the same model and settings has it."""
+    names = ("weights", "seed", "settings")
+    same = (record for record in records if all(record[name] == cell[name] for name in names))
+    return next(({ORIGINAL: record[ORIGINAL]["accuracy"]} for record in same), {})
 
 
-def identity(cell: Record) -> str:
-    """Return what tells a cell from all others: the model, the group, how much goes, and all settings."""
-    return json.dumps([cell[name] for name in IDENTITY], sort_keys=True)
-
-
-def is_results(content: Any) -> bool:
-    """Whether what a JSON file holds are results."""
-    return isinstance(content, list) and all(
+def is_record(record: Any) -> bool:
+    """Whether what a JSON file holds at one place is a record."""
+    return (
         isinstance(record, dict)
         and {*IDENTITY, "group_name", ORIGINAL} <= set(record)
-        and set(WAYS) & set(record)
+        and bool(set(WAYS) & set(record))
         and all(_is_number(record[name]) for name in ("group_index", "sparsity"))
         and all(_is_measured(record[way]) for way in (ORIGINAL, *WAYS) if way in record)
-        for record in content
     )
 
 

@@ -10,8 +10,9 @@ from pydantic import Field
 from secateur.errors import InputError, StoreError
 from secateur.files import read_json
 from secateur.steps.base import ARGUMENT, Context, Outcome, Step, step
+from secateur.steps.cells import are
 from secateur.steps.choices import OutputFormat
-from secateur.steps.fusion_records import Charts, Record, draw, is_results, table
+from secateur.steps.fusion_records import Charts, Record, draw, is_record, table
 
 
 @step("fusion-results")
@@ -38,7 +39,7 @@ class FusionResults(Step):
             except StoreError as error:
                 broken.append(f"Left aside: {error}")
                 continue
-            if is_results(content):
+            if are(content, is_record):
                 found[path] = content
         records = [record for content in found.values() for record in content]
         if not records:

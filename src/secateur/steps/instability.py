@@ -16,11 +16,10 @@ from torch import nn
 from secateur import connectivity, models
 from secateur.data import Dataset
 from secateur.environment import command_line, environment
-from secateur.errors import StoreError
-from secateur.files import locked, read_json, write_json
 from secateur.masks import Masks
 from secateur.runs import Run
 from secateur.steps.base import MACHINE, Context, Outcome, Step, Stopwatch, Trust, require, step
+from secateur.steps.cells import Cells
 from secateur.steps.choices import DataChoice, ModelChoice, OutputFormat
 from secateur.steps.connect import PathOptions
 from secateur.steps.train import Train
@@ -78,8 +77,7 @@ class Instability(Step, TrainConfig, PathOptions, ModelChoice, DataChoice):
         per_epoch = -(-len(data.train) // self.batch_size)
         total = per_epoch * self.epochs
         moments, masks = self._iterations(per_epoch, total), self._cut(context, data)
-        with locked(folder):
-            results = Results(folder / RESULTS)
+        with Cells.open(folder / RESULTS, IDENTITY, is_cell, "secateur instability") as results:
             if self.overwrite:
                 shutil.rmtree(folder / CHILDREN, ignore_errors=True)
                 shutil.rmtree(folder / DENSE / SNAPSHOTS, ignore_errors=True)
@@ -98,14 +96,14 @@ class Instability(Step, TrainConfig, PathOptions, ModelChoice, DataChoice):
             cells, fresh = list[Cell](), 0
             for k, pair in itertools.product(moments, itertools.combinations(range(self.children), 2)):
                 place = {**about, "k": k, "pair": list(pair)}
-                cell = results.find(place)
-                if cell is None:
+                cell = dict(results.find(place))
+                if not cell:
                     cell = {**place, **self._measured(children, k, pair)}
                     results.keep(cell)
                     fresh += 1
                 cells.append(cell)
             if fresh or not (folder / "instability.png").exists():
-                _draw([cell for cell in results.cells if comparable(cell, about)], folder)
+                _draw([cell for cell in results.all if comparable(cell, about)], folder)
         line = f"{folder / RESULTS}: {fresh} pairs measured now, {len(cells) - fresh} were there already."
         told = f"Statistics of normalisations: {cells[0]['statistics']}."
         drawn = f"Numbers and chart: {folder / 'instability'}.json, .svg, .png"
@@ -187,37 +185,14 @@ class Instability(Step, TrainConfig, PathOptions, ModelChoice, DataChoice):
         return str(run.history[0]["weights"])
 
 
-Cell: TypeAlias = dict[str, Any]
+Cell: TypeAlias = Mapping[str, Any]
 """What is known of one pair of children; the keys of IDENTITY tell it from all others."""
 IDENTITY = ("weights", "masks", "settings", "k", "pair")
 
 
-class Results:
-    """Cells in a file that is replaced whole after each. Raises `StoreError` for a file of something else."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        self.cells: list[Cell] = read_json(file) if file.exists() else []
-        if not isinstance(self.cells, list) or not all(
-            isinstance(cell, dict) and {*IDENTITY, "barrier", "rows"} <= set(cell) for cell in self.cells
-        ):
-            raise StoreError(
-                f"{file} holds something else than results of instability: choose another --out."
-            )
-
-    def find(self, place: Mapping[str, Any]) -> Cell | None:
-        """Return the cell of a place; None where it was not measured."""
-        return next((cell for cell in self.cells if all(cell[key] == place[key] for key in IDENTITY)), None)
-
-    def keep(self, cell: Cell) -> None:
-        """Add a cell and write the file."""
-        self.cells.append(cell)
-        write_json(self.file, self.cells)
-
-    def clear(self) -> None:
-        """Forget all."""
-        self.cells = []
-        self.file.unlink(missing_ok=True)
+def is_cell(record: Any) -> bool:
+    """Whether what a JSON file holds at one place is a cell."""
+    return isinstance(record, dict) and {*IDENTITY, "barrier", "rows"} <= set(record)
 
 
 def _spread(value: float, spread: float | None = None) -> str:

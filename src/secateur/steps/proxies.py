@@ -21,7 +21,7 @@ from secateur.progress import track
 from secateur.proxies import PROXIES, Row
 from secateur.seeds import seed_of
 from secateur.steps.base import MACHINE, Context, Outcome, Step, require, step
-from secateur.steps.cells import kept
+from secateur.steps.cells import Cells
 from secateur.steps.choices import DataChoice, OutputFormat
 from secateur.steps.fusing import check_device
 from secateur.steps.proxy_tables import (
@@ -112,7 +112,7 @@ class Proxies(Step, DataChoice):
         batch = (inputs, chosen.labels.to(self.device))
         alone, rows, fresh = proxies.with_voters(self.proxies), [], 0
         file = None if self.out is None else context.at(self.out) / RESULTS
-        with kept(file, IDENTITY, is_record, "secateur proxies") as cells:
+        with Cells.open(file, IDENTITY, is_record, "secateur proxies") as cells:
             for name in track(names, "networks", len(names)):
                 cell = {"name": name, "settings": self._settings(context)}
                 record = {} if self.overwrite else cells.find(cell)

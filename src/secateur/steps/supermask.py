@@ -20,7 +20,7 @@ from secateur.registry import Registry
 from secateur.runs import Run
 from secateur.seeds import seed_of
 from secateur.steps.base import MACHINE, Context, DataRoot, In, Outcome, Step, Trust, percent, require, step
-from secateur.steps.cells import kept as kept_cells
+from secateur.steps.cells import Cells
 from secateur.steps.dense import Dense
 from secateur.steps.fusing import check_device
 from secateur.tables import COUNT, NUMBER, PERCENT, Column, Table
@@ -137,7 +137,7 @@ class Supermask(Step):
         made = {"command": command_line(), "environment": environment(self.device)}
         file = None if self.out is None else context.at(self.out) / RESULTS
         wanted, now = list[Mapping[str, Any]](), 0
-        with kept_cells(file, IDENTITY, is_record, "secateur supermask") as cells:
+        with Cells.open(file, IDENTITY, is_record, "secateur supermask") as cells:
             for place in track(places, "masks", len(places)):
                 cell = {**about, "run": run.name, **place}
                 record = {} if self.overwrite else cells.find(cell)
