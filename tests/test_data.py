@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 import socket
@@ -549,3 +550,21 @@ def test_real_data_have_the_published_counts_and_constants(name):
     mean, std = pixel_statistics(loaded.train.inputs)
     assert mean == pytest.approx(loaded.mean, abs=1e-4)
     assert std == pytest.approx(loaded.std, abs=1e-4)
+
+
+def test_within_held_the_last_data_set_is_read_once(monkeypatch):
+    entry, read = DATA["digits"], []
+    counting = dataclasses.replace(entry, read=lambda request: (read.append(request), entry.read(request))[1])
+    monkeypatch.setitem(DATA._items, "digits", counting)
+    with data.held():
+        first = data.load("digits")
+        with data.held():
+            assert data.load("digits").train.inputs is first.train.inputs
+        assert data.load("digits", subset=50).fingerprint() != first.fingerprint()
+        assert len(read) == 1
+        data.load("digits", max_length=64)
+        data.load("digits")
+        assert len(read) == 3, "another request takes the place of the last one"
+    data.load("digits")
+    data.load("digits")
+    assert len(read) == 5, "nothing is kept when the block has ended"

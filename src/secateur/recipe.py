@@ -29,6 +29,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from secateur.data import held
 from secateur.errors import InputError
 from secateur.files import read_text
 from secateur.history import VERSION
@@ -116,10 +117,11 @@ def perform(
     """Take the steps one after the other, hand each outcome to `show`, and return all outcomes."""
     outcomes = []
     context = replace(context, taken={})
-    for step in steps:
-        outcome = step.perform(context)
-        show(outcome)
-        outcomes.append(outcome)
+    with held():
+        for step in steps:
+            outcome = step.perform(context)
+            show(outcome)
+            outcomes.append(outcome)
     return outcomes
 
 

@@ -16,7 +16,7 @@ from secateur.cli.output import show
 from secateur.cli.spaced import Spaced
 from secateur.environment import version
 from secateur.errors import SecateurError, SecateurWarning
-from secateur.steps import STEPS, Context, Step
+from secateur.steps import STEPS, Step
 
 UsageProblem: Any = typer.BadParameter.__mro__[2]
 """typer's base of all mistakes on the command line: its own, or click's where it builds on click."""
@@ -55,7 +55,7 @@ def options(
 
 def perform(step: Step) -> None:
     """Do one step in the working folder and print its outcome."""
-    show(step.perform(Context()), getattr(step, "format", "text"))
+    show(step(), getattr(step, "format", "text"))
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ from secateur.data import folder, standard, tables  # noqa: F401 (importing them
 from secateur.data.augment import AUGMENTATIONS, Augmentation
 from secateur.data.batches import Batch, Batches
 from secateur.data.dataset import Dataset, Split
+from secateur.data.held import held
 from secateur.data.registry import DATA, Request, load, names, normalisation, source
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Dataset",
     "Request",
     "Split",
+    "held",
     "load",
     "names",
     "normalisation",

@@ -10,9 +10,11 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from secateur.data.dataset import Dataset, positive
+from secateur.data.held import once
 from secateur.errors import InputError
 from secateur.registry import Registry
 
@@ -112,7 +114,7 @@ def load(
         tokenizer=tokenizer,
         max_length=positive("max_length", max_length),
     )
-    dataset = entry.read(request)
+    dataset = once(request, partial(entry.read, request))
     if dataset.input_shape is None and image_size is not None:
         raise InputError(f"{name} is text, which has no image size: leave it out.")
     if dataset.input_shape is not None and tokenizer is not None:

@@ -18,6 +18,7 @@ from pydantic_core import to_jsonable_python
 from rich.tree import Tree
 
 from secateur import models
+from secateur.data import held
 from secateur.errors import InputError, StoreError
 from secateur.registry import Registry
 from secateur.runs import ABOUT, Run
@@ -112,7 +113,8 @@ class Step(BaseModel):
         self, root: str | Path = ".", *, trust: bool = False, data_root: str | None = None
     ) -> Outcome:
         """Do the step from Python: `steps.Eval(run="runs/lenet5")()`; run folders lie below `root`."""
-        return self.perform(Context(Path(root), trust, data_root))
+        with held():
+            return self.perform(Context(Path(root), trust, data_root))
 
     @classmethod
     def loose_options(cls) -> dict[str, str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from secateur.data import held
 from secateur.measure import measure
 from secateur.runs import ABOUT, Run
 from secateur.steps import Context
@@ -34,6 +35,7 @@ class Place:
     threads: int | None = None
 
 
+@held()
 def carry_out(task: Task, place: Place) -> Done:
     """Take a task's step, going on where an earlier attempt was interrupted."""
     import torch
