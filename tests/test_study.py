@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -91,12 +92,38 @@ def test_a_key_is_of_what_determines_the_result_and_of_nothing_else(tmp_path: Pa
     assert keys() < keys(study={**GRID, "amount": [0.5, 0.9, 0.7]})
 
 
+def test_a_level_shares_the_levels_above_it(tmp_path: Path) -> None:
+    ticket = {"do": "ticket", "run": "net", "origin": "dense", "rate": 0.5, "level": "{n}", "out": "net"}
+    chain = [ticket, {"do": "retrain", "run": "net", "epochs": 1}]
+    path = written(
+        tmp_path,
+        study={"seed": "0..1", "level": "0..2"},
+        steps=[TRAIN, {**TRAIN, "out": "net"}, {"for": {"n": "1..{level}"}, "steps": chain}],
+    )
+    study = read_study(path)
+    assert Counter(task.step.do for task in study.tasks.values()) == {"train": 2, "ticket": 4, "retrain": 4}
+    deepest = next(cell for cell in study.cells if cell.values == {"seed": 1, "level": 2})
+    assert list(deepest.tasks) == ["train", "train2", "ticket", "retrain", "ticket2", "retrain2"]
+    cells = flat(done(path, tmp_path / "work"))
+    for cell in cells:
+        last = f"retrain{cell['level'] if cell['level'] > 1 else ''}" if cell["level"] else "train2"
+        assert cell["end.top1"] == cell[f"{last}.top1"]
+    assert [round(cell["end.compression"]) for cell in cells] == [1, 2, 4] * 2
+    table = pivot(cells, ["seed", "level"])
+    assert table.columns[1].title == "end.top1"
+    assert [row["level"] for row in table.rows] == ["0", "1", "2"]
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
         ({"study": None}, "is no study"),
         ({"study": {}}, "is no study"),
-        ({"study": {"seed": 3}}, "does not map names to lists"),
+        ({"study": ["seed"]}, "is no study"),
+        ({"study": {"seed": 3}}, "seed: 3 in a grid: give a list of values, or numbers as 1..4"),
+        ({"study": {"seed": "0..x"}}, "'0..x' in a grid"),
+        ({"steps": [{"for": ["n"], "steps": STEPS}]}, "does not map names to lists"),
+        ({"steps": [{"for": {"n": "1..{levels}"}, "steps": STEPS}]}, "uses {levels}"),
         (
             {"study": {**GRID, "repeat": [0, 1]}},
             "cells that do the same: repeat is listed twice or used by no step",

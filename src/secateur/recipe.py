@@ -13,8 +13,8 @@
 
 A step is the name of a command and its options, dashes as underscores. `for` repeats its steps for every
 combination of the listed values; a value in braces is filled in, whole values keeping their type. A listed value
-may itself be a mapping: then its own keys are filled in. Steps already done are skipped, so a recipe that was
-interrupted continues where it stopped.
+may itself be a mapping: then its own keys are filled in. Instead of a list, 1..4 stands for the whole numbers from 1
+to 4, and 1..0 for none. Steps already done are skipped, so a recipe that was interrupted continues where it stopped.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from secateur.validation import sentence
 
 DEMO = Path(__file__).parent / "recipes" / "demo.yaml"
 HOLE = re.compile(r"\{(\w+)\}")
+RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
 def run(
@@ -102,13 +103,22 @@ def parse_recipe(
 
 def combinations(loops: Any, source: str) -> Iterator[dict[str, Any]]:
     """Yield every combination of listed values as name → value; a listed mapping stands for its own keys."""
-    if not isinstance(loops, Mapping) or not all(isinstance(choices, list) for choices in loops.values()):
+    if not isinstance(loops, Mapping):
         raise InputError(f"{source} has a grid that does not map names to lists of values.")
-    for combination in itertools.product(*loops.values()):
+    for combination in itertools.product(*(_choices(name, value, source) for name, value in loops.items())):
         values: dict[str, Any] = {}
         for name, choice in zip(loops, combination, strict=True):
             values.update(choice if isinstance(choice, Mapping) else {name: choice})
         yield values
+
+
+def _choices(name: str, value: Any, source: str) -> list[Any]:
+    """Return what a variable goes through: a list, or the numbers that FIRST..LAST stands for."""
+    if isinstance(value, list):
+        return value
+    if isinstance(value, str) and (ends := RANGE.fullmatch(value)):
+        return list(range(int(ends[1]), int(ends[2]) + 1))
+    raise InputError(f"{source} has {name}: {value!r} in a grid: give a list of values, or numbers as 1..4.")
 
 
 def perform(
@@ -133,7 +143,7 @@ def _expand(entries: Any, values: Mapping[str, Any], source: str) -> Iterator[di
         if "for" not in entry:
             yield {key: _fill(value, values, source) for key, value in entry.items()}
             continue
-        for combination in combinations(entry["for"], source):
+        for combination in combinations(_fill(entry["for"], values, source), source):
             inner = {**values, **combination}
             yield from _expand(entry.get("steps") or [], inner, source)
 

@@ -23,22 +23,24 @@ def flat(standing: Standing) -> list[Flat]:
     """Return the finished cells in the study's order.
 
     Beside what the steps measured there are, for each step that leaves a model, its `compression` (parameters of the
-    first model over those of this one that are not zero) and `speedup` (the same of multiply-accumulates).
+    first model over those of this one that are not zero) and `speedup` (the same of multiply-accumulates); and as
+    "end.number" what the last step that has the number says, for cells that differ in how many steps they have.
     """
     return [_flat(cell.values, cell.tasks, standing.done) for cell in standing.finished()]
 
 
 def _flat(values: Flat, tasks: Mapping[str, str], done: Mapping[str, Flat]) -> Flat:
-    found: dict[str, Any] = dict(values)
+    found, ends = dict(values), dict[str, Any]()
     first: Flat | None = None
     for step, key in tasks.items():
-        result = done[key]
-        found |= {f"{step}.{name}": value for name, value in result.items()}
-        if "nonzero" in result:
-            first = result if first is None else first
-            found[f"{step}.compression"] = first["parameters"] / max(1, result["nonzero"])
-            found[f"{step}.speedup"] = first["macs"] / max(1, result["macs_nonzero"])
-    return found
+        numbers = dict(done[key])
+        if "nonzero" in numbers:
+            first = numbers if first is None else first
+            numbers["compression"] = first["parameters"] / max(1, numbers["nonzero"])
+            numbers["speedup"] = first["macs"] / max(1, numbers["macs_nonzero"])
+        found |= {f"{step}.{name}": value for name, value in numbers.items()}
+        ends |= numbers
+    return found | {f"end.{name}": value for name, value in ends.items()}
 
 
 def state(standing: Standing) -> Table:
@@ -63,10 +65,10 @@ def state(standing: Standing) -> Table:
 
 def default_value(cells: Sequence[Flat]) -> str:
     """Return the accuracy the last step measured. Raises `InputError` where no step measured any."""
-    names = [name for cell in cells for name in cell if name.endswith(".top1")]
+    names = [name for cell in cells for name in cell if name.endswith(".top1") and name != "end.top1"]
     if not names:
         raise InputError("No step of the study measures top1: say which number with --value.")
-    return names[-1]
+    return names[-1] if all(names[-1] in cell for cell in cells) else "end.top1"
 
 
 def pivot(
