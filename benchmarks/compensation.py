@@ -6,6 +6,7 @@ the training set; dropping with correction sees them too. Each cell is recorded 
 continues.
 
     python benchmarks/compensation.py --data-root DIR [--model resnet20] [--threads 2] [--criteria refit magnitude]
+    python benchmarks/compensation.py --data-root DIR --model resnet56 --criteria refit --ways "reconstructed, 4,096"
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ CRITERIA: dict[str, dict[str, Any]] = {
     "random": {},
 }
 BUDGETS = (0.75, 0.6, 0.5, 0.384)
-FIRST, MORE = 512, 2048
+FIRST, MORE, MOST = 512, 2048, 4096
 """Calibration images."""
 WAYS: dict[str, tuple[int, dict[str, Any]]] = {
     "dropped": (FIRST, {"compensation": "drop", "correct": False}),
@@ -39,14 +40,17 @@ WAYS: dict[str, tuple[int, dict[str, Any]]] = {
     "fused, corrected": (FIRST, {"compensation": "fuse"}),
     f"reconstructed, {FIRST}": (FIRST, {"compensation": "reconstruct"}),
     f"reconstructed, {MORE:,}": (MORE, {"compensation": "reconstruct"}),
+    f"reconstructed, {MOST:,}": (MOST, {"compensation": "reconstruct"}),
 }
+USUAL = list(WAYS)[:-1]
+"""What is measured unless ways are named."""
 
 
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--model", choices=list(CHECKPOINTS), default="resnet20")
     options.add_argument("--criteria", nargs="+", choices=list(CRITERIA), default=list(CRITERIA))
-    options.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
+    options.add_argument("--ways", nargs="+", choices=list(WAYS), default=USUAL)
     options.add_argument("--budgets", nargs="+", type=float, default=list(BUDGETS))
     given = options.parse_args()
     torch.set_num_threads(given.threads or 1)
@@ -98,7 +102,7 @@ def main() -> None:
 
 def keep(name: str, rows: list[dict[str, Any]], fingerprint: str) -> None:
     columns = [Column("criterion", "Criterion"), Column("budget", "MACs left", PERCENT)]
-    columns += [Column(way, way, PERCENT) for way in WAYS]
+    columns += [Column(way, way, PERCENT) for way in WAYS if has(rows, way=way)]
     table = []
     for criterion, budget in dict.fromkeys((row["criterion"], row["budget"]) for row in rows):
         own = [row for row in rows if (row["criterion"], row["budget"]) == (criterion, budget)]
