@@ -313,7 +313,8 @@ def test_a_command_killed_within_a_level_goes_on_within_it(root: Path, tmp_path:
         (["dense-0", "--levels", "2", "--criterion", "magnitud"], "did you mean magnitude"),
         (["dense-0", "--levels", "2", "--rate", "2"], "--rate cannot be '2'"),
         (["dense-0", "dense-2", "--levels", "2"], "no run folder dense-2"),
-        (["dense-0", "other", "--levels", "2"], "trained with another epochs"),
+        (["dense-0", "other", "--levels", "2"], "trained with other settings (epochs)"),
+        (["dense-0", "again", "--levels", "2"], "again is not the only run of seed 0"),
         (["dense-0", "sub/dense-0", "--levels", "2"], "2 runs called dense-0"),
         (["cut", "--levels", "2"], "cut is train → prune"),
         (["taken", "--levels", "2"], "began with import"),
@@ -343,7 +344,30 @@ def spoiled(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     Prune(run="dense-0", out="cut", amount=0.5)(root)
     secateur.steps.Import(model="lenet300", data="digits", out="taken")(root)
     shutil.copytree(root / "dense-1", root / "sub/dense-0")
+    shutil.copytree(root / "dense-0", root / "again")
     return root
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("dense-0", "--origin", "dense-1"), "dense-1 is not the training that dense-0 began with"),
+        (("dense-0", "--origin", "taken"), "taken is not the training that dense-0 began with"),
+        (
+            ("cut", "--origin", "dense-0"),
+            "50.00% of the weights are left, and level 1 at the rate 0.2 leaves 80.00%",
+        ),
+        (("cut", "--origin", "dense-0", "--rewind-to", "1it", "--level", "9"), "no snapshot after 1it"),
+    ],
+)
+def test_a_ticket_of_something_else_is_refused(
+    words: tuple[str, ...], reason: str, spoiled: Path, secateur_command: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(spoiled)
+    ran = secateur_command("ticket", *words, "--out", "ticket")
+    assert (ran.code, ran.out) == (2, "")
+    assert reason in ran.err
+    assert not Path("ticket").exists()
 
 
 def test_another_search_in_the_same_place_is_refused_or_replaces_what_differs(root: Path) -> None:

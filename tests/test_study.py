@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -122,6 +123,11 @@ def test_a_level_shares_the_levels_above_it(tmp_path: Path) -> None:
         ({"study": ["seed"]}, "is no study"),
         ({"study": {"seed": 3}}, "seed: 3 in a grid: give a list of values, or numbers as 1..4"),
         ({"study": {"seed": "0..x"}}, "'0..x' in a grid"),
+        ({"study": {**GRID, "seed": []}}, "has no cells"),
+        ({"study": {**GRID, "a.b": [1]}}, "has a variable 'a.b'"),
+        ({"study": {**GRID, "key": [1, 2]}}, "has a variable key, as the table"),
+        ({"study": {**GRID, "way": [{"way": "x", "seed": 1}]}}, "gives seed twice"),
+        ({"grid": GRID}, "has the key grid, which a recipe has not"),
         ({"steps": [{"for": ["n"], "steps": STEPS}]}, "does not map names to lists"),
         ({"steps": [{"for": {"n": "1..{levels}"}, "steps": STEPS}]}, "uses {levels}"),
         (
@@ -324,6 +330,97 @@ def test_the_table_is_means_over_seeds(undisturbed: tuple[Path, Standing]) -> No
                 assert row[f"{amount} −"] == pytest.approx((own - other).mean(), rel=1e-12)
 
 
+def test_values_that_are_mappings_are_one_variable(tmp_path: Path) -> None:
+    ways = [
+        {"way": "plain", "criterion": "magnitude", "scope": "global"},
+        {"way": "layers", "criterion": "magnitude", "scope": "local"},
+        {"criterion": "random", "scope": "global"},
+    ]
+    cut = {**CUT, "scope": "{scope}", "amount": 0.9}
+    study = {"seed": [0, 1], "way": ways}
+    standing = done(written(tmp_path, study=study, steps=[TRAIN, cut]), tmp_path / "work")
+    assert list(standing.study.variables) == ["seed", "way"]
+    assert standing.study.variables["way"] == ("plain", "layers", "random, global")
+    cells = flat(standing)
+    table = pivot(cells, ["seed", "way"], baseline="random, global")
+    assert [row["way"] for row in table.rows] == ["plain", "layers", "random, global"]
+    tops = {(c["way"], c["seed"]): c["prune.top1"] for c in cells}
+    for row in table.rows[:2]:
+        gaps = [tops[row["way"], seed] - tops["random, global", seed] for seed in (0, 1)]
+        assert row["prune.top1 −"] == pytest.approx(np.mean(gaps), rel=1e-12, abs=1e-15)
+    assert {cell["scope"] for cell in cells} == {"global", "local"}
+
+
+def test_what_shares_a_seed_is_no_repetition_of_its_own() -> None:
+    cells = [
+        {"seed": seed, "criterion": criterion, "amount": amount, "x.top1": seed + 10 * bias + 100 * amount}
+        for seed in (0, 1, 2)
+        for bias, criterion in enumerate(("a", "b"))
+        for amount in (0.5, 0.9)
+    ]
+    table = pivot(cells, ["seed", "criterion", "amount"], rows=["amount"], baseline="0.5")
+    assert [row["n"] for row in table.rows] == ["3", "3"]
+    assert table.columns[-1].title == "n, each a mean over criterion"
+    for row, amount in zip(table.rows, (0.5, 0.9), strict=True):
+        assert row["x.top1"] == pytest.approx(1 + 5 + 100 * amount)
+        assert row["x.top1 ±"] == pytest.approx(1)  # of 0, 1, 2; what a and b differ by is no spread
+    assert table.rows[1]["x.top1 −"] == pytest.approx(40)
+    lonely = [cell for cell in cells if (cell["seed"], cell["amount"]) in {(0, 0.5), (1, 0.9)}]
+    with pytest.raises(InputError, match=r"No cell differs from one of 0\.5 in amount alone"):
+        pivot(lonely, ["seed", "criterion", "amount"], rows=["amount"], baseline="0.5")
+    (row,) = pivot(cells, ["seed"]).rows
+    assert row["n"] == "3"
+
+
+def test_studies_that_share_cells_are_both_in_the_results(tmp_path: Path) -> None:
+    grid = {"seed": [0], "amount": [0.5, 0.9]}
+    cut = {**CUT, "criterion": "magnitude"}
+    renamed = {"seed": [0], "rate": [0.9]}
+    for name, study, step in (
+        ("one.yaml", grid, cut),
+        ("two.yaml", renamed, {**cut, "amount": "{rate}"}),
+        ("one.yaml", {**grid, "label": [{"label": "x"}]}, cut),
+    ):
+        done(written(tmp_path, name, study=study, steps=[TRAIN, step]), tmp_path / "work")
+    base = sqlite3.connect(tmp_path / "work/study.sqlite")
+    assert base.execute("select count(*) from tasks").fetchone() == (3,)
+    found = base.execute(
+        "select study, amount, label from results where study = 'one' order by amount"
+    ).fetchall()
+    assert found == [("one", 0.5, "x"), ("one", 0.9, "x")]
+    done(tmp_path / "two.yaml", tmp_path / "work")
+    found = base.execute(
+        'select study, rate, "prune.achieved" from results where rate is not null'
+    ).fetchall()
+    assert found == [("two", 0.9, pytest.approx(0.9, abs=1e-4))]
+
+
+def test_what_was_deleted_is_made_again_when_it_is_needed(tmp_path: Path) -> None:
+    path = written(tmp_path, study={**GRID, "seed": [0], "amount": [0.5]})
+    first = done(path, tmp_path / "work")
+    before = numbers(first)
+    shutil.rmtree(tmp_path / "work/runs")
+    assert numbers(done(path, tmp_path / "work")) == before, "nothing needs the folders"
+    assert not (tmp_path / "work/runs").exists()
+    written(tmp_path, study={**GRID, "seed": [0], "amount": [0.5, 0.9]})
+    again = done(path, tmp_path / "work")
+    assert len(again.finished()) == 4
+    assert before.items() <= numbers(again).items()
+
+
+def test_steps_without_a_model_give_their_numbers_or_are_refused(tmp_path: Path) -> None:
+    few = {"train_subset": 100, "snapshots": ["0it"]}
+    train, ask = {**TRAIN, **few}, {"do": "supermask", "run": "dense", "amounts": ["{amount}"]}
+    study = {"seed": [0], "amount": [0.5, 0.9]}
+    one = {**ask, "criteria": ["large_final"], "kept": ["rewind"], "masked": ["zero"]}
+    standing = done(written(tmp_path, study=study, steps=[train, one]), tmp_path / "work")
+    assert [cell["supermask.left"] for cell in flat(standing)] == pytest.approx([0.5, 0.1], abs=0.01)
+    two = {**one, "criteria": ["large_final", "large_init"]}
+    lost = done(written(tmp_path, study=study, steps=[train, two]), tmp_path / "work").lost()
+    assert len(lost) == 2
+    assert "supermask finds no single numbers here" in lost[0][1]
+
+
 def test_compression_and_speedup_are_of_the_whole_model(undisturbed: tuple[Path, Standing]) -> None:
     for cell in flat(undisturbed[1]):
         dense = cell["train.parameters"]
@@ -460,5 +557,7 @@ def test_a_study_runs_no_code_unasked(secateur_command: Any, tmp_path: Path) -> 
 
 def test_what_a_result_is() -> None:
     record = {"top1": 0.5, "macs": [10, 5], "groups": [{"a": 1}], "name": "x", "none": None, "deep": {"b": 1}}
-    assert work._numbers(record) == {"top1": 0.5, "macs": 5, "name": "x", "none": None}
-    assert work._numbers([record]) == {}
+    flat_ones = {"top1": 0.5, "macs": 5, "name": "x", "none": None}
+    assert work.numbers(record, inner=False) == flat_ones
+    assert work.numbers([record]) == work.numbers(record) == {**flat_ones, "groups.a": 1, "deep.b": 1}
+    assert work.numbers([record, record]) == {}

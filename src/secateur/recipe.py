@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -60,10 +61,21 @@ def read_recipe(path: str | Path) -> list[Step]:
     return parse_recipe(content, str(path))
 
 
+class Once(yaml.SafeLoader):
+    """Reads plain data, and refuses a key that stands twice in a mapping."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Build a mapping."""
+        keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        if twice := [key for key, count in keys.items() if count > 1]:
+            raise yaml.MarkedYAMLError(problem=f"{twice[0]} stands twice", problem_mark=node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: str | Path) -> Any:
     """Return what a YAML file holds. Raises `InputError` with the line where it is not valid."""
     try:
-        return yaml.safe_load(read_text(path))
+        return yaml.load(read_text(path), Once)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark else ""
@@ -86,6 +98,9 @@ def parse_recipe(
         raise InputError(
             f"{source} has the version {content.get('secateur')}: this secateur reads secateur: {VERSION}."
         )
+    if unknown := [str(key) for key in content if key not in ("secateur", "steps")]:
+        way = "secateur study run takes it" if unknown == ["study"] else "leave it out"
+        raise InputError(f"{source} has the key {unknown[0]}, which a recipe has not: {way}.")
     steps = []
     for number, entry in enumerate(_expand(content["steps"], values or {}, source), start=1):
         where = f"Step {number} of {source}"
@@ -108,12 +123,30 @@ def combinations(loops: Any, source: str) -> Iterator[dict[str, Any]]:
     for combination in itertools.product(*(_choices(name, value, source) for name, value in loops.items())):
         values: dict[str, Any] = {}
         for name, choice in zip(loops, combination, strict=True):
-            values.update(choice if isinstance(choice, Mapping) else {name: choice})
+            own = named(name, choice)
+            if twice := sorted(own.keys() & values.keys()):
+                raise InputError(f"{source} gives {twice[0]} twice in one grid: leave one of them out.")
+            values |= own
         yield values
 
 
-def _choices(name: str, value: Any, source: str) -> list[Any]:
+def named(name: str, choice: Any) -> dict[str, Any]:
+    """Return what a value of the variable `name` stands for: a mapping for its own keys, and its name for all of them.
+
+    >>> named("way", {"criterion": "magnitude", "scope": "lamp"})
+    {'way': 'magnitude, lamp', 'criterion': 'magnitude', 'scope': 'lamp'}
+    """
+    if not isinstance(choice, Mapping):
+        return {name: choice}
+    return {name: ", ".join(map(str, choice.values())), **choice}
+
+
+def _choices(name: Any, value: Any, source: str) -> list[Any]:
     """Return what a variable goes through: a list, or the numbers that FIRST..LAST stands for."""
+    if not isinstance(name, str) or not name.isidentifier():
+        raise InputError(
+            f"{source} has a variable {name!r} in a grid: name it with letters, digits and underscores."
+        )
     if isinstance(value, list):
         return value
     if isinstance(value, str) and (ends := RANGE.fullmatch(value)):

@@ -66,7 +66,8 @@ def run(
         cell, reason = lost[0]
         values = ", ".join(f"{name} {value}" for name, value in cell.values.items())
         raise InputError(
-            f"{len(lost)} cells failed, the first ({values}) with: {reason} Give the command again to try them anew."
+            f"{len(lost)} cells failed, the first ({values}) with: {reason} "
+            "Once that is mended, the same command tries them again, and makes a run folder anew that is deleted."
         )
 
 

@@ -86,6 +86,13 @@ def cut(
     for multiple in sorted(set(by_layer.values()) - {0.0}, reverse=True):
         names = [name for name, own in by_layer.items() if own == multiple]
         amount = 1 - left_of(rate, multiple, level)
+        size = sum(targets[name].numel() for name in names)
+        gone = sum(int((~found[name]).sum()) for name in names if name in found)
+        if gone > amount * size + len(names):
+            raise InputError(
+                f"{1 - gone / size:.2%} of the weights are left, and level {level:g} at the rate {rate:g} leaves "
+                f"{1 - amount:.2%}: give a higher level."
+            )
         found = prune(model, example_inputs, amount=amount, masks=found, layers=names, **how).masks
     return found
 

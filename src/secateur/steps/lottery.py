@@ -142,6 +142,7 @@ class Lottery(Step, TicketChoice):
             )
             denses.append(Dense(run, trust=self.trust or context.trust))
         first, names = denses[0], Counter(dense.run.name for dense in denses)
+        seeds = Counter(dense.config.seed for dense in denses)
         for dense in denses:
             name, others = dense.run.name, _but_seed(dense)
             require(
@@ -150,8 +151,12 @@ class Lottery(Step, TicketChoice):
             differing = [key for key, value in _but_seed(first).items() if others.get(key) != value]
             require(
                 not differing,
-                f"{first.run.folder} and {dense.run.folder} were trained with another {', '.join(differing)}: "
-                "give runs that differ in their seeds only.",
+                f"{first.run.folder} and {dense.run.folder} were trained with other settings "
+                f"({', '.join(differing)}): give runs that differ in their seeds only.",
+            )
+            require(
+                dense is first or seeds[dense.config.seed] == 1,
+                f"{dense.run.folder} is not the only run of seed {dense.config.seed}: a repetition is no other sample.",
             )
             for start in map(STARTS.__getitem__, self.starts):
                 if "origin" in start.needs:

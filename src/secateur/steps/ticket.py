@@ -134,6 +134,10 @@ class Ticket(Step, TicketChoice):
         watch, trust = Stopwatch(), self.trust or context.trust
         root = context.data_root or self.data_root
         dense = run if self.origin is None else Run.open(context.at(self.origin))
+        require(
+            dense.history[0]["weights"] == run.history[0]["weights"],
+            f"{dense.folder} is not the training that {run.folder} began with: give --origin the run of that one.",
+        )
         check(self.granularity, self.layer_rates)
         start = STARTS[self.start]
         require(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from secateur.files import locked
+from secateur.runs import ABOUT
 from secateur.study.engines import Engine
 from secateur.study.plan import Cell, Study, Task
 from secateur.study.store import Results
@@ -34,6 +36,15 @@ class Standing:
             if any(key in self.failed for key in cell.tasks.values())
         ]
 
+    def redo_lost(self, root: Path) -> None:
+        """Forget that a task is done whose folder is gone although a task that is not done needs it."""
+        for key, task in reversed(list(self.study.tasks.items())):
+            if key not in self.done:
+                for need in task.needs:
+                    folder = self.study.tasks[need].folder
+                    if folder is not None and not (root / folder / ABOUT).exists():
+                        self.done.pop(need, None)
+
     def next(self) -> Task | None:
         """Return the first task that nobody does yet and that has all it needs."""
         for key, task in self.study.tasks.items():
@@ -55,8 +66,10 @@ def conduct(
     with locked(place.root):
         results = Results(place.root)
         standing = Standing(study, results.tasks(list(study.tasks)))
+        standing.redo_lost(place.root)
         try:
-            _keep_cells(results, standing, results.cells())
+            kept = results.cells(study.name)
+            _keep_cells(results, standing, kept)
             while True:
                 while engine.free > 0 and (task := standing.next()) is not None:
                     standing.running[task.key] = task
@@ -71,8 +84,9 @@ def conduct(
                         standing.done[task.key] = {**result.result, "seconds": result.seconds}
                     else:
                         standing.failed[task.key] = str(result)
-                _keep_cells(results, standing, results.cells())
-            results.show(list(study.variables), columns(standing))
+                _keep_cells(results, standing, kept)
+            names = dict.fromkeys(name for cell in study.cells for name in cell.values)
+            results.show(list(names), columns(standing))
         finally:
             engine.close()
             results.close()
@@ -89,7 +103,10 @@ def columns(standing: Standing) -> Mapping[str, tuple[str, str]]:
     }
 
 
-def _keep_cells(results: Results, standing: Standing, kept: set[str]) -> None:
+def _keep_cells(results: Results, standing: Standing, kept: dict[str, dict[str, Any]]) -> None:
+    """Add to the results, and to `kept`, the finished cells that are not there, or were called something else."""
     for cell in standing.finished():
-        if cell.key not in kept:
-            results.keep_cell(cell.key, standing.study.name, cell.values, cell.tasks)
+        values = dict(cell.values)
+        if kept.get(cell.key) != values:
+            results.keep_cell(cell.key, standing.study.name, values, cell.tasks)
+            kept[cell.key] = values

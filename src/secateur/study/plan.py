@@ -54,7 +54,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Study:
-    """All there is to do: the variables with their values, the cells, and the tasks by their keys."""
+    """All there is to do: the variables with their values, the cells, and the tasks by their keys.
+
+    Where values of a variable are mappings, their keys are no variables of their own, though cells have them.
+    """
 
     name: str
     variables: Mapping[str, tuple[Any, ...]]
@@ -73,12 +76,18 @@ def read_study(path: str | Path) -> Study:
         )
     tasks: dict[str, Task] = {}
     cells = []
+    if taken := sorted({"key", "study"} & grid.keys()):
+        raise InputError(
+            f"{source} has a variable {taken[0]}, as the table of results has: call it something else."
+        )
+    recipe = {key: value for key, value in content.items() if key != "study"}
     for values in combinations(grid, source):
-        steps = parse_recipe(content, source, values)
+        steps = parse_recipe(recipe, source, values)
         cells.append(_cell(values, steps, tasks, source))
+    if not cells:
+        raise InputError(f"{source} has no cells: give each variable at least one value.")
     _check_apart(cells, source)
-    names = dict.fromkeys(name for cell in cells for name in cell.values)
-    variables = {name: _seen(cells, name) for name in names}
+    variables = {name: _seen(cells, name) for name in grid}
     return Study(Path(path).stem, variables, tuple(cells), tasks)
 
 
@@ -102,7 +111,8 @@ def _task(step: Step, left: dict[str, str], source: str) -> Task:
     fields = type(step).model_fields
     if "runs" in fields:
         raise InputError(
-            f"{source}: {step.do} looks at several runs, and a cell is one: leave it to secateur study."
+            f"{source}: {step.do} looks at several runs, and a cell is one: secateur study table and report compare; "
+            "for the levels of a lottery write ticket and retrain."
         )
     given = {name: getattr(step, name) for name in step.model_fields_set}
     reads = {

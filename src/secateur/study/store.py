@@ -1,8 +1,8 @@
 """Results of a study: one SQLite file, to which rows are added and in which none is ever changed.
 
 tasks    key, do, result (JSON), seconds, finished, environment (JSON)
-cells    key, study, cell (JSON: the variables), finished
-results  a view for other programs: one row for each cell, a column for each variable and number
+cells    key, study, cell (JSON: the variables), tasks (JSON: step → key), finished; a row for each study a cell is in
+results  a view for other programs: one row for each cell and study, a column for each variable and number
 
 pandas.read_sql("select * from results", sqlite3.connect("study.sqlite"))
 duckdb.sql("select * from sqlite_scan('study.sqlite', 'results')")
@@ -28,7 +28,8 @@ create table if not exists tasks (
     key text primary key, do text not null, result text not null, seconds real not null, finished text not null,
     environment text not null);
 create table if not exists cells (
-    key text primary key, study text not null, cell text not null, tasks text not null, finished text not null);
+    key text not null, study text not null, cell text not null, tasks text not null, finished text not null,
+    primary key (key, study, cell));
 """
 
 
@@ -64,10 +65,11 @@ class Results:
             rows = self._database.execute("select key, result, seconds from tasks").fetchall()
         return {key: {**json.loads(result), "seconds": s} for key, result, s in rows if key in wanted}
 
-    def cells(self) -> set[str]:
-        """Return the keys of all finished cells."""
+    def cells(self, study: str) -> dict[str, dict[str, Any]]:
+        """Return the finished cells of a study: key → variables, as they were called last."""
+        query = "select key, cell from cells where study = ? order by rowid"
         with self._errors():
-            return {key for (key,) in self._database.execute("select key from cells")}
+            return {key: json.loads(cell) for key, cell in self._database.execute(query, (study,))}
 
     def keep_task(self, key: str, do: str, result: Mapping[str, Any], seconds: float) -> None:
         """Add a task's result, if it has none."""
@@ -83,7 +85,7 @@ class Results:
 
     def show(self, variables: Sequence[str], numbers: Mapping[str, tuple[str, str]]) -> None:
         """Make the view `results`: `numbers` maps each column to the step and the number it holds."""
-        columns = ["cells.key"]
+        columns = ["cells.key", "cells.study"]
         columns += [f"json_extract(cell, {_text(f'$.{_name(v)}')}) as {_name(v)}" for v in variables]
         for column, (step, number) in numbers.items():
             key = f"json_extract(cells.tasks, {_text(f'$.{_name(step)}')})"
@@ -93,7 +95,10 @@ class Results:
             columns.append(f"(select {value} from tasks where tasks.key = {key}) as {_name(column)}")
         with self._errors(), self._database:
             self._database.execute("drop view if exists results")
-            self._database.execute(f"create view results as select {', '.join(columns)} from cells")
+            self._database.execute(
+                f"create view results as select {', '.join(columns)} from cells "
+                "where rowid in (select max(rowid) from cells group by study, key)"
+            )
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

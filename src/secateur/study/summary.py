@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from statistics import fmean
 from typing import Any, TypeAlias
 
 from secateur.errors import InputError
@@ -14,8 +15,10 @@ from secateur.tables import NUMBER, PERCENT, TEXT, Column, Format, Table, percen
 Flat: TypeAlias = Mapping[str, Any]
 """One finished cell: its variables, and its numbers as "step.number"."""
 
-REPEATS = ("seed",)
+REPEATS = ("seed", "repeat")
 """Variables that repeat a measurement, unless asked for as rows or columns."""
+Pairs: TypeAlias = Mapping[tuple[tuple[Any, ...], tuple[Any, ...]], Flat]
+"""Cells of one place of a table by what repeats them, and by the other variables that are not in the table."""
 FRACTIONS = ("top1", "top5", "achieved", "requested", "cut")
 
 
@@ -84,6 +87,7 @@ def pivot(
     """Return mean ± deviation of `value` for each combination of the variables `rows` and each value of `columns`.
 
     By default rows are all variables but those that repeat (seed) and the last of the others, which makes the columns.
+    Of variables that are in neither, `REPEATS` make the deviation; all others are averaged within each repetition.
     `baseline` is the value of the first row variable that all others are compared with, pair by pair: the difference
     stands behind with its 95 % interval. `against` names a cost, such as retrain.nonzero: rows that no other beats in
     cost and value are marked.
@@ -101,20 +105,33 @@ def pivot(
             raise InputError(unknown("variable", name, list(variables)))
     if not rows:
         columns = columns or (rest[-1] if len(rest) > 1 and against is None else None)
-        rows = [name for name in rest if name != columns] or list(variables[:1])
-    repeats = [name for name in variables if name not in (*rows, columns)]
-    groups: dict[tuple[Any, ...], dict[Any, dict[tuple[Any, ...], Flat]]] = {}
+        rows = [name for name in rest if name != columns]
+    left = [name for name in variables if name not in (*rows, columns)]
+    repeats = [name for name in left if name in REPEATS]
+    within = [name for name in left if name not in REPEATS]
+    groups: dict[tuple[Any, ...], dict[Any, dict[tuple[tuple[Any, ...], tuple[Any, ...]], Flat]]] = {}
     for cell in cells:
         at = tuple(_key(cell.get(name)) for name in rows), _key(cell.get(columns)) if columns else value
         pairs = groups.setdefault(at[0], {}).setdefault(at[1], {})
-        pairs[tuple(_key(cell.get(name)) for name in repeats)] = cell
+        repeat, other = (tuple(_key(cell.get(name)) for name in names) for names in (repeats, within))
+        pairs[repeat, other] = cell
     heads = list(dict.fromkeys(head for group in groups.values() for head in group))
+    if baseline is not None and not rows:
+        raise InputError("There is nothing to compare with a baseline: the study has no variable for rows.")
     if baseline is not None and baseline not in {str(key[0]) for key in groups}:
         raise InputError(unknown(f"value of {rows[0]}", baseline, [str(key[0]) for key in groups]))
     lines = [
         _line(dict(zip(rows, key, strict=True)), key, group, groups, value, baseline, against)
         for key, group in groups.items()
     ]
+    if (
+        baseline is not None
+        and len(groups) > 1
+        and not any(f"{head} −" in line for line in lines for head in heads)
+    ):
+        raise InputError(
+            f"No cell differs from one of {baseline} in {rows[0]} alone, or in a repetition that both have."
+        )
     shown = [Column(name, name.replace("_", " ")) for name in rows]
     for head in heads:
         title = value if columns is None else f"{columns} {head}"
@@ -126,15 +143,15 @@ def pivot(
     if against is not None:
         shown += [Column("cost", against, NUMBER), Column("front", "front", TEXT)]
         _mark(lines, heads)
-    shown.append(Column("n", "n", Format(str)))
+    shown.append(Column("n", f"n, each a mean over {', '.join(within)}" if within else "n", Format(str)))
     return Table(shown, lines)
 
 
 def _line(
     names: dict[str, Any],
     key: tuple[Any, ...],
-    group: Mapping[Any, Mapping[tuple[Any, ...], Flat]],
-    groups: Mapping[tuple[Any, ...], Mapping[Any, Mapping[tuple[Any, ...], Flat]]],
+    group: Mapping[Any, Pairs],
+    groups: Mapping[tuple[Any, ...], Mapping[Any, Pairs]],
     value: str,
     baseline: str | None,
     against: str | None,
@@ -145,14 +162,17 @@ def _line(
         found = _numbers(pairs, value)
         if not found:
             continue
-        summary = summarise(list(found.values()))
+        summary = summarise(list(_means(found).values()))
         counts.add(summary.n)
         line |= {f"{head}": summary.mean, f"{head} ±": summary.deviation}
         if against is not None:
-            line["cost"] = summarise(list(_numbers(pairs, against).values())).mean
+            line["cost"] = summarise(list(_means(_numbers(pairs, against)).values())).mean
         if baseline is not None and str(key[0]) != baseline:
             other = next((g for k, g in groups.items() if (str(k[0]), *k[1:]) == (baseline, *key[1:])), {})
-            gap = paired(found, _numbers(other.get(head, {}), value))
+            theirs = _numbers(other.get(head, {}), value)
+            both = [key for key in found if key in theirs]
+            mine, others = (_means({key: each[key] for key in both}) for each in (found, theirs))
+            gap = paired(mine, others)
             if gap is not None:
                 line |= {f"{head} −": gap.mean, f"{head} interval": _interval(gap, value)}
     line["n"] = "–".join(map(str, sorted({min(counts), max(counts)}))) if counts else "0"
@@ -167,8 +187,19 @@ def _mark(lines: Sequence[dict[str, Any]], heads: Sequence[Any]) -> None:
         line["front"] = "●" if on else None
 
 
-def _numbers(pairs: Mapping[tuple[Any, ...], Flat], value: str) -> dict[Any, float]:
+Numbers: TypeAlias = Mapping[tuple[tuple[Any, ...], tuple[Any, ...]], float]
+
+
+def _numbers(pairs: Pairs, value: str) -> Numbers:
     return {key: float(cell[value]) for key, cell in pairs.items() if cell.get(value) is not None}
+
+
+def _means(numbers: Numbers) -> dict[Hashable, float]:
+    """Return the mean within each repetition: what shares a seed is no sample of its own."""
+    found: dict[Hashable, list[float]] = {}
+    for (repeat, _), number in numbers.items():
+        found.setdefault(repeat, []).append(number)
+    return {repeat: fmean(each) for repeat, each in found.items()}
 
 
 def _check_number(name: str, cells: Iterable[Flat]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from secateur.data import held
+from secateur.errors import InputError
 from secateur.measure import measure
 from secateur.runs import ABOUT, Run
 from secateur.steps import Context
@@ -44,31 +45,47 @@ def carry_out(task: Task, place: Place) -> Done:
         torch.set_num_threads(place.threads)
     watch = Stopwatch()
     outcome = task.step.perform(Context(place.root, place.trust, place.data_root, taken={}))
-    if task.folder is None:
-        return Done(_numbers(outcome.record), watch.seconds)
+    if task.folder is None or not (place.root / task.folder / ABOUT).exists():
+        return Done(_outcome(task, outcome.record), watch.seconds)
     folder = place.root / task.folder
-    if not (folder / ABOUT).exists():
-        return Done(_numbers(outcome.record), watch.seconds)
     run = Run.open(folder)
     entry = run.history[-1]
     model, masks = run.load_model(trust=place.trust)
     size = measure(model, run.example(root=place.data_root), masks, latency=False)
     measured = {name: getattr(size, name) for name in MEASURED}
-    return Done({**_numbers(entry["result"]), **measured}, float(entry["seconds"]))
+    return Done({**numbers(entry["result"], inner=False), **measured}, float(entry["seconds"]))
 
 
-def _numbers(record: Any) -> dict[str, Any]:
-    """Return what of a record is one number or text; of a change from one number to another, the second."""
+def _outcome(task: Task, record: Any) -> dict[str, Any]:
+    """Return what a step without a run folder found. Raises `InputError` where that is not one of each number."""
+    found = numbers(record)
+    if record is not None and all(value is None for value in found.values()):
+        raise InputError(
+            f"secateur {task.step.do} finds no single numbers here, which is what a cell keeps: let it do one thing "
+            "in each cell, or leave it out."
+        )
+    return found
+
+
+def numbers(record: Any, inner: bool = True) -> dict[str, Any]:
+    """Return the numbers and texts of a record by name.
+
+    Of a change from one number to another that is the second; a list of one thing is the thing, longer ones are left
+    out; what is `inner`, in mappings within the mapping, is called by both names.
+
+    >>> numbers({"top1": 0.9, "macs": [100, 50], "barrier": {"test": 0.1}, "rows": [{"alpha": 0.5}, {"alpha": 1.0}]})
+    {'top1': 0.9, 'macs': 50, 'barrier.test': 0.1}
+    """
+    if isinstance(record, list | tuple) and len(record) == 1:
+        return numbers(record[0])
     if not isinstance(record, Mapping):
         return {}
-    found = {}
+    found: dict[str, Any] = {}
     for name, value in record.items():
-        if (
-            isinstance(value, list)
-            and len(value) == 2
-            and all(isinstance(each, int | float) for each in value)
-        ):
-            found[str(name)] = value[1]
-        elif value is None or isinstance(value, int | float | str):
+        if value is None or isinstance(value, int | float | str):
             found[str(name)] = value
+        elif isinstance(value, list) and len(value) == 2 and all(isinstance(n, int | float) for n in value):
+            found[str(name)] = value[1]
+        elif inner:
+            found |= {f"{name}.{within}": each for within, each in numbers(value).items()}
     return found
