@@ -22,7 +22,7 @@ from secateur.models import (  # noqa: F401  (they register)
     sources,
     vgg,
 )
-from secateur.models.building import Row, build, names, without_pretraining
+from secateur.models.building import Row, build, check_name, names, without_pretraining
 from secateur.models.registry import MODELS, SOURCES, Architecture, Source, model, source
 from secateur.models.user import is_user_code
 from secateur.models.weights import load_weights
@@ -34,6 +34,7 @@ __all__ = [
     "Row",
     "Source",
     "build",
+    "check_name",
     "is_user_code",
     "load_weights",
     "model",

@@ -94,13 +94,18 @@ def _count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _own(
-    name: str, num_classes: int | None, input_shape: Shape | None, arguments: Arguments
-) -> tuple[Factory, Arguments]:
-    if name not in MODELS:
+def check_name(name: str) -> None:
+    """Raise `InputError` for an architecture of ours that there is not; of others only building them tells."""
+    if ":" not in name and name not in MODELS:
         foreign = [f"{source.prefix}:{known}" for source in SOURCES.values() for known in source.names()]
         exact = [other for other in foreign if other.endswith(f":{name}")]
         raise InputError(unknown("model", name, exact or [*MODELS, *foreign], "the list of models"))
+
+
+def _own(
+    name: str, num_classes: int | None, input_shape: Shape | None, arguments: Arguments
+) -> tuple[Factory, Arguments]:
+    check_name(name)
     architecture = MODELS[name]
     shape = architecture.input_shape if input_shape is None else input_shape
     facts: Arguments = {"input_shape": shape}

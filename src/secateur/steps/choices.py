@@ -5,11 +5,48 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 
 from secateur import data as data_sources
+from secateur.allocate import check_amount
+from secateur.criteria import CRITERIA
 from secateur.data import Dataset
+from secateur.models import check_name
+from secateur.registry import Registry
 from secateur.steps.base import MACHINE, Context, DataRoot
+
+
+def registered(registry: Registry[Any]) -> AfterValidator:
+    """Return what refuses, before anything is done, names that `registry` does not know."""
+
+    def check(name: str) -> str:
+        registry[name]
+        return name
+
+    return AfterValidator(check)
+
+
+def _source(name: str) -> str:
+    """Refuse a data set that there is not."""
+    data_sources.DATA[name.partition(":")[0]]
+    return name
+
+
+def _model(name: str) -> str:
+    """Refuse a model of our own that there is not."""
+    check_name(name)
+    return name
+
+
+def _amount(amount: Any) -> Any:
+    """Refuse a fraction that is none."""
+    return amount if amount is None or isinstance(amount, str) else check_amount(amount)
+
+
+CriterionName = Annotated[
+    str, registered(CRITERIA), Field(description="criterion; secateur criteria lists them")
+]
+Fraction = AfterValidator(_amount)
 
 
 class DataOptions(BaseModel):
@@ -31,7 +68,7 @@ class DataOptions(BaseModel):
 class DataChoice(DataOptions):
     """Which data set, and how it is prepared: the arguments of `secateur.data.load`."""
 
-    data: Annotated[str, Field(description="data set; secateur datasets lists them")]
+    data: Annotated[str, AfterValidator(_source), Field(description="data set; secateur datasets lists them")]
 
     def load_data(self, context: Context) -> Dataset:
         """Load the data set."""
@@ -64,7 +101,7 @@ def _from_anywhere(name: str) -> str:
 class ModelChoice(BaseModel):
     """Which model: a name and arguments for its factory."""
 
-    model: Annotated[str, Field(description="model; secateur models lists them")]
+    model: Annotated[str, AfterValidator(_model), Field(description="model; secateur models lists them")]
     model_args: Annotated[
         dict[str, Any], Field(description="argument of the model's factory, as name=value")
     ] = {}

@@ -32,6 +32,7 @@ from secateur.steps.base import (
     require,
     step,
 )
+from secateur.steps.choices import CriterionName, Fraction, registered
 from secateur.steps.cuts import plain, smaller, sparser, tell_smaller, tell_sparser
 from secateur.steps.loose import Options, options_of_cuts
 from secateur.training import evaluate
@@ -52,6 +53,7 @@ class Prune(Step):
     out: Out
     amount: Annotated[
         float | Literal["safe", "optimum"] | None,
+        Fraction,
         Field(description="fraction to remove, or safe or optimum: the rates secateur safe-rate finds"),
     ] = None
     budget: Annotated[
@@ -64,7 +66,7 @@ class Prune(Step):
     granularity: Annotated[
         str, Field(description="weight, channel, head, layer, or a pattern N:M such as 2:4")
     ] = "weight"
-    criterion: Annotated[str, Field(description="criterion; secateur criteria lists them")] = "magnitude"
+    criterion: CriterionName = "magnitude"
     scope: Annotated[
         str,
         Field(
@@ -95,7 +97,9 @@ class Prune(Step):
         Field(description="divide scores by what a unit costs, in MACs or in the budget's; channels, heads"),
     ] = False
     compensation: Annotated[
-        str, Field(description="what makes up for what goes; secateur compensations lists them")
+        str,
+        registered(COMPENSATIONS),
+        Field(description="what makes up for what goes; secateur compensations lists them"),
     ] = "drop"
     correct: Annotated[
         bool | None,

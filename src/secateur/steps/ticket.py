@@ -35,6 +35,7 @@ from secateur.steps.base import (
     require,
     step,
 )
+from secateur.steps.choices import CriterionName
 from secateur.steps.cuts import tell_sparser
 from secateur.steps.dense import Dense
 from secateur.steps.loose import Options
@@ -57,7 +58,7 @@ class TicketChoice(BaseModel):
         str, Field(description="moment of the dense training to go back to, as 0it, 500it, 2ep or 3%")
     ] = "0it"
     granularity: Annotated[str, Field(description="weight, or a pattern N:M such as 2:4")] = "weight"
-    criterion: Annotated[str, Field(description="criterion; secateur criteria lists them")] = "magnitude"
+    criterion: CriterionName = "magnitude"
     scope: Annotated[str, Field(description="global, local, erk or lamp")] = "global"
     include: Annotated[
         tuple[str, ...],
