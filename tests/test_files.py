@@ -267,7 +267,9 @@ def test_what_json_lacks_is_refused(tmp_path: Path, value: Any) -> None:
 )
 def test_files_that_are_not_json_are_refused(tmp_path: Path, content: str) -> None:
     write_text(tmp_path / "file", content)
-    with pytest.raises(StoreError, match=r"^Cannot read .*file: not valid JSON \(.*\)\.$") as caught:
+    with pytest.raises(
+        StoreError, match=r"^Cannot read .*file: not valid JSON \(.*\): repair or delete it\.$"
+    ) as caught:
         read_json(tmp_path / "file")
     assert "\n" not in str(caught.value)
 

@@ -309,6 +309,7 @@ def test_a_command_killed_within_a_level_goes_on_within_it(root: Path, tmp_path:
         (["dense-0", "--levels", "2", "--starts", "weight"], "did you mean weights"),
         (["dense-0", "--levels", "2", "--layer-rate", "fc9=0.5"], "No layer that may be cut is 'fc9'"),
         (["dense-0", "--levels", "99"], "leaves fewer weights"),
+        (["dense-0", "--levels", "2", "--out", "dense-1"], "is a run folder: choose another --out"),
         (["dense-0", "--levels", "2", "--granularity", "channel"], "A ticket is a mask"),
         (["dense-0", "--levels", "2", "--criterion", "magnitud"], "did you mean magnitude"),
         (["dense-0", "--levels", "2", "--rate", "2"], "--rate cannot be '2'"),
@@ -326,7 +327,7 @@ def test_a_mistake_is_one_sentence(
     words: list[str], reason: str, spoiled: Path, secateur_command: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(spoiled)
-    ran = secateur_command("lottery", *words, "--out", "lot")
+    ran = secateur_command("lottery", *words, *([] if "--out" in words else ["--out", "lot"]))
     assert (ran.code, ran.out) == (2, "")
     assert reason in ran.err
     assert ran.err.count("\n") == 1

@@ -131,7 +131,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise StoreError(f"Cannot read {path}: not valid JSON ({error}).") from None
+        raise StoreError(f"Cannot read {path}: not valid JSON ({error}): repair or delete it.") from None
 
 
 def existing_file(path: str | os.PathLike[str]) -> Path:

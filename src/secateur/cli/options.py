@@ -131,7 +131,8 @@ def _metavar(field: FieldInfo) -> str:
     if dict in kinds:
         return "NAME=VALUE"
     names = {int: "INTEGER", float: "NUMBER"}
-    return next((names[kind] for kind in kinds if kind in names), "TEXT")
+    one = next((names[kind] for kind in kinds if kind in names), "TEXT")
+    return f"{one},…" if list in kinds or tuple in kinds else one
 
 
 def _shown_default(field: FieldInfo) -> str:

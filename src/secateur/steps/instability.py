@@ -16,6 +16,7 @@ from torch import nn
 from secateur import connectivity, models
 from secateur.data import Dataset
 from secateur.environment import command_line, environment
+from secateur.errors import InputError
 from secateur.masks import Masks
 from secateur.runs import Run
 from secateur.steps.base import MACHINE, Context, Outcome, Step, Stopwatch, Trust, require, step
@@ -67,7 +68,7 @@ class Instability(Step, TrainConfig, PathOptions, ModelChoice, DataChoice):
     def _left_out(self) -> Instability:
         for name in NOT_HERE:
             if getattr(self, name) != TrainConfig.model_fields[name].get_default(call_default_factory=True):
-                raise ValueError(f"leave {name} out, which is no setting of this step")
+                raise InputError(f"Leave {name} out, which is no setting of this step.")
         return self
 
     def perform(self, context: Context) -> Outcome:

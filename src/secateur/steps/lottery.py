@@ -13,7 +13,7 @@ from secateur.errors import StoreError
 from secateur.files import locked
 from secateur.lottery import STARTS, Course, Job, order, plan
 from secateur.progress import track
-from secateur.runs import Run
+from secateur.runs import ABOUT, Run
 from secateur.steps.base import (
     ARGUMENT,
     MACHINE,
@@ -117,6 +117,7 @@ class Lottery(Step, TicketChoice):
         jobs = list(order(self.starts, len(levels), self.one_shot))
         inner = replace(context, taken={} if context.taken is None else context.taken)
         out = context.at(self.out).absolute()
+        require(not (out / ABOUT).exists(), f"{out} is a run folder: choose another --out for the levels.")
         work = [(dense, job) for dense in denses for job in jobs]
         records, made = [dense_record(dense) for dense in denses], 0
         with locked(out):
@@ -128,7 +129,8 @@ class Lottery(Step, TicketChoice):
             keep(records, out / RESULTS)
         if self.charts is not None:
             draw(records, context.at(self.charts))
-        line = f"{context.at(self.out)}: {made} levels trained now, {len(work) - made} were there already."
+        levels_now = "level" if made == 1 else "levels"
+        line = f"{context.at(self.out)}: {made} {levels_now} trained now, {len(work) - made} were there already."
         return Outcome((line,), table(records), records)
 
     def _denses(self, context: Context) -> list[Dense]:

@@ -154,7 +154,8 @@ class Supermask(Step):
         line = (
             f"{now} {'mask' if now == 1 else 'masks'} measured now, {len(wanted) - now} were there already."
         )
-        trained = f"{run.name} as trained: top-1 {percent(run.history[0]['result'].get('top1'))}."
+        whole = " on the whole test split" if self.test_samples else ""
+        trained = f"{run.name} as trained: top-1 {percent(run.history[0]['result'].get('top1'))}{whole}."
         return Outcome((trained, line), Table(COLUMNS, wanted), wanted)
 
     def _fresh(self, dense: Dense) -> dict[str, Tensor] | None:
