@@ -135,7 +135,7 @@ def test_a_level_shares_the_levels_above_it(tmp_path: Path) -> None:
             "cells that do the same: repeat is listed twice or used by no step",
         ),
         ({"study": {**GRID, "seed": [0, 0]}}, "cells that do the same"),
-        ({"study": {"seed": [0]}}, "uses {criterion}, which no for"),
+        ({"study": {"seed": [0]}}, "uses {criterion}, which neither a for"),
         ({"steps": []}, "no steps"),
         ({"steps": [{**CUT, "run": "other"}]}, "prune reads other, which no step before it makes"),
         ({"steps": [*STEPS, {"do": "report", "runs": ["cut"]}]}, "report looks at several runs"),
@@ -359,7 +359,7 @@ def test_what_shares_a_seed_is_no_repetition_of_its_own() -> None:
         for amount in (0.5, 0.9)
     ]
     table = pivot(cells, ["seed", "criterion", "amount"], rows=["amount"], baseline="0.5")
-    assert [row["n"] for row in table.rows] == ["3", "3"]
+    assert [row["n"] for row in table.rows] == [3, 3]
     assert table.columns[-1].title == "n, each a mean over criterion"
     for row, amount in zip(table.rows, (0.5, 0.9), strict=True):
         assert row["x.top1"] == pytest.approx(1 + 5 + 100 * amount)
@@ -369,7 +369,7 @@ def test_what_shares_a_seed_is_no_repetition_of_its_own() -> None:
     with pytest.raises(InputError, match=r"No cell differs from one of 0\.5 in amount alone"):
         pivot(lonely, ["seed", "criterion", "amount"], rows=["amount"], baseline="0.5")
     (row,) = pivot(cells, ["seed"]).rows
-    assert row["n"] == "3"
+    assert row["n"] == 3
 
 
 def test_studies_that_share_cells_are_both_in_the_results(tmp_path: Path) -> None:

@@ -191,6 +191,6 @@ def _fill(value: Any, values: Mapping[str, Any], source: str) -> Any:
         return value
     for name in HOLE.findall(value):
         if name not in values:
-            raise InputError(f"{source} uses {{{name}}}, which no for: around it defines.")
+            raise InputError(f"{source} uses {{{name}}}, which neither a for: around it nor a study defines.")
     whole = HOLE.fullmatch(value)
     return values[whole[1]] if whole else HOLE.sub(lambda match: str(values[match[1]]), value)

@@ -130,7 +130,9 @@ class Lottery(Step, TicketChoice):
         if self.charts is not None:
             draw(records, context.at(self.charts))
         levels_now = "level" if made == 1 else "levels"
-        line = f"{context.at(self.out)}: {made} {levels_now} trained now, {len(work) - made} were there already."
+        line = (
+            f"{context.at(self.out)}: {made} {levels_now} trained now, {len(work) - made} were there already."
+        )
         return Outcome((line,), table(records), records)
 
     def _denses(self, context: Context) -> list[Dense]:

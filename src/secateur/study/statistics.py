@@ -6,6 +6,7 @@ Spread is the standard deviation of a sample (n − 1); intervals are two-sided,
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -39,10 +40,10 @@ def summarise(values: Sequence[float], confidence: float = 0.95) -> Summary:
 
     if not values:
         raise InputError("There is nothing to summarise: give at least one number.")
-    n, mean = len(values), math.fsum(values) / len(values)
+    n, mean = len(values), float(statistics.mean(values))
     if n == 1:
         return Summary(n, mean, None, None, None)
-    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+    deviation = float(statistics.stdev(values))  # exact: of equal values it is 0
     half = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * deviation / math.sqrt(n)
     return Summary(n, mean, deviation, mean - half, mean + half)
 

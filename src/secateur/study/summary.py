@@ -174,8 +174,9 @@ def _line(
             mine, others = (_means({key: each[key] for key in both}) for each in (found, theirs))
             gap = paired(mine, others)
             if gap is not None:
-                line |= {f"{head} −": gap.mean, f"{head} interval": _interval(gap, value)}
-    line["n"] = "–".join(map(str, sorted({min(counts), max(counts)}))) if counts else "0"
+                line |= {f"{head} −": gap.mean, f"{head} interval": _interval(gap)}
+    ends = sorted({min(counts), max(counts)}) if counts else [0]
+    line["n"] = ends[0] if len(ends) == 1 else "–".join(map(str, ends))
     return line
 
 
@@ -227,21 +228,23 @@ def _format(value: str) -> Format:
     def write(mean: float, deviation: float | None = None) -> str:
         if _is_fraction(value):
             return percent(mean) if deviation is None else f"{100 * mean:.2f} ± {percent(deviation)}"
-        return f"{mean:.4g}" if deviation is None else f"{mean:.4g} ± {deviation:.2g}"
+        return NUMBER.write(mean) if deviation is None else f"{NUMBER.write(mean)} ± {deviation:.2g}"
 
     return Format(write)
 
 
 def _difference(value: str) -> Format:
-    def write(gap: float, interval: str | None = None) -> str:
-        text = f"{100 * gap:+.2f}" if _is_fraction(value) else f"{gap:+.4g}"
-        return f"{text} {interval or ''}".strip().replace("-", "−")
+    """Write a difference and the interval it is in: +0.80 (+0.55 to +1.05), in points where it is of fractions."""
+
+    def points(number: float, digits: str) -> str:
+        return f"{100 * number:+.2f}" if _is_fraction(value) else f"{number:+{digits}}"
+
+    def write(gap: float, interval: Sequence[float] | None = None) -> str:
+        ends = "" if interval is None else f" ({' to '.join(points(end, '.3g') for end in interval)})"
+        return f"{points(gap, '.4g')}{ends}".replace("-", "−")
 
     return Format(write)
 
 
-def _interval(gap: Summary, value: str) -> str | None:
-    if gap.low is None or gap.high is None:
-        return None
-    low, high = (f"{100 * end:+.2f}" if _is_fraction(value) else f"{end:+.3g}" for end in (gap.low, gap.high))
-    return f"({low} to {high})".replace("-", "−")
+def _interval(gap: Summary) -> list[float] | None:
+    return None if gap.low is None or gap.high is None else [gap.low, gap.high]
