@@ -3,6 +3,7 @@
 Half of the channels of every group. Timed is what follows the cut: features, plans and new weights. The other way
 does the same for the same groups and plans by `ot.emd`, but gathers features, distances and new weights with Python
 loops over neurons, as code that works layer by layer tends to. Each time is the best of `REPEATS`; the loops run once.
+Each model is recorded as it comes, and a repeated call does what is missing.
 
     python benchmarks/fuse_speed.py [--threads 1] [--models resnet18 resnet50 vit_b_16]
 """
@@ -21,7 +22,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from harness import parser, record
+from harness import earlier_rows, has, parser, record
 from secateur import analyze
 from secateur.compensation import COMPENSATIONS, Case
 from secateur.compensation.codable import Codable
@@ -45,8 +46,10 @@ def main() -> None:
     arguments = given.parse_args()
     torch.set_num_threads(arguments.threads or 1)
     np.add(ot.unif(2), 0)  # POT is imported before the clock runs
-    rows: list[dict[str, Any]] = []
+    rows = earlier_rows(NAME)
     for name in arguments.models:
+        if has(rows, model=name):
+            continue
         case = halved(name)
         fuse = COMPENSATIONS["fuse"].functions["channel"]
         ours = min(seconds(partial(fuse, case)) for _ in range(REPEATS))
@@ -76,7 +79,7 @@ def main() -> None:
             NAME,
             {"rows": rows},
             table=Table(columns, rows),
-            command="python benchmarks/fuse_speed.py --models " + " ".join(arguments.models),
+            command="python benchmarks/fuse_speed.py",
             repeats=REPEATS,
         )
 
