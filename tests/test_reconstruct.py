@@ -61,7 +61,7 @@ def test_a_convolution_is_fitted_as_least_squares_on_its_patches(how: dict[str, 
         rows = rows.transpose(1, 2).flatten(0, 1)
         ones = torch.cat([rows, torch.ones(len(rows), 1, dtype=rows.dtype)], 1)
         goal = target.flatten(2).transpose(1, 2).flatten(0, 1)
-        best = torch.linalg.lstsq(ones, goal).solution
+        best = torch.linalg.lstsq(ones, goal, driver="gelsd").solution
         shift = model[4].running_mean - small[4].running_mean  # type: ignore[index, operator]
         ours = rows @ small[3].weight.flatten(1).T + shift
         torch.testing.assert_close(ours, ones @ best, rtol=1e-6, atol=1e-8)
@@ -92,7 +92,7 @@ def test_a_layer_in_front_of_a_sum_makes_up_for_what_was_lost_before() -> None:
         stream = x + small.back(small.first(x).relu())
         hidden = small.second(stream).relu()
         ones = torch.cat([hidden, torch.ones(64, 1, dtype=x.dtype)], 1)
-        best = torch.linalg.lstsq(ones, model(x) - stream).solution
+        best = torch.linalg.lstsq(ones, model(x) - stream, driver="gelsd").solution
     torch.testing.assert_close(small.out(hidden), ones @ best, rtol=1e-6, atol=1e-8)
     dropped = secateur.prune(model, x, granularity="channel", amount=0.5).model
     assert (small(x) - model(x)).square().mean() < 0.5 * (dropped(x) - model(x)).square().mean()
@@ -282,7 +282,9 @@ def refitted_errors(x: Tensor, weight: Tensor) -> tuple[list[int], list[float]]:
         for unit in left:
             rest = [other for other in left if other != unit]
             fitted = (
-                torch.linalg.lstsq(x[:, rest], goal).solution if rest else torch.zeros(0, weight.shape[1])
+                torch.linalg.lstsq(x[:, rest], goal, driver="gelsd").solution
+                if rest
+                else torch.zeros(0, weight.shape[1])
             )
             errors[unit] = float((goal - x[:, rest] @ fitted.to(x)).square().sum())
         unit = min(errors, key=lambda each: errors[each])
@@ -417,7 +419,9 @@ def test_a_sum_with_a_factor_is_fitted_as_a_layer_by_itself() -> None:
     with torch.no_grad():
         hidden = (3 * small.out(small.two(small.one(x).relu()))).tanh()
         ones = torch.cat([hidden, torch.ones(64, 1, dtype=x.dtype)], 1)
-        best = torch.linalg.lstsq(ones, (model(x) - model.two(model.one(x).relu())) / 3).solution
+        best = torch.linalg.lstsq(
+            ones, (model(x) - model.two(model.one(x).relu())) / 3, driver="gelsd"
+        ).solution
     torch.testing.assert_close(small.back(hidden), ones @ best, rtol=1e-6, atol=1e-8)
 
 
