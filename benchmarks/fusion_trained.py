@@ -2,14 +2,16 @@
 
 The schedule is short: EPOCHS passes over IMAGES training images. Then, first, one group at a time, counted from the
 output, loses channels of the lowest l1 norm, as in the experiment published with Intra-Fusion (Theus et al. 2024),
-which trained for 300 epochs on all images. Second, every group loses half of its channels, and the model is trained
-on. Only the reconstruction looks at data, 512 training images. An interrupted run goes on where it was.
+which trained for 300 epochs on all images; the charts are docs/images/fusion-MODEL.svg. Second, every group loses half
+of its channels, and the model is trained on. Only the reconstruction looks at data, 512 training images. An interrupted
+run goes on where it was.
 
     python benchmarks/fusion_trained.py --data-root DIR [--model vgg11_bn] [--out DIR] [--threads 1]
 """
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import torch
 
 from harness import parser, record
 from secateur.steps import CompareFusion, Prune, Retrain, Train
+from secateur.steps.fusion_records import draw
 from secateur.tables import PERCENT, Column, Table
 
 EPOCHS, IMAGES, TESTED = 20, 10_000, 2_000
@@ -30,6 +33,7 @@ TRAIN: dict[str, Any] = {
 GROUPS, SPARSITIES = {"vgg11_bn": (1, 3, 5, 6), "resnet18": (1, 3, 5, 6)}, (0.3, 0.4, 0.5, 0.6, 0.7)
 WAYS = {"dropped": "drop", "fused": "fuse", "reconstructed": "reconstruct"}
 SHOWN = ("group", "sparsity", "default_pruning", "intra_fusion", "reconstruction", "parameters", "macs")
+PICTURES = Path(__file__).parent.parent / "docs/images"
 
 
 def main() -> None:
@@ -71,6 +75,8 @@ def groups(given: Any, folder: Path, facts: dict[str, Any]) -> None:
         out=str(folder / "groups"),
     )()
     assert outcome.table is not None
+    picture = draw(outcome.record, folder / "charts")[0]
+    shutil.copy(picture, PICTURES / f"fusion-{given.model}.svg")
     columns = [column for column in outcome.table.columns if column.key in SHOWN]
     record(
         f"fusion_{given.model}",
