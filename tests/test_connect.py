@@ -109,6 +109,7 @@ MISTAKES = {
     "statistics with a typo": (["RUNS/a", "RUNS/b", "--statistics", "estimate"], "estimated"),
     "augmentation with a typo": (["RUNS/a", "RUNS/b", "--augment", "flop"], "flip"),
     "no such device": (["RUNS/a", "RUNS/b", "--device", "cpuu"], "cpuu"),
+    "no such data": (["RUNS/a.pth", "RUNS/b.pth", "--model", "convnet", "--data", "digit"], "digits"),
     "no such model": (["RUNS/a.pth", "RUNS/b.pth", "--model", "convnett", "--data", "digits"], "convnet"),
 }
 

@@ -28,14 +28,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
 
 from secateur.data import held
 from secateur.errors import InputError
 from secateur.files import read_text
 from secateur.history import VERSION
 from secateur.steps import STEPS, Context, Outcome, Step
-from secateur.validation import sentence
 
 DEMO = Path(__file__).parent / "recipes" / "demo.yaml"
 HOLE = re.compile(r"\{(\w+)\}")
@@ -109,10 +107,8 @@ def parse_recipe(
         fields = {str(key).replace("-", "_"): value for key, value in entry.items() if key != "do"}
         try:
             steps.append(STEPS[str(entry["do"])](**fields))
-        except ValidationError as error:
-            raise InputError(f"{where} ({entry['do']}): {sentence(error)}") from None
         except InputError as error:
-            raise InputError(f"{where}: {error}") from None
+            raise InputError(f"{where} ({entry['do']}): {error}") from None
     return steps
 
 

@@ -36,8 +36,10 @@ def command_of(step: type[Step], perform: Callable[[Step], None]) -> Callable[..
         }
         try:
             built = step(**given, **extra)
-        except ValidationError as error:
-            raise InputError(sentence(error, command_line=True)) from None
+        except InputError as error:
+            if isinstance(error.__cause__, ValidationError):
+                raise InputError(sentence(error.__cause__, command_line=True)) from None
+            raise
         perform(built)
 
     parameters = [_parameter(name, field) for name, field in step.model_fields.items()]

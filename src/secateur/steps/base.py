@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import to_jsonable_python
 from rich.tree import Tree
 
@@ -23,6 +23,7 @@ from secateur.errors import InputError, StoreError
 from secateur.registry import Registry
 from secateur.runs import ABOUT, Run
 from secateur.tables import Table
+from secateur.validation import sentence
 
 SAMPLES = 2
 """How many samples a model is traced on to find its groups."""
@@ -104,6 +105,13 @@ class Step(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     do: ClassVar[str] = ""
+
+    def __init__(self, **values: Any) -> None:
+        """Take the settings. Raises `InputError` for one that makes no sense."""
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise InputError(sentence(error)) from error
 
     def perform(self, context: Context) -> Outcome:
         """Do the step."""

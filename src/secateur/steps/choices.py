@@ -47,6 +47,8 @@ CriterionName = Annotated[
     str, registered(CRITERIA), Field(description="criterion; secateur criteria lists them")
 ]
 Fraction = AfterValidator(_amount)
+ModelName = Annotated[str, AfterValidator(_model)]
+DataName = Annotated[str, AfterValidator(_source)]
 
 
 class DataOptions(BaseModel):
@@ -68,7 +70,7 @@ class DataOptions(BaseModel):
 class DataChoice(DataOptions):
     """Which data set, and how it is prepared: the arguments of `secateur.data.load`."""
 
-    data: Annotated[str, AfterValidator(_source), Field(description="data set; secateur datasets lists them")]
+    data: Annotated[DataName, Field(description="data set; secateur datasets lists them")]
 
     def load_data(self, context: Context) -> Dataset:
         """Load the data set."""
@@ -101,7 +103,7 @@ def _from_anywhere(name: str) -> str:
 class ModelChoice(BaseModel):
     """Which model: a name and arguments for its factory."""
 
-    model: Annotated[str, AfterValidator(_model), Field(description="model; secateur models lists them")]
+    model: Annotated[ModelName, Field(description="model; secateur models lists them")]
     model_args: Annotated[
         dict[str, Any], Field(description="argument of the model's factory, as name=value")
     ] = {}

@@ -20,7 +20,7 @@ from secateur.runs import Run
 from secateur.steps.adopt import Import
 from secateur.steps.base import MACHINE, SAMPLES, Context, Outcome, Step, Trust, require, step
 from secateur.steps.cells import Cells
-from secateur.steps.choices import DataOptions, OutputFormat
+from secateur.steps.choices import DataName, DataOptions, ModelName, OutputFormat
 from secateur.steps.fusing import NORMS, ORIGINAL, WAYS, Bench, Subject, check_device, from_output, known
 from secateur.steps.fusion_records import IDENTITY, RESULTS, Charts, Record, draw, is_record, table, whole
 from secateur.steps.loose import Options, options_of_cuts
@@ -42,14 +42,14 @@ class CompareFusion(Step, DataOptions):
     run: Annotated[
         str | None, Field(description="run folder of the model; or name a model", json_schema_extra=MACHINE)
     ] = None
-    model: Annotated[str | None, Field(description="model, when there is no run; taken in as by import")] = (
-        None
-    )
+    model: Annotated[
+        ModelName | None, Field(description="model, when there is no run; taken in as by import")
+    ] = None
     model_args: Annotated[
         dict[str, Any], Field(description="argument of the model's factory, as name=value")
     ] = {}
     weights: Annotated[str | None, Field(description="checkpoint file of the model")] = None
-    data: Annotated[str | None, Field(description="data set of the model")] = None
+    data: Annotated[DataName | None, Field(description="data set of the model")] = None
     groups: Annotated[
         tuple[Annotated[int, Field(ge=0)], ...],
         Field(

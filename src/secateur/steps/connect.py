@@ -15,7 +15,7 @@ from secateur.files import existing_file, write_json
 from secateur.masks import Masks
 from secateur.runs import Run
 from secateur.steps.base import ARGUMENT, MACHINE, Context, Outcome, Step, Trust, percent, require, step
-from secateur.steps.choices import DataChoice, DataOptions, OutputFormat
+from secateur.steps.choices import DataChoice, DataName, DataOptions, ModelName, OutputFormat
 from secateur.steps.fusing import check_device
 from secateur.tables import NUMBER, PERCENT, Column, Format, Table
 
@@ -71,12 +71,12 @@ class Connect(Step, PathOptions, DataOptions):
     a: End
     b: End
     model: Annotated[
-        str | None, Field(description="model of checkpoint files; secateur models lists them")
+        ModelName | None, Field(description="model of checkpoint files; secateur models lists them")
     ] = None
     model_args: Annotated[
         dict[str, Any], Field(description="argument of the model's factory, as name=value")
     ] = {}
-    data: Annotated[str | None, Field(description="data set; the runs' own when left out")] = None
+    data: Annotated[DataName | None, Field(description="data set; the runs' own when left out")] = None
     batch_size: Annotated[int, Field(ge=1, description="samples of a batch of the estimate")] = 128
     seed: Annotated[int, Field(ge=0, description="seed of the order of these batches")] = 0
     augment: Annotated[
