@@ -7,7 +7,7 @@ dense network's test loss has its lowest point. Every level is a run folder belo
 continues; results are recorded after every two levels. The charts are docs/images/lottery.svg and
 lottery-early-stop.svg.
 
-    python benchmarks/lottery.py --data-root DIR --runs FOLDER [--data fashion_mnist] [--threads 1]
+    python benchmarks/lottery.py --data-root DIR --runs FOLDER [--data fashion-mnist] [--threads 1]
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ PICTURE = Path(__file__).parent.parent / "docs/images/lottery"
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--data", default="mnist", help="mnist or fashion_mnist")
+    options.add_argument("--data", default="mnist", help="mnist or fashion-mnist")
     options.add_argument("--runs", required=True, help="folder of the run folders")
     options.add_argument("--levels", type=int, default=LEVELS, help="how many levels")
     given = options.parse_args()
     torch.set_num_threads(given.threads or 1)
     root, name = (
         Path(given.runs) / given.data,
-        "lottery" if given.data == "mnist" else f"lottery_{given.data}",
+        "lottery" if given.data == "mnist" else "lottery_fashion_mnist",
     )
     steps = [
         Train(model="lenet300", data=given.data, seed=seed, out=f"dense-{seed}", **TRAIN) for seed in SEEDS

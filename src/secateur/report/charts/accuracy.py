@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from secateur.report import theme
-from secateur.report.charts.drawing import Row, dressed, how_many, inline, some
+from secateur.report.charts.drawing import Row, dressed, how_many, inline, reference, some
 from secateur.tables import percent
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def accuracy_against_sparsity(rows: Iterable[Row]) -> alt.LayerChart:
         fillOpacity=alt.FillOpacity("stage:O", title="Stage").scale(**theme.scale(STAGES, (1, 0))),
         tooltip=told,
     )
-    layers = [*_baseline(dense), lines, marks]
+    layers = [*reference(dense, percent), lines, marks]
     if any(row["runs"] > 1 for row in points):
         layers.insert(
             0, base.mark_area(aria=False).encode(y="low:Q", y2="high:Q", fill=fill, detail="stage:N")
@@ -88,19 +88,6 @@ def averaged(rows: Iterable[Row]) -> list[dict[str, Any]]:
         }
         for (method, stage, _), group in groups.items()
     ]
-
-
-def _baseline(dense: Sequence[float]) -> list[alt.Chart]:
-    """The dense model's accuracy as a labelled horizontal rule, where it is known."""
-    import altair as alt
-
-    if not dense:
-        return []
-    base = alt.Chart(inline([{"top1": fmean(dense), "label": f"dense {percent(fmean(dense))}"}])).encode(
-        y="top1:Q"
-    )
-    label = base.mark_text(style="note", align="left", baseline="bottom", dy=-4)
-    return [base.mark_rule(style="reference"), label.encode(x=alt.value(0), text="label:N")]
 
 
 def _in_words(points: Sequence[Row], dense: Sequence[float]) -> str:

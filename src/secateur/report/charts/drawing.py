@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from secateur.errors import InputError
@@ -52,6 +53,18 @@ def how_many(shown: int, total: int, things: str, chosen: str) -> str:
     if shown == total:
         return f"{total} {things if total != 1 else things.removesuffix('s')}"
     return f"the {shown} {things} {chosen}, of {total}"
+
+
+def reference(values: Sequence[float], write: Callable[[float], str]) -> list[alt.Chart]:
+    """What the dense models reach, their mean: a horizontal rule, labelled at its right end, where it is known."""
+    import altair as alt
+
+    if not values:
+        return []
+    mean = fmean(values)
+    base = alt.Chart(inline([{"dense": mean, "label": f"dense {write(mean)}"}])).encode(y="dense:Q")
+    label = base.mark_text(style="note", align="right", baseline="bottom", dy=-4)
+    return [base.mark_rule(style="reference"), label.encode(x=alt.value("width"), text="label:N")]
 
 
 def save(

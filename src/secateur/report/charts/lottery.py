@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from secateur.report import theme
-from secateur.report.charts.drawing import Row, dressed, how_many, inline, some
+from secateur.report.charts.drawing import Row, dressed, how_many, inline, reference, some
 from secateur.tables import percent
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def tickets(rows: Iterable[Row], measure: str = "top1") -> alt.LayerChart:
             alt.Tooltip("runs:Q", title="Runs"),
         ],
     )
-    layers = [*_reference(dense, write), lines, marks]
+    layers = [*reference(dense, write), lines, marks]
     if any(row["runs"] > 1 for row in points):
         layers.insert(0, base.mark_area(aria=False).encode(y="low:Q", y2="high:Q", fill=fill))
     return dressed(alt.LayerChart(layer=layers), _in_words(points, dense, title, write))
@@ -82,19 +82,6 @@ def _averaged(rows: Iterable[Row]) -> list[dict[str, Any]]:
         }
         for (start, left), group in groups.items()
     ]
-
-
-def _reference(dense: Sequence[float], write: Any) -> list[alt.Chart]:
-    """What the dense models reach, as a labelled horizontal rule, where it is known."""
-    import altair as alt
-
-    if not dense:
-        return []
-    base = alt.Chart(inline([{"value": fmean(dense), "label": f"dense {write(fmean(dense))}"}])).encode(
-        y="value:Q"
-    )
-    label = base.mark_text(style="note", align="left", baseline="bottom", dy=-4)
-    return [base.mark_rule(style="reference"), label.encode(x=alt.value(0), text="label:N")]
 
 
 def _in_words(points: Sequence[Row], dense: Sequence[float], title: str, write: Any) -> str:
