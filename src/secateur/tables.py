@@ -80,7 +80,8 @@ def milliseconds(median: float, iqr: float | None = None) -> str:
 
 def number(value: float) -> str:
     """Write a dimensionless number with four significant digits, large ones whole: "0.04322", "25,510"."""
-    return f"{value:,.0f}" if 1000 <= abs(value) < 1e15 else f"{value:.4g}"
+    text = f"{value:,.0f}" if 1000 <= abs(value) < 1e15 else f"{value:.4g}"
+    return f"−{text[1:]}" if text.startswith("-") else text
 
 
 def change(format: Format) -> Format:
