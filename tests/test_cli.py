@@ -392,3 +392,11 @@ def test_a_mistake_gets_one_sentence(mistake, secateur_command, workshop, traine
 
 def snapshot(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_a_stop_while_the_package_is_imported_ends_in_one_sentence():
+    code = "import os, signal, sys, secateur_command; sys.addaudithook(lambda event, given: "
+    code += "os.kill(os.getpid(), signal.SIGINT) if event == 'import' and given[0] == 'typer' else None); "
+    code += "secateur_command.main()"
+    stopped = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (stopped.returncode, stopped.stderr) == (130, "secateur: stopped.\n")
