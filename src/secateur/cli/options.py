@@ -42,7 +42,8 @@ def command_of(step: type[Step], perform: Callable[[Step], None]) -> Callable[..
             raise
         perform(built)
 
-    parameters = [_parameter(name, field) for name, field in step.model_fields.items()]
+    fields = sorted(step.model_fields.items(), key=lambda item: bool(item[1].json_schema_extra))
+    parameters = [_parameter(name, field) for name, field in fields]
     parameters += [
         _option(name, "TEXT", help_text, str | None) for name, help_text in step.loose_options().items()
     ]

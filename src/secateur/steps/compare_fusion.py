@@ -21,10 +21,10 @@ from secateur.steps.adopt import Import
 from secateur.steps.base import MACHINE, SAMPLES, Context, Outcome, Step, Trust, require, step
 from secateur.steps.cells import Cells
 from secateur.steps.choices import DataName, DataOptions, ModelName, OutputFormat
+from secateur.steps.cutting import samples
 from secateur.steps.fusing import NORMS, ORIGINAL, WAYS, Bench, Subject, check_device, from_output, known
 from secateur.steps.fusion_records import IDENTITY, RESULTS, Charts, Record, draw, is_record, table, whole
 from secateur.steps.loose import Options, options_of_cuts
-from secateur.steps.prune import samples
 from secateur.structured import analyze
 
 

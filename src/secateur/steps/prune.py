@@ -2,55 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
-from torch import Tensor
 
 from secateur.analysis import SafeRate, safe_rate
 from secateur.compensation import COMPENSATIONS
 from secateur.criteria import CRITERIA, Calibration, sources
-from secateur.data import Dataset
 from secateur.granularity import parse
 from secateur.prune import prune
 from secateur.runs import Run
-from secateur.steps.base import (
-    SAMPLES,
-    Context,
-    DataRoot,
-    Evaluate,
-    In,
-    Out,
-    Outcome,
-    Overwrite,
-    Step,
-    Stopwatch,
-    Trust,
-    is_done,
-    percent,
-    require,
-    step,
-)
+from secateur.steps.base import SAMPLES, Context, require, step
 from secateur.steps.choices import CriterionName, Fraction, registered
 from secateur.steps.cuts import plain, smaller, sparser, tell_smaller, tell_sparser
+from secateur.steps.cutting import Cut, Cutting, samples
 from secateur.steps.loose import Options, options_of_cuts
-from secateur.training import evaluate
-
-BATCH = 64
-"""Samples in one batch of calibration data."""
 
 
 @step("prune")
-class Prune(Step):
+class Prune(Cutting):
     """Cut a run's model into a new run.
 
     Removes the least important weights, channels, heads or layers by the criterion, as many as the amount, or the
     budget, and the scope say. Weights are set to zero; all others are cut out, which makes the model smaller.
     """
 
-    run: In
-    out: Out
+    makes, measured = "cut", "as cut"
     amount: Annotated[
         float | Literal["safe", "optimum"] | None,
         Fraction,
@@ -140,36 +117,20 @@ class Prune(Step):
         int, Field(ge=0, description="seed of criteria that draw at random, and of the training samples")
     ] = 0
     options: Options = {}
-    data_root: DataRoot = None
-    evaluate: Evaluate = True
-    overwrite: Overwrite = False
-    trust: Trust = False
 
     @classmethod
     def loose_options(cls) -> dict[str, str]:
         """Return the options of all criteria and compensations: --norm, --damping and the like."""
         return options_of_cuts()
 
-    def perform(self, context: Context) -> Outcome:
-        """Score, spread, cut, measure, keep."""
-        run = Run.open(context.at(self.run))
-        folder = context.at(self.out)
-        require(
-            folder.resolve() != run.folder.resolve(), f"{folder} is the run to prune: choose another --out."
-        )
-        planned = [*context.past(run), self.identity()]
-        context.comes_to(folder, planned)
-        if is_done(folder, planned, self.overwrite):
-            return Outcome((f"{folder} holds this cut already; --overwrite repeats it.",))
-        context.check_present(run)
-        watch = Stopwatch()
+    def cut(self, run: Run, context: Context) -> Cut:
+        """Score, spread, cut."""
         model, masks = run.load_model(trust=self.trust or context.trust)
         shrinks = parse(self.granularity).shrinks
         compensation = COMPENSATIONS[self.compensation]
         calibrates = CRITERIA[self.criterion].needs_data or compensation.needs_data or bool(self.correct)
         exampled = shrinks or "example_inputs" in sources(self.criterion)
-        needed = exampled or calibrates or self.evaluate
-        data = run.load_data(root=context.data_root or self.data_root) if needed else None
+        data = self.data_of(run, context) if exampled or calibrates else None
         calibration = None
         if data is not None and calibrates:
             calibration = Calibration(samples(data, self.calibration, self.seed))
@@ -214,19 +175,7 @@ class Prune(Step):
             result["calibration"] = {"seed": self.seed, **calibration.to_json()}
         if pruned.compensated:
             result["compensated"] = plain(pruned.compensated)
-        told = tell_smaller(result, self.granularity) if shrinks else tell_sparser(result)
-        if data is not None and self.evaluate:
-            result |= evaluate(pruned.model, data)
-        run.record(
-            pruned.model,
-            pruned.masks,
-            {"do": self.do, "config": self.config()},
-            result,
-            watch.seconds,
-            folder,
-        )
-        accuracy = f", top-1 {percent(result['top1'])} as cut" if self.evaluate else ""
-        lines = [f"{folder}: {told}{accuracy}"]
+        lines = [tell_smaller(result, self.granularity) if shrinks else tell_sparser(result)]
         if isinstance(self.amount, str) and "all" not in self.include:
             lines.append(
                 f"The {self.amount} rate counts all parameters; here it was applied to the role "
@@ -242,12 +191,4 @@ class Prune(Step):
                     f"So that no layer is empty, the best weight of {', '.join(spared)} stayed, "
                     "and others went instead."
                 )
-        return Outcome(tuple(lines), record={"run": str(folder), **result})
-
-
-def samples(data: Dataset, count: int, seed: int) -> Iterator[tuple[Any, Tensor]]:
-    """Yield `count` training samples, class-balanced, as batches of inputs and labels."""
-    chosen = data.subset(train=count, seed=seed).train
-    for start in range(0, len(chosen), BATCH):
-        part = chosen.select(slice(start, start + BATCH))
-        yield data.normalised(part.inputs), part.labels
+        return Cut(pruned.model, pruned.masks, result, tuple(lines))

@@ -8,40 +8,24 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, field_validator
 from torch import nn
 
+from secateur import lottery
 from secateur.criteria import CRITERIA, Calibration, sources
 from secateur.data import Dataset
 from secateur.granularity import parse
-from secateur.lottery import STARTS, cut, multiples
+from secateur.lottery import STARTS, multiples
 from secateur.lottery.cutting import check
 from secateur.lottery.pace import RATE, left_of
 from secateur.lottery.starts import start_seed
 from secateur.measure import cost
 from secateur.runs import Run
-from secateur.steps.base import (
-    MACHINE,
-    SAMPLES,
-    Context,
-    DataRoot,
-    Evaluate,
-    In,
-    Out,
-    Outcome,
-    Overwrite,
-    Step,
-    Stopwatch,
-    Trust,
-    is_done,
-    percent,
-    require,
-    step,
-)
+from secateur.steps.base import MACHINE, SAMPLES, Context, require, step
 from secateur.steps.choices import CriterionName
 from secateur.steps.cuts import tell_sparser
+from secateur.steps.cutting import Cut, Cutting, samples
 from secateur.steps.dense import Dense
 from secateur.steps.loose import Options
-from secateur.steps.prune import samples
 from secateur.targets import prunable
-from secateur.training import Duration, evaluate
+from secateur.training import Duration
 
 
 class TicketChoice(BaseModel):
@@ -78,15 +62,15 @@ class TicketChoice(BaseModel):
 
 
 @step("ticket")
-class Ticket(Step, TicketChoice):
+class Ticket(Cutting, TicketChoice):
     """Cut more of a run's model and let what is left start over: one level of a lottery.
 
     The new run holds masks and the weights to start from; secateur retrain trains it. secateur lottery takes all
     levels, one after the other.
     """
 
-    run: In
-    out: Out
+    makes, measured = "ticket", "before training"
+
     origin: Annotated[
         str | None,
         Field(description="run folder of the dense training; RUN when left out", json_schema_extra=MACHINE),
@@ -99,10 +83,6 @@ class Ticket(Step, TicketChoice):
     ] = 1.0
     start: Annotated[str, Field(description=f"what to start from: {', '.join(STARTS)}")] = "weights"
     seed: Annotated[int, Field(ge=0, description="seed of what is drawn at random")] = 0
-    data_root: DataRoot = None
-    evaluate: Evaluate = True
-    overwrite: Overwrite = False
-    trust: Trust = False
 
     @classmethod
     def loose_options(cls) -> dict[str, str]:
@@ -120,20 +100,9 @@ class Ticket(Step, TicketChoice):
         kept = super().config()
         return kept if self.origin is None else {**kept, "origin": Path(self.origin).name}
 
-    def perform(self, context: Context) -> Outcome:
-        """Cut, go back, keep."""
-        run = Run.open(context.at(self.run))
-        folder = context.at(self.out)
-        require(
-            folder.resolve() != run.folder.resolve(), f"{folder} is the run to cut: choose another --out."
-        )
-        planned = [*context.past(run), self.identity()]
-        context.comes_to(folder, planned)
-        if is_done(folder, planned, self.overwrite):
-            return Outcome((f"{folder} holds this ticket already; --overwrite repeats it.",))
-        context.check_present(run)
-        watch, trust = Stopwatch(), self.trust or context.trust
-        root = context.data_root or self.data_root
+    def cut(self, run: Run, context: Context) -> Cut:
+        """Cut, go back."""
+        trust = self.trust or context.trust
         dense = run if self.origin is None else Run.open(context.at(self.origin))
         require(
             dense.history[0]["weights"] == run.history[0]["weights"],
@@ -147,9 +116,10 @@ class Ticket(Step, TicketChoice):
         )
         model, before = run.load_model(trust=trust)
         trained = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        data = run.load_data(root=root) if self._looks else None
-        masks = cut(model, before, **self.arguments(data))
-        spent = cost(model, run.example(root=root), masks)
+        looks = CRITERIA[self.criterion].needs_data or "example_inputs" in sources(self.criterion)
+        data = self.data_of(run, context) if looks else None
+        masks = lottery.cut(model, before, **self.arguments(data))
+        spent = cost(model, run.example(root=context.data_root or self.data_root), masks)
         seed = start_seed(self.start, self.seed, self.level)
         state, kept = start.of(
             {
@@ -169,13 +139,7 @@ class Ticket(Step, TicketChoice):
             "prunable": kept.total,
             "macs": [spent.macs, spent.macs_nonzero],
         }
-        if self.evaluate:
-            result |= evaluate(model, data if data is not None else run.load_data(root=root), progress=False)
-        entry = {"do": self.do, "config": self.config()}
-        run.record(model, kept, entry, result, watch.seconds, folder)
-        accuracy = f", top-1 {percent(result['top1'])} before training" if self.evaluate else ""
-        line = f"{folder}: {tell_sparser(result)}, starts from {self.start}{accuracy}"
-        return Outcome((line,), record={"run": str(folder), **result})
+        return Cut(model, kept, result, (f"{tell_sparser(result)}, starts from {self.start}",))
 
     def arguments(self, data: Dataset | None) -> dict[str, Any]:
         """Return the arguments of `secateur.lottery.cut`."""
@@ -198,12 +162,6 @@ class Ticket(Step, TicketChoice):
             "data": Calibration(samples(data, self.calibration, self.seed)) if data and calibrated else None,
             **self.options,
         }
-
-    @property
-    def _looks(self) -> bool:
-        """Whether data are needed."""
-        named = "example_inputs" in sources(self.criterion)
-        return named or CRITERIA[self.criterion].needs_data or self.evaluate
 
     def _requested(self, model: nn.Module) -> float:
         """Return the fraction that was to go of all weights that may be cut."""

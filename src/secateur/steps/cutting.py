@@ -1,0 +1,96 @@
+"""What steps that cut share: they open a run, cut its model, measure what came out and keep it as a new run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from secateur.data import Dataset
+from secateur.masks import Masks
+from secateur.runs import Run
+from secateur.steps.base import (
+    Context,
+    DataRoot,
+    Evaluate,
+    In,
+    Out,
+    Outcome,
+    Overwrite,
+    Step,
+    Stopwatch,
+    Trust,
+    is_done,
+    percent,
+    require,
+)
+from secateur.training import evaluate
+
+BATCH = 64
+"""Samples in one batch of calibration data."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A model as cut, its masks, what goes into the history as JSON, and the sentences that tell it."""
+
+    model: nn.Module
+    masks: Masks
+    result: dict[str, Any]
+    lines: tuple[str, ...]
+
+
+class Cutting(Step):
+    """A step that makes a new run of another one's model."""
+
+    makes: ClassVar[str]
+    """What the new run holds, as a noun."""
+    measured: ClassVar[str]
+    """Of which moment the accuracy is."""
+
+    run: In
+    out: Out
+    data_root: DataRoot = None
+    evaluate: Evaluate = True
+    overwrite: Overwrite = False
+    trust: Trust = False
+
+    def perform(self, context: Context) -> Outcome:
+        """Cut, measure, keep."""
+        run = Run.open(context.at(self.run))
+        folder = context.at(self.out)
+        require(
+            folder.resolve() != run.folder.resolve(), f"{folder} is the run to cut: choose another --out."
+        )
+        planned = [*context.past(run), self.identity()]
+        context.comes_to(folder, planned)
+        if is_done(folder, planned, self.overwrite):
+            return Outcome((f"{folder} holds this {self.makes} already; --overwrite repeats it.",))
+        context.check_present(run)
+        watch = Stopwatch()
+        cut = self.cut(run, context)
+        measured = evaluate(cut.model, self.data_of(run, context)) if self.evaluate else {}
+        result = {**cut.result, **measured}
+        entry = {"do": self.do, "config": self.config()}
+        run.record(cut.model, cut.masks, entry, result, watch.seconds, folder)
+        accuracy = f", top-1 {percent(result['top1'])} {self.measured}" if self.evaluate else ""
+        told, *more = cut.lines
+        return Outcome((f"{folder}: {told}{accuracy}", *more), record={"run": str(folder), **result})
+
+    def cut(self, run: Run, context: Context) -> Cut:
+        """Cut the model of `run`."""
+        raise NotImplementedError
+
+    def data_of(self, run: Run, context: Context) -> Dataset:
+        """Return the data set of `run`."""
+        return run.load_data(root=context.data_root or self.data_root)
+
+
+def samples(data: Dataset, count: int, seed: int) -> Iterator[tuple[Any, Tensor]]:
+    """Yield `count` training samples, class-balanced, as batches of inputs and labels."""
+    chosen = data.subset(train=count, seed=seed).train
+    for start in range(0, len(chosen), BATCH):
+        part = chosen.select(slice(start, start + BATCH))
+        yield data.normalised(part.inputs), part.labels
