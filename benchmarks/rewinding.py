@@ -3,9 +3,9 @@
 A dense training loses all but 20 or 10 % of its weights at once, by magnitude over all layers; then weights go back to
 iteration 0 or to the end of epoch REWIND, or stay as trained while the schedule goes back there, or are fine-tuned at
 the last learning rate for as many epochs. Schedules are short: EPOCHS passes over IMAGES, in three steps. Every cell
-is a run folder below --runs, so that a repeated call continues; results are recorded after each cell.
+is a run folder below --runs, so that a repeated call continues; results are recorded after each density.
 
-    python benchmarks/rewinding.py --data-root DIR --runs FOLDER [--seeds 3] [--threads 1]
+    python benchmarks/rewinding.py --data-root DIR --runs FOLDER [--seeds 3] [--left 0.2 0.1] [--threads 1]
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from secateur.steps import Lottery, Train
 from secateur.tables import Column, Table
 
 NAME = "rewinding"
-EPOCHS, REWIND, IMAGES = 12, 2, 10_000
+EPOCHS, REWIND, IMAGES = 24, 2, 20_000
 TRAIN: dict[str, Any] = {
     "model": "resnet20",
     "data": "cifar10",
     "train_subset": IMAGES,
     "epochs": EPOCHS,
-    "batch_size": 64,
-    "lr": 0.05,
+    "batch_size": 128,
+    "lr": 0.1,
     "momentum": 0.9,
     "weight_decay": 1e-4,
     "schedule": "multistep",
-    "milestones": (7, 10),
+    "milestones": (12, 18),
     "precision": "bf16-mixed",
     "evaluate_every": "100%",
     "snapshots": ("0it", f"{REWIND}ep"),
@@ -51,6 +51,7 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--runs", required=True, help="folder of the run folders")
     options.add_argument("--seeds", type=int, default=3, help="how many trainings")
+    options.add_argument("--left", type=float, nargs="+", default=LEFT, help="which fractions of the weights")
     given = options.parse_args()
     torch.set_num_threads(given.threads or 1)
     root, rows = Path(given.runs), list[dict[str, Any]]()
@@ -58,7 +59,7 @@ def main() -> None:
         dense = f"dense-{seed}"
         fitted = Train(seed=seed, out=dense, **TRAIN)(root, data_root=given.data_root)
         rows.append({"way": "dense", "left": 1.0, "seed": seed, "top1": fitted.record["top1"]})
-        for left in LEFT:
+        for left in given.left:
             for way, how in WAYS.items():
                 folder = f"{left:.0%}-{how['starts'][0]}-{how.get('rewind_to', 'end')}"
                 search = Lottery(runs=(dense,), rate=1 - left, levels=1, one_shot=True, out=folder, **how)

@@ -21,9 +21,9 @@ from secateur.allocate import allocate
 from secateur.criteria import CRITERIA, balanced, measured, score
 from secateur.errors import InputError, ModelError
 from secateur.masks import Masks
+from secateur.paths import PATHS
 from secateur.prune import prune
 from secateur.steps.prune import samples
-from secateur.unstructured import PATHS
 
 DOUBLE = torch.float64
 

@@ -116,6 +116,35 @@ def test_a_recipe_is_taken_once(secateur_command, tmp_path):
     assert [entry["do"] for entry in history] == ["train", "retrain", "retrain", "retrain"]
 
 
+@pytest.mark.parametrize(
+    ("cut", "reason"),
+    [
+        ("granularity: chanel, amount: 0.5", "no granularity 'chanel'"),
+        ("scope: globall, amount: 0.5", "did you mean global"),
+        ("scope: erk, granularity: channel, amount: 0.5", "no scope for units named 'erk'"),
+        ("scope: erk, granularity: '2:4'", "takes the same of every group"),
+        ("include: [weihts], amount: 0.5", "no role 'weihts'"),
+        ("schedule: lin, amount: 0.5", "did you mean linear"),
+        ("amount: safe, granularity: channel", "The safe rate is one of weights"),
+        ("granularity: weight", "Say how much to remove"),
+        ("granularity: head, amount: 0.5, budget: {macs: 0.5}", "not both"),
+        ("granularity: channel, budget: {mac: 0.5}", "did you mean macs"),
+        ("granularity: channel, amount: 0.5, reduction: men", "did you mean mean"),
+        ("granularity: channel, amount: 0.5, round_to: 0", "round_to"),
+        ("amount: 0.5, norm: 3, criterion: taylor", "norm"),
+        ("amount: 0.5, max_amount: 0.5", "max_amount has no meaning"),
+    ],
+)
+def test_a_cut_that_makes_no_sense_is_refused_before_the_training(secateur_command, tmp_path, cut, reason):
+    train = "{do: train, model: lenet5, data: digits, epochs: 1, out: dense}"
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"secateur: 1\nsteps: [{train}, {{do: prune, run: dense, out: cut, {cut}}}]")
+    told = secateur_command("run", recipe.name)
+    assert (told.code, told.out) == (2, "")
+    assert reason in told.err
+    assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
+
+
 def test_a_recipe_does_not_build_on_what_has_gone_on(secateur_command, tmp_path):
     steps = "secateur: 1\nsteps:\n- {do: train, model: convnet, data: digits, epochs: 1, batch_size: 256, out: dense}\n"
     (tmp_path / "recipe.yaml").write_text(steps)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from secateur.allocate import check_amount, keep_highest
+from secateur.allocate import keep_highest
 from secateur.criteria import Calibration, measured, score
 from secateur.errors import InputError, ModelError
 from secateur.graph import cost
@@ -102,7 +102,7 @@ def skip_layers(model: nn.Module, example_inputs: Inputs | None, settings: Setti
         raise InputError(
             "The granularity layer needs example inputs to find blocks: pass prune(model, inputs, …)."
         )
-    amount, before = check_amount(settings.amount), stored_bytes(model)
+    amount, before = settings.requested, stored_bytes(model)
     *earlier, last = amounts(amount, settings.rounds, settings.schedule)
     if settings.data is not None:
         settings = replace(settings, data=Calibration.of(settings.data))

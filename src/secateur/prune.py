@@ -12,7 +12,6 @@ from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
-from secateur import granularity as granularities
 from secateur.criteria import Batches
 from secateur.layers import skip_layers
 from secateur.measure.inputs import Inputs
@@ -20,7 +19,6 @@ from secateur.pruned import Pruned
 from secateur.registry import Registry
 from secateur.settings import Settings
 from secateur.structured import prune_units
-from secateur.targets import as_names
 from secateur.unstructured import prune_weights
 
 Road: TypeAlias = Callable[[nn.Module, Inputs | None, Settings], Pruned]
@@ -121,15 +119,15 @@ def prune(
     >>> result.masks.pruned
     4
     """
-    settings = Settings(
-        granularity=granularities.parse(granularity),
+    settings = Settings.of(
+        granularity=granularity,
         criterion=criterion,
         scope=scope,
         amount=amount,
         budget=budget,
-        include=as_names(include),
-        keep=as_names(keep),
-        layers=as_names(layers),
+        include=include,
+        keep=keep,
+        layers=layers,
         masks=masks or None,
         max_amount=max_amount,
         round_to=round_to,

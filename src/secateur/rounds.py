@@ -23,8 +23,8 @@ from secateur.graph.groups import Group, Groups, group
 from secateur.graph.trace import trace
 from secateur.measure.inputs import Inputs
 from secateur.options import check_least
+from secateur.paths import PATHS
 from secateur.shrink.plan import Plan
-from secateur.unstructured import PATHS
 
 Goal: TypeAlias = float | Budget | LatencyBudget
 """How much goes: the fraction of units to remove, or what may be left of a cost."""

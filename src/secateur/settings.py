@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, get_type_hints
 
 from torch import Tensor
 
+from secateur import budget as budgets
+from secateur.allocate import SCOPES, check_amount
 from secateur.compensation import COMPENSATIONS
 from secateur.criteria import CRITERIA, Batches
 from secateur.errors import InputError
-from secateur.granularity import Granularity
-from secateur.options import check_kind, check_options
-from secateur.registry import unknown
+from secateur.granularity import Granularity, parse
+from secateur.importance import NORMALIZATIONS, REDUCTIONS
+from secateur.options import check_kind, check_least, check_options
+from secateur.paths import PATHS
+from secateur.registry import Registry, unknown
+from secateur.spread import SPREADS
+from secateur.targets import as_names, roles
 
 WEIGHTS, UNITS, SMALLER = ("weight", "n:m"), ("channel", "head"), ("channel", "head", "layer")
 
@@ -53,16 +60,64 @@ class Settings:
     inplace: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, granularity: str = "weight", **given: Any) -> Settings:
+        """Return the settings that arguments of `secateur.prune` make."""
+        for name in ("include", "keep", "layers"):
+            if name in given:
+                given[name] = as_names(given[name])
+        return cls(parse(granularity), **given)
+
     def check(self) -> None:
-        """Raise `InputError` for a setting without a meaning for the granularity, and an option no one knows."""
-        kind = self.granularity.kind
-        compensation = COMPENSATIONS[self.compensation]
+        """Raise `InputError` for what makes no sense whatever the model is.
+
+        That is a name or an option nobody knows, an amount or a budget that is none, data that is missing, and a
+        setting without a meaning for the granularity.
+        """
+        self._check_names()
+        self._check_amounts()
+        self._check_options()
+        self._check_meanings()
+
+    def _check_names(self) -> None:
+        scopes: Registry[Any] = SPREADS if self.granularity.kind in UNITS else SCOPES
+        for registry, name in (
+            (scopes, self.scope),
+            (PATHS, self.schedule),
+            (REDUCTIONS, self.reduction),
+            (NORMALIZATIONS, self.normalization),
+        ):
+            registry[name]
+        roles(self.include)
+        if self.granularity.kind == "n:m" and self.scope not in ("global", "local"):
+            raise InputError(
+                f"The pattern {self.granularity} takes the same of every group: leave the scope {self.scope} out."
+            )
+
+    def _check_amounts(self) -> None:
+        kind, own = self.granularity.kind, self.granularity.amount
+        if kind in UNITS and (self.amount is None) == (self.budget is None):
+            raise InputError(
+                "Say how much to remove: either an amount such as 0.5, or a budget such as macs 0.5, not both."
+            )
+        if self.budget is None and self.amount is None and own is None:
+            raise InputError(f"Say how much to remove: amount=0.8 removes 80 % of the prunable {kind}s.")
+        if self.amount is not None and not math.isclose(check_amount(self.amount), self.requested):
+            raise InputError(f"The pattern {self.granularity} removes {own:.0%} by itself: leave amount out.")
+        if kind in UNITS and self.budget is not None:
+            budgets.read(self.budget)
+        check_amount(self.max_amount)
+        if self.rounds is not None:
+            check_least("number of rounds", self.rounds, 1)
+        if self.round_to is not None:
+            check_least("setting round_to", self.round_to, 1)
+
+    def _check_options(self) -> None:
+        kind, compensation = self.granularity.kind, COMPENSATIONS[self.compensation]
         compensation.check(kind)
         check_options(
             f"the compensation {self.compensation}", self.compensation_options, compensation.functions[kind]
         )
-        if self.correct is not None:
-            check_kind("setting correct", self.correct, bool)
         own, others = CRITERIA[self.criterion].options, compensation.options(kind)
         stray = next(
             (name for name in self.options if others and name not in own and name not in others), None
@@ -76,9 +131,13 @@ class Settings:
                 f"The compensation {self.compensation} is fitted to what the model does on some data: "
                 "pass batches of inputs and labels as data=."
             )
+        if self.correct is not None:
+            check_kind("setting correct", self.correct, bool)
         if self.correct and self.data is None:
             raise InputError("A correction compares means on some data: pass batches of inputs as data=.")
-        hints = get_type_hints(type(self))
+
+    def _check_meanings(self) -> None:
+        kind, hints = self.granularity.kind, get_type_hints(type(self))
         for setting in fields(self):
             kinds = setting.metadata.get("kinds", (kind,))
             assert setting.default is not MISSING or kind in kinds
@@ -89,6 +148,12 @@ class Settings:
                     f"The setting {setting.name} has no meaning for the granularity {self.granularity}, only for "
                     f"{', '.join(sorted(kinds))}: leave it out."
                 )
+
+    @property
+    def requested(self) -> float:
+        """The fraction to remove: the pattern's own, or the caller's."""
+        own = self.granularity.amount
+        return check_amount(self.amount) if own is None else own
 
     @property
     def corrects(self) -> bool:

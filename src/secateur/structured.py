@@ -77,14 +77,8 @@ def prune_units(model: nn.Module, example_inputs: Inputs | None, settings: Setti
             f"The granularity {kind} needs example inputs to find what belongs together: "
             "pass prune(model, example_inputs, …)."
         )
-    if (settings.amount is None) == (settings.budget is None):
-        raise InputError(
-            "Say how much to remove: either an amount such as 0.5, or a budget such as macs 0.5, not both."
-        )
-    if round_to is not None and (isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1):
-        raise InputError(f"round_to is {round_to!r}: give a whole number of units from 1, such as 8.")
     budget = None if settings.budget is None else budgets.read(settings.budget)
-    goal = check_amount(settings.amount) if budget is None else budget
+    goal = settings.requested if budget is None else budget
     *earlier, last = goals(goal, settings.rounds, settings.schedule)
     max_amount, before = check_amount(settings.max_amount), stored_bytes(model)
     Masks(settings.masks or {}).of(model)

@@ -52,7 +52,7 @@ def prunable(
     nothing to prune, or with weights that are NaN, infinite or not there yet.
     """
     require_module(model)
-    wanted, keep, layers = _roles(include), as_names(keep), as_names(layers)
+    wanted, keep, layers = roles(include), as_names(keep), as_names(layers)
     aliases: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         if is_lazy(parameter) or parameter.is_meta:
@@ -115,7 +115,8 @@ def _finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(torch.stack(ends)).all())
 
 
-def _roles(include: str | Iterable[str]) -> set[str]:
+def roles(include: str | Iterable[str]) -> set[str]:
+    """Return the roles that `include` names. Raises `InputError` for one there is not."""
     names = as_names(include)
     for name in names:
         if name not in (*ROLES, "all"):

@@ -7,18 +7,17 @@ schedule; the last step is the amount asked for, exactly.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from secateur import granularity as granularities
-from secateur.allocate import SCOPES, allocate, check_amount, least_amount, redistributed
+from secateur.allocate import SCOPES, allocate, least_amount, redistributed
 from secateur.compensation import Case
 from secateur.compensation.make_up import make_up
 from secateur.criteria import CRITERIA, Batches, Calibration, measured, score
@@ -27,43 +26,21 @@ from secateur.graph.couple import couple
 from secateur.graph.trace import trace
 from secateur.masks import Masks
 from secateur.measure.inputs import Inputs
-from secateur.options import check_least
+from secateur.paths import PATHS, Path
 from secateur.progress import track
 from secateur.pruned import Pruned
-from secateur.registry import Registry
 from secateur.settings import Settings
 from secateur.shrink.plan import named_tensors
 from secateur.targets import prunable
-
-Path: TypeAlias = Callable[[float, float, float], float]
-PATHS: Registry[Path] = Registry("schedule of rounds")
-"""Name → density after the fraction t of the rounds, from one density to another."""
-
-
-@PATHS.register("exponential")
-def exponential(start: float, end: float, t: float) -> float:
-    """The same fraction of what is left goes in every round: start · (end / start)^t."""
-    return start * (end / start) ** t if start else 0.0
-
-
-@PATHS.register("linear")
-def linear(start: float, end: float, t: float) -> float:
-    """As many go in every round: start + (end − start) · t."""
-    return start + (end - start) * t
 
 
 def prune_weights(model: nn.Module, example_inputs: Inputs | None, settings: Settings) -> Pruned:
     """Cut the least important weights of `model`, or of a copy; see `secateur.prune`."""
     criterion, pattern, seed, data = settings.criterion, settings.granularity, settings.seed, settings.data
     entry, rule = CRITERIA[criterion], SCOPES[settings.scope]
-    if pattern.kind != "weight" and rule.name not in ("global", "local"):
-        raise InputError(
-            f"The pattern {pattern} takes the same of every group: leave the scope {rule.name} out."
-        )
-    requested = _requested(settings.amount, pattern)
+    requested = settings.requested
     path = PATHS[settings.schedule]
     rounds = entry.rounds if settings.rounds is None else settings.rounds
-    check_least("number of rounds", rounds, 1)
     compensates, compensated = settings.compensation != "drop" or settings.corrects, dict[str, Any]()
     if data is not None and (rounds > 1 or compensates):
         data = Calibration.of(data)
@@ -232,17 +209,6 @@ def _fitting(
         name, reason = next(iter(skipped.items()))
         raise InputError(f"No layer fits the pattern {pattern}: {name} does not, {reason}.")
     return fitting, skipped
-
-
-def _requested(amount: float | None, pattern: granularities.Granularity) -> float:
-    """Return the fraction to remove: the caller's, or the pattern's own."""
-    if pattern.amount is None:
-        if amount is None:
-            raise InputError("Say how much to remove: amount=0.8 removes 80 % of the prunable weights.")
-        return check_amount(amount)
-    if amount is not None and not math.isclose(check_amount(amount), pattern.amount):
-        raise InputError(f"The pattern {pattern} removes {pattern.amount:.0%} by itself: leave amount out.")
-    return pattern.amount
 
 
 @torch.no_grad()

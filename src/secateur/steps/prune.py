@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from secateur.analysis import SafeRate, safe_rate
 from secateur.compensation import COMPENSATIONS
@@ -15,7 +15,7 @@ from secateur.runs import Run
 from secateur.steps.base import SAMPLES, Context, require, step
 from secateur.steps.choices import CriterionName, Fraction, registered
 from secateur.steps.cuts import plain, smaller, sparser, tell_smaller, tell_sparser
-from secateur.steps.cutting import Cut, Cutting, samples
+from secateur.steps.cutting import Cut, Cutting, makes_sense, samples
 from secateur.steps.loose import Options, options_of_cuts
 
 
@@ -123,6 +123,17 @@ class Prune(Cutting):
         """Return the options of all criteria and compensations: --norm, --damping and the like."""
         return options_of_cuts()
 
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Prune:
+        """Find what makes no sense before anything is trained or read."""
+        named = isinstance(self.amount, str)
+        require(
+            not named or not parse(self.granularity).shrinks,
+            f"The {self.amount} rate is one of weights: give the {self.granularity} cut a number or a budget.",
+        )
+        makes_sense(self, amount=0.5 if named else self.amount)
+        return self
+
     def cut(self, run: Run, context: Context) -> Cut:
         """Score, spread, cut."""
         model, masks = run.load_model(trust=self.trust or context.trust)
@@ -136,10 +147,6 @@ class Prune(Cutting):
             calibration = Calibration(samples(data, self.calibration, self.seed))
         amount = self.amount
         if isinstance(amount, str):
-            require(
-                not shrinks,
-                f"The {amount} rate is one of weights: give the {self.granularity} cut a number or a budget.",
-            )
             analysis: SafeRate = safe_rate(model)
             amount = analysis.safe if amount == "safe" else analysis.optimum
         pruned = prune(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 from torch import nn
 
 from secateur import lottery
@@ -21,7 +21,7 @@ from secateur.runs import Run
 from secateur.steps.base import MACHINE, SAMPLES, Context, require, step
 from secateur.steps.choices import CriterionName
 from secateur.steps.cuts import tell_sparser
-from secateur.steps.cutting import Cut, Cutting, samples
+from secateur.steps.cutting import Cut, Cutting, makes_sense, samples
 from secateur.steps.dense import Dense
 from secateur.steps.loose import Options
 from secateur.targets import prunable
@@ -59,6 +59,13 @@ class TicketChoice(BaseModel):
     @classmethod
     def _duration(cls, value: Any) -> str:
         return str(Duration.parse(value))
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> TicketChoice:
+        """Find what makes no sense before anything is trained or read."""
+        check(self.granularity, self.layer_rates)
+        makes_sense(self, amount=parse(self.granularity).amount or 0.5)
+        return self
 
 
 @step("ticket")
@@ -108,7 +115,6 @@ class Ticket(Cutting, TicketChoice):
             dense.history[0]["weights"] == run.history[0]["weights"],
             f"{dense.folder} is not the training that {run.folder} began with: give --origin the run of that one.",
         )
-        check(self.granularity, self.layer_rates)
         start = STARTS[self.start]
         require(
             ":" not in self.granularity or "seed" not in start.needs,
