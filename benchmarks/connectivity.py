@@ -2,14 +2,16 @@
 
 Schedules are short: EPOCHS passes over IMAGES. A network is trained once; from its weights after 0 to 50 % of the
 iterations two children are trained to the end in different orders, and error is measured at POINTS places on the line
-between them. One cell is one network, seed and moment; it is recorded when it is there, and a repeated call continues.
-The chart is docs/images/connectivity.svg.
+between them: dense ones, and tickets, which from that moment on have the LEFT weights of largest magnitude at the end
+of the training. One cell is one network, seed and moment; it is recorded when it is there, and a repeated call
+continues. The charts are docs/images/connectivity.svg and connectivity-tickets.svg.
 
-    python benchmarks/connectivity.py --data-root DIR [--seeds 2] [--threads 1]
+    python benchmarks/connectivity.py --data-root DIR [--seeds 2] [--left 1.0 0.2] [--threads 1]
 """
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -18,10 +20,10 @@ import torch
 
 from harness import parser, record
 from secateur.report.charts import barrier_over_k, save
-from secateur.steps import Instability, Train
+from secateur.steps import Instability, Prune, Train
 from secateur.tables import COUNT, PERCENT, Column, Table
 
-NAME, POINTS = "connectivity", 11
+NAME, POINTS, LEFT = "connectivity", 11, (1.0, 0.2)
 MOMENTS = ("0%", "10%", "30%", "3%", "50%", "1%")
 NETWORKS: dict[str, dict[str, Any]] = {
     "lenet300": {
@@ -47,12 +49,13 @@ NETWORKS: dict[str, dict[str, Any]] = {
     },
 }
 CALLED = {"lenet300": "LeNet-300-100, MNIST", "resnet20": "ResNet-20, 5,000 images of CIFAR-10"}
-PICTURE = Path(__file__).parent.parent / "docs/images/connectivity"
+PICTURES = Path(__file__).parent.parent / "docs/images"
 
 
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--seeds", type=int, default=2, help="how many trainings of each network")
+    options.add_argument("--left", type=float, nargs="+", default=LEFT, help="which fractions of the weights")
     options.add_argument("--out", default="build/connectivity", help="folder of trainings and cells")
     given = options.parse_args()
     torch.set_num_threads(given.threads or 1)
@@ -62,20 +65,29 @@ def main() -> None:
             own = {**settings, "seed": seed, "evaluate_every": "100%", "data_root": given.data_root}
             folder = Path(given.out) / f"{name}-{seed}"
             Train(**own, out=str(folder / "dense"), snapshots=MOMENTS)()
-            for moment in MOMENTS:
+            for left, moment in itertools.product(given.left, MOMENTS):
+                ticket = str(folder / f"{left:.0%}")
+                if left < 1:
+                    Prune(run=str(folder / "dense"), amount=1 - left, out=ticket, data_root=given.data_root)()
                 step = Instability(
-                    **own, out=str(folder), at=(moment,), points=POINTS, samples=2_000, batches=20
+                    **own,
+                    out=str(folder),
+                    at=(moment,),
+                    masks=ticket if left < 1 else None,
+                    points=POINTS,
+                    samples=2_000,
+                    batches=20,
                 )
-                cells = step().record
-                rows += [row(name, seed, cell) for cell in cells]
+                rows += [row(name, left, seed, cell) for cell in step().record]
                 print({key: value for key, value in rows[-1].items() if key != "path"}, flush=True)
                 keep(rows)
 
 
-def row(name: str, seed: int, cell: dict[str, Any]) -> dict[str, Any]:
+def row(name: str, left: float, seed: int, cell: dict[str, Any]) -> dict[str, Any]:
     ends = (cell["rows"][0], cell["rows"][-1])
     return {
         "network": name,
+        "left": left,
         "seed": seed,
         "k": cell["k"],
         "share": cell["k"] / cell["total"],
@@ -91,6 +103,7 @@ def row(name: str, seed: int, cell: dict[str, Any]) -> dict[str, Any]:
 def keep(rows: list[dict[str, Any]]) -> None:
     columns = [
         Column("network", "Network"),
+        Column("left", "Weights left"),
         Column("k", "k", COUNT),
         Column("share", "of the training", PERCENT),
         Column("seeds", "Seeds", COUNT),
@@ -101,34 +114,35 @@ def keep(rows: list[dict[str, Any]]) -> None:
     record(
         NAME,
         {"rows": rows},
-        table=Table(columns, [mean(name, k, rows) for name, k in places(rows)]),
+        table=Table(columns, [mean(*place, rows) for place in places(rows)]),
         command="python benchmarks/connectivity.py",
         settings={**NETWORKS, "points": POINTS, "samples": 2_000, "batches": 20},
     )
-    points = [
-        {
-            "series": f"{CALLED[row['network']].partition(',')[0]}, {split}",
-            "k": round(100 * row["share"]),
-            "barrier": row[split],
-        }
-        for row in rows
-        for split in ("train", "test")
-    ]
-    save(barrier_over_k(points, "k, percent of the iterations"), PICTURE, ["svg"])
+    dense = [point(row, split) for row in rows for split in ("train", "test") if row["left"] == 1]
+    tickets = [point(row, "test", f"{row['left']:.0%} left") for row in rows]
+    for name, points in (("connectivity", dense), ("connectivity-tickets", tickets)):
+        save(barrier_over_k(points, "k, percent of the iterations"), PICTURES / name, ["svg"])
 
 
-def places(rows: list[dict[str, Any]]) -> list[tuple[str, int]]:
-    """Return network and k of all rows, networks in the order of `NETWORKS`."""
+def point(row: dict[str, Any], split: str, *more: str) -> dict[str, Any]:
+    """Return a point of a chart."""
+    series = ", ".join((CALLED[row["network"]].partition(",")[0], *more, split))
+    return {"series": series, "k": round(100 * row["share"]), "barrier": row[split]}
+
+
+def places(rows: list[dict[str, Any]]) -> list[tuple[str, float, int]]:
+    """Return network, weights left and k of all rows, networks in the order of `NETWORKS`."""
     return sorted(
-        {(row["network"], row["k"]) for row in rows}, key=lambda at: (list(NETWORKS).index(at[0]), at[1])
+        {(row["network"], row["left"], row["k"]) for row in rows},
+        key=lambda at: (list(NETWORKS).index(at[0]), -at[1], at[2]),
     )
 
 
-def mean(name: str, k: int, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def mean(name: str, left: float, k: int, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the mean over seeds."""
-    own = [row for row in rows if (row["network"], row["k"]) == (name, k)]
+    own = [row for row in rows if (row["network"], row["left"], row["k"]) == (name, left, k)]
     means = {key: fmean(row[key] for row in own) for key in ("share", "train", "test", "ends")}
-    return {"network": CALLED[name], "k": k, "seeds": len(own), **means}
+    return {"network": CALLED[name], "left": f"{100 * left:.0f} %", "k": k, "seeds": len(own), **means}
 
 
 if __name__ == "__main__":

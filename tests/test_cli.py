@@ -16,6 +16,7 @@ from PIL import Image
 from torch import nn
 
 import secateur
+from secateur import steps
 from secateur.files import locked
 
 QUICK = ["--model", "convnet", "--data", "digits", "--epochs", "1", "--batch-size", "256"]
@@ -143,6 +144,19 @@ def test_a_cut_that_makes_no_sense_is_refused_before_the_training(secateur_comma
     assert (told.code, told.out) == (2, "")
     assert reason in told.err
     assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
+
+
+def test_a_step_that_is_done_already_gives_the_same_record(tmp_path):
+    model = {"model": "lenet300", "data": "digits"}
+    for done in (
+        steps.Train(**model, epochs=1, batch_size=256, out="dense"),
+        steps.Import(**model, out="imported"),
+        steps.Prune(run="dense", amount=0.5, out="cut"),
+        steps.Ticket(run="dense", out="ticket"),
+        steps.Retrain(run="cut", out="on", batch_size=256),
+        steps.Retrain(run="cut", batch_size=256),
+    ):
+        assert done(tmp_path).record == done(tmp_path).record
 
 
 def test_a_recipe_does_not_build_on_what_has_gone_on(secateur_command, tmp_path):

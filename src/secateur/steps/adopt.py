@@ -18,6 +18,7 @@ from secateur.steps.base import (
     Step,
     Stopwatch,
     is_done,
+    outcome_of,
     percent,
     step,
 )
@@ -44,9 +45,12 @@ class Import(Step, ModelChoice, DataChoice):
         """Build the model, load the weights safely, measure the accuracy, keep all as a run folder."""
         folder = context.at(self.out)
         context.check_code(self.model)
-        context.comes_to(folder, [self.identity()])
-        if is_done(folder, [self.identity()], self.overwrite):
-            return Outcome((f"{folder} holds this model already; --overwrite imports it again.",))
+        planned = [self.identity()]
+        context.comes_to(folder, planned)
+        if is_done(folder, planned, self.overwrite):
+            return outcome_of(
+                folder, planned, f"{folder} holds this model already; --overwrite imports it again."
+            )
         watch = Stopwatch()
         data = self.load_data(context)
         model = models.build(

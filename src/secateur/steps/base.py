@@ -203,6 +203,12 @@ def is_done(folder: Path, planned: list[dict[str, Any]], overwrite: bool) -> boo
     )
 
 
+def outcome_of(folder: Path, planned: list[dict[str, Any]], line: str) -> Outcome:
+    """Return the outcome of a step whose result `folder` holds already, after the `planned` identities."""
+    entry = Run.open(folder).history[len(planned) - 1]
+    return Outcome((line,), record={"run": str(folder), **entry["result"]})
+
+
 OURS = (
     "metrics.jsonl",
     "checkpoint.safetensors",

@@ -25,6 +25,7 @@ from secateur.steps.base import (
     Stopwatch,
     Trust,
     is_done,
+    outcome_of,
     percent,
     require,
 )
@@ -70,7 +71,9 @@ class Cutting(Step):
         planned = [*context.past(run), self.identity()]
         context.comes_to(folder, planned)
         if is_done(folder, planned, self.overwrite):
-            return Outcome((f"{folder} holds this {self.makes} already; --overwrite repeats it.",))
+            return outcome_of(
+                folder, planned, f"{folder} holds this {self.makes} already; --overwrite repeats it."
+            )
         context.check_present(run)
         watch = Stopwatch()
         cut = self.cut(run, context)

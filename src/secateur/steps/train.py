@@ -28,6 +28,7 @@ from secateur.steps.base import (
     identities,
     identity,
     is_done,
+    outcome_of,
     percent,
     step,
 )
@@ -60,10 +61,13 @@ class Train(Trains, ModelChoice, DataChoice):
         """Train, or continue a training that was interrupted."""
         folder = context.at(self.out)
         context.check_code(self.model)
-        context.comes_to(folder, [self.identity()])
+        planned = [self.identity()]
+        context.comes_to(folder, planned)
         _settle(folder)
-        if is_done(folder, [self.identity()], self.overwrite):
-            return Outcome((f"{folder} holds this training already; --overwrite repeats it.",))
+        if is_done(folder, planned, self.overwrite):
+            return outcome_of(
+                folder, planned, f"{folder} holds this training already; --overwrite repeats it."
+            )
         data = self.load_data(context)
         torch.manual_seed(seed_of("init", self.seed))
         model = models.build(
@@ -110,10 +114,16 @@ class Retrain(Trains):
             repeated = context.taken is None and not self.again and held[-1] == planned[-1]
             if repeated or held[: len(planned)] == planned:
                 context.comes_to(folder, planned)
-                return Outcome((f"{folder} ends with this retraining already; --again repeats it.",))
+                return outcome_of(
+                    folder,
+                    held if repeated else planned,
+                    f"{folder} ends with this retraining already; --again repeats it.",
+                )
         elif is_done(folder, planned, self.overwrite):
             context.comes_to(folder, planned)
-            return Outcome((f"{folder} holds this retraining already; --overwrite repeats it.",))
+            return outcome_of(
+                folder, planned, f"{folder} holds this retraining already; --overwrite repeats it."
+            )
         context.check_present(run)
         context.comes_to(folder, planned)
         subset = None if self.train_subset is None else (self.train_subset, None)
