@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import secateur
+from secateur.container import write_container
 from secateur.errors import InputError, StoreError
+from secateur.store import write_tree
 from secateur.training import read_snapshot, train
 from test_training import BATCH, COUNT, fresh, toy
 
@@ -46,6 +49,24 @@ def test_a_snapshot_is_as_big_as_the_weights(tmp_path: Path) -> None:
     train(model, toy(), **PLAIN, folder=tmp_path, snapshots=("1it",))
     weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     assert (tmp_path / "snapshots/1.safetensors").stat().st_size < weights + 2048
+
+
+def test_a_snapshot_names_its_tensors_by_parameter(tmp_path: Path) -> None:
+    model = fresh()
+    train(model, toy(), **PLAIN, folder=tmp_path, snapshots=("100%",))
+    found = load_file(tmp_path / f"snapshots/{EPOCHS * PER_EPOCH}.safetensors")
+    assert same(found, dict(model.state_dict()))
+
+
+def test_a_snapshot_of_an_older_version_is_read(tmp_path: Path) -> None:
+    """Those had numbers for names, and the names in the header."""
+    state = fresh().state_dict()
+    numbered = {str(number): tensor for number, tensor in enumerate(state.values())}
+    places = [[name, {"tensor": str(number)}] for number, name in enumerate(state)]
+    path = tmp_path / "snapshots/3.safetensors"
+    path.parent.mkdir()
+    write_container(path, "tree", numbered, {"dict": [["model", {"dict": places}]]})
+    assert same(read_snapshot(tmp_path, 3), dict(state))
 
 
 @pytest.mark.parametrize("every", ["1ep", "2it", "5it", "100it"])
@@ -127,4 +148,7 @@ def test_a_snapshot_past_the_end_or_missing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no snapshot after 4ep: the training ends after 9 iterations"):
         train(fresh(), toy(), **PLAIN, folder=tmp_path, snapshots=("4ep",))
     with pytest.raises(StoreError, match=r"7\.safetensors is missing: train with snapshots=\['7it'\]"):
+        read_snapshot(tmp_path, 7)
+    write_tree(tmp_path / "snapshots/7.safetensors", {"iteration": 7})
+    with pytest.raises(StoreError, match=r"7\.safetensors is no snapshot"):
         read_snapshot(tmp_path, 7)

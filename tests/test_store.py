@@ -18,7 +18,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from secateur import container, models, store
@@ -636,6 +636,16 @@ def equal(one: Any, other: Any) -> bool:
 def test_a_tree_comes_back(tmp_path: Path, tree: dict[Any, Any]) -> None:
     write_tree(tmp_path / "t", tree)
     assert equal(read_tree(tmp_path / "t"), tree)
+
+
+@pytest.mark.parametrize("odd", ["", "__metadata__", "\ud800", "0", "a.b", "new\nline"])
+def test_tensors_in_a_tree_are_called_by_their_keys_where_that_can_be(tmp_path: Path, odd: str) -> None:
+    tree = {"a": {"b": torch.zeros(1), "c": [torch.ones(1)]}, odd: torch.full((1,), 2.0)}
+    write_tree(tmp_path / "t", tree)
+    assert equal(read_tree(tmp_path / "t"), tree)
+    names = load_file(tmp_path / "t").keys()
+    assert {"a.b", "a.c.0"} <= names
+    assert len(names) == 3
 
 
 def test_tensors_in_a_tree_may_share_memory(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ two halves. Files are written whole or not at all, and a corrupt, truncated or f
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
+from itertools import chain, count
 from typing import Any
 
 from torch import Tensor, nn
@@ -155,7 +156,8 @@ def build_stored(
 def write_tree(path: str | os.PathLike[str], tree: Mapping[str, Any]) -> None:
     """Write a nest of dicts, lists, dense tensors, text and numbers (∞ and NaN too) to one safetensors file.
 
-    Atomic. Raises `StoreError` where the file can't be written, `InputError` for anything else in the nest.
+    A tensor is called by the keys that lead to it, joined by dots, or by a number where that is no name for it. Atomic.
+    Raises `StoreError` where the file can't be written, `InputError` for anything else in the nest.
     """
     tensors: dict[str, Tensor] = {}
     try:
@@ -199,21 +201,27 @@ def _untie(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, st
     return kept, tied
 
 
-def _split(node: Any, tensors: dict[str, Tensor]) -> Any:
-    """Replace every tensor of a nest by {"tensor": key} and collect it under that key."""
+def _split(node: Any, tensors: dict[str, Tensor], path: tuple[Any, ...] = ()) -> Any:
+    """Replace every tensor of a nest by {"tensor": name} and collect it under that name; `path` leads to the node."""
     if dense(node):
-        key = str(len(tensors))
-        tensors[key] = node
-        return {"tensor": key}
+        name = _free(".".join(map(str, path)), tensors)
+        tensors[name] = node
+        return {"tensor": name}
     if isinstance(node, Mapping) and all(isinstance(key, PLAIN) for key in node):
-        return {"dict": [[key, _split(value, tensors)] for key, value in node.items()]}
+        return {"dict": [[key, _split(value, tensors, (*path, key))] for key, value in node.items()]}
     if isinstance(node, list | tuple):
-        return {"list": [_split(value, tensors) for value in node]}
+        return {"list": [_split(value, tensors, (*path, index)) for index, value in enumerate(node)]}
     if isinstance(node, PLAIN):
         return {"value": node}
     raise InputError(
         f"Cannot store a {type(node).__name__}: only numbers, text, lists, dicts and dense tensors are kept."
     )
+
+
+def _free(name: str, taken: Container[str]) -> str:
+    """Return a tensor's name, or a number where it is taken or none that safetensors can have."""
+    fit = [name] if name.isprintable() and name not in ("", "__metadata__") else []
+    return next(each for each in chain(fit, map(str, count())) if each not in taken)
 
 
 def _join(node: dict[str, Any], tensors: Mapping[str, Tensor]) -> Any:

@@ -37,9 +37,9 @@ class Snapshots:
         return cls(folder, moments.values())
 
     def take(self, iteration: int, model: nn.Module) -> None:
-        """Write the model's tensors, where this is one of the moments."""
+        """Write the model's tensors by their names, where this is one of the moments."""
         if self.folder is not None and iteration in self.iterations:
-            write_tree(snapshot_path(self.folder, iteration), {"model": model.state_dict()})
+            write_tree(snapshot_path(self.folder, iteration), model.state_dict())
 
 
 def snapshot_path(folder: str | os.PathLike[str], iteration: int) -> Path:
@@ -53,7 +53,7 @@ def read_snapshot(folder: str | os.PathLike[str], iteration: int) -> dict[str, T
     if not path.exists():
         raise StoreError(f"{path} is missing: train with snapshots=['{iteration}it'].")
     tree = read_tree(path)
-    if "model" not in tree:
+    state: dict[str, Tensor] = tree["model"] if isinstance(tree.get("model"), dict) else tree
+    if not any(isinstance(value, Tensor) for value in state.values()):
         raise StoreError(f"{path} is no snapshot of a training.")
-    state: dict[str, Tensor] = tree["model"]
     return state
