@@ -132,10 +132,29 @@ def test_rates_of_layers_by_kind_name_and_glob():
 def test_exactly_as_many_weights_are_left_in_each_layer(level):
     masks = cut(net(), rate=0.2, level=level, layer_rates={"output": 0.5, "conv": 0}, scope="local")
     expected = {
+        "conv.weight": 36,
         "hidden.weight": 768 - round((1 - 0.8**level) * 768),
         "head.weight": 48 - round((1 - 0.9**level) * 48),
     }
     assert counts(masks) == expected
+
+
+def test_what_is_spared_counts_as_much_as_what_is_hardly_cut():
+    """So that searches that spare other layers are compared by one count: of all weights that may be cut."""
+    spared, hardly = (
+        cut(net(), rate=0.5, level=2, layer_rates={"hidden": multiple}, scope="local")
+        for multiple in (0.0, 1e-6)
+    )
+    assert counts(spared) == counts(hardly) == {"conv.weight": 9, "hidden.weight": 768, "head.weight": 12}
+    assert (spared.total, hardly.total) == (852, 852)
+    assert cut(net(), rate=0.5, level=2, keep=("hidden",), scope="local").total == 84
+    again = cut(net(), spared, rate=0.5, level=3, layer_rates={"head": 0.0}, layers=("head", "conv"))
+    assert counts(again) == {"head.weight": 12, "conv.weight": 4, "hidden.weight": 768}
+
+
+def test_a_layer_that_a_pattern_does_not_fit_counts_as_left():
+    masks = cut(net(), rate=0.2, level=1, granularity="2:4")
+    assert counts(masks) == {"conv.weight": 36, "hidden.weight": 384, "head.weight": 24}
 
 
 def test_layers_of_one_rate_are_ranked_together_and_the_smallest_of_what_is_left_go():

@@ -107,6 +107,22 @@ def test_exactly_as_many_weights_are_left(searched: Path) -> None:
         assert masks["fc3.weight"].sum() == 1000 - round((1 - 0.8**level) * 1000)
 
 
+@pytest.mark.parametrize("start", ["weights", "random"])
+def test_spared_layers_count_among_the_weights_left(start: str, root: Path) -> None:
+    how: dict[str, Any] = {"starts": tuple({"weights", start}), "rate": 0.5, "scope": "local"}
+    records = search(layer_rates={"fc2": 0}, **how)(root).record
+    found = {
+        r["level"]: (r["weights_left"], r["prunable"], r["left"]) for r in records if r["start"] == start
+    }
+    assert found == {
+        1: (30000 + 9600 + 500, 50200, pytest.approx(40100 / 50200)),
+        2: (30000 + 4800 + 250, 50200, pytest.approx(35050 / 50200)),
+    }
+    result = Run.open(root / f"lot/dense-0-{start}-02").history[-2]["result"]
+    assert (result["prunable"], result["pruned"]) == (50200, 15150)
+    assert result["achieved"] == pytest.approx(result["requested"])
+
+
 def test_a_level_on_disk_is_as_big_as_the_weights_and_a_bit_for_each(searched: Path) -> None:
     dense = searched / "dense-0/model.safetensors"
     weights = sum(

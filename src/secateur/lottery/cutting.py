@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from secateur.criteria import CRITERIA, Batches
@@ -66,9 +67,10 @@ def cut(
 ) -> Masks:
     """Return the masks of a level: of what `masks` have left the least important goes. The model stays as it is.
 
-    After level t, layers with the multiple r of the `rate` p have lost round((1 − (1 − r p)^t) n) of their n weights.
-    Layers of one multiple are ranked together, as the scope says. A pattern N:M takes its own fraction, at once.
-    The other arguments are those of `secateur.prune`, and so are the errors.
+    Every tensor that may be cut has a mask, also one that is spared or that no pattern fits. After level t, layers with
+    the multiple r of the `rate` p have lost round((1 − (1 − r p)^t) n) of their n weights. Layers of one multiple are
+    ranked together, as the scope says. A pattern N:M takes its own fraction, at once. The other arguments are those of
+    `secateur.prune`, and so are the errors.
 
     >>> cut(nn.Linear(10, 10), rate=0.2, level=2).pruned
     36
@@ -78,7 +80,8 @@ def cut(
         "data": data, "seed": seed, **options,
     }  # fmt: skip
     targets = prunable(model, include, keep, layers)
-    found = Masks(masks or {})
+    found = Masks({name: torch.ones_like(tensor, dtype=torch.bool) for name, tensor in targets.items()})
+    found &= masks or {}
     check(granularity, layer_rates)
     if parse(granularity).amount is not None:
         return prune(model, example_inputs, masks=found, layers=layers, **how).masks
@@ -87,7 +90,7 @@ def cut(
         names = [name for name, own in by_layer.items() if own == multiple]
         amount = 1 - left_of(rate, multiple, level)
         size = sum(targets[name].numel() for name in names)
-        gone = sum(int((~found[name]).sum()) for name in names if name in found)
+        gone = sum(int((~found[name]).sum()) for name in names)
         if gone > amount * size + len(names):
             raise InputError(
                 f"{1 - gone / size:.2%} of the weights are left, and level {level:g} at the rate {rate:g} leaves "
