@@ -187,6 +187,24 @@ def test_a_pattern_is_cut_at_once_and_units_are_refused():
         cut(net(), rate=0.2, level=1, granularity="2:4", layer_rates={"conv": 0.5})
 
 
+@pytest.mark.parametrize("scope", ["global", "local"])
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        (
+            {"rate": 0.5, "level": 100},
+            r"Level 100 at the rate 0.5 leaves fewer weights \(0\) than layers \(3\)",
+        ),
+        ({"rate": 0.999, "level": 1}, r"fewer weights \(1\) than layers \(3\): go less far, by fewer levels"),
+        ({"rate": 0.2, "level": 1e9}, "more left, or a smaller rate"),
+        ({"rate": 0.6, "level": 1.5, "layer_rates": {"head": 2}}, "takes all of a layer at once"),
+    ],
+)
+def test_a_cut_that_leaves_next_to_nothing_is_refused_in_words_of_its_own(how, reason, scope):
+    with pytest.raises(InputError, match=reason):
+        cut(net(), scope=scope, **how)
+
+
 def test_shuffling_keeps_the_counts_of_layers_and_is_drawn_anew_for_each():
     masks = cut(net(), rate=0.5, level=2)
     one, again, other = shuffled(masks, 1), shuffled(masks, 1), shuffled(masks, 2)

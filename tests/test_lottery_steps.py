@@ -324,7 +324,8 @@ def test_a_command_killed_within_a_level_goes_on_within_it(root: Path, tmp_path:
         (["dense-0", "--levels", "2", "--starts", "reinit"], "add one whose masks the others take"),
         (["dense-0", "--levels", "2", "--starts", "weight"], "did you mean weights"),
         (["dense-0", "--levels", "2", "--layer-rate", "fc9=0.5"], "No layer that may be cut is 'fc9'"),
-        (["dense-0", "--levels", "99"], "leaves fewer weights"),
+        (["dense-0", "--levels", "99"], "leaves fewer weights (0) than layers (3): go less far"),
+        (["dense-0", "--levels", "2", "--rate", "0.999"], "or a smaller rate"),
         (["dense-0", "--levels", "2", "--out", "dense-1"], "is a run folder: choose another --out"),
         (["dense-0", "--levels", "2", "--granularity", "channel"], "A ticket is a mask"),
         (["dense-0", "--levels", "2", "--criterion", "magnitud"], "did you mean magnitude"),
@@ -375,6 +376,7 @@ def spoiled(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             "50.00% of the weights are left, and level 1 at the rate 0.2 leaves 80.00%",
         ),
         (("cut", "--origin", "dense-0", "--rewind-to", "1it", "--level", "9"), "no snapshot after 1it"),
+        (("dense-0", "--level", "1e9"), "leaves fewer weights (0) than layers (3): go less far"),
     ],
 )
 def test_a_ticket_of_something_else_is_refused(

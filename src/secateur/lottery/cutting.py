@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from secateur.criteria import CRITERIA, Batches
 from secateur.errors import InputError
 from secateur.granularity import parse
-from secateur.lottery.pace import left_of
+from secateur.lottery.pace import check_rate, left_of
 from secateur.masks import Masks
 from secateur.measure.inputs import Inputs
 from secateur.options import check_least
@@ -86,10 +86,17 @@ def cut(
     if parse(granularity).amount is not None:
         return prune(model, example_inputs, masks=found, layers=layers, **how).masks
     by_layer = multiples(targets, layer_rates or {})
+    check_rate(rate, max(by_layer.values()))
     for multiple in sorted(set(by_layer.values()) - {0.0}, reverse=True):
         names = [name for name, own in by_layer.items() if own == multiple]
         amount = 1 - left_of(rate, multiple, level)
         size = sum(targets[name].numel() for name in names)
+        alive, stays = sum(bool(found[name].any()) for name in names), size - round(amount * size)
+        if stays < alive:
+            raise InputError(
+                f"Level {level:g} at the rate {rate:g} leaves fewer weights ({stays}) than layers ({alive}): go less "
+                "far, by fewer levels (or a lower one), more left, or a smaller rate."
+            )
         gone = sum(int((~found[name]).sum()) for name in names)
         if gone > amount * size + len(names):
             raise InputError(

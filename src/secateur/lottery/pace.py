@@ -85,9 +85,15 @@ def _check(sizes: Mapping[float, int], rate: float | None, levels: int | None, l
     for name, value in (("rate", rate), ("left", left)):
         if value is not None and not 0 < value < 1:
             raise InputError(f"The {name} is {value}: give a fraction between 0 and 1, such as 0.2.")
-    if max(sizes) * (rate or RATE) >= 1 and (levels is None or left is None):
+    if levels is None or left is None:
+        check_rate(rate or RATE, max(sizes))
+
+
+def check_rate(rate: float, multiple: float) -> None:
+    """Raise `InputError` where a level would take all of a layer, or more."""
+    if multiple * rate >= 1:
         raise InputError(
-            f"A rate of {rate or RATE} times {max(sizes):g} takes all of a layer at once: give a lower one."
+            f"A rate of {rate} times {multiple:g} takes all of a layer at once: give a lower one."
         )
 
 
