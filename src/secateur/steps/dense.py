@@ -37,6 +37,11 @@ class Dense:
                 f"{run.folder} was pruned as it trained, by {self.config.method}: train without it."
             )
         self.rows = [row for row in run.journal() if row.get("step") == 0]
+        if not self.rows and len(run.history) > 1:
+            raise InputError(
+                f"{run.folder} is {run.title}, and the training that it began with has its log elsewhere: "
+                "give --origin the run of that one."
+            )
         if not self.rows:
             raise InputError(
                 f"{run.folder} has no log of its training: train it for an epoch, and keep metrics.jsonl."
