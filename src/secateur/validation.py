@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from pydantic import ValidationError
+from pydantic_core import PydanticCustomError
+
+NO_SETTING = PydanticCustomError("no_setting", "no setting of this step")
+"""What the validator of a field raises that a step inherits and has no use for."""
 
 
-def sentence(error: ValidationError, command_line: bool = False) -> str:
+def sentence(error: ValidationError, called: Callable[[str], str] = str) -> str:
     """Say what is wrong with the first field at fault: its name, its value, what was expected.
 
-    On the command line a field is called by its option.
+    `called` gives the name that the user knows a field by, such as its option.
     """
     first = error.errors()[0]
-    name = str(first["loc"][0]) if first["loc"] else "value"
-    if command_line:
-        name = "--" + name.replace("_", "-")
+    name = called(str(first["loc"][0])) if first["loc"] else "value"
     reason = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         return f"There is no setting '{name}': leave it out or correct its name."
     if first["type"] == "missing":
         return f"The setting {name} is missing."
+    if first["type"] == NO_SETTING.type:
+        return f"Leave {name} out, which is no setting of this step."
     if first["type"] == "value_error":
         return reason[0].upper() + reason[1:]
     return f"{name} cannot be {first['input']!r}: {reason[0].lower()}{reason[1:]}."

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
@@ -38,12 +39,12 @@ def command_of(step: type[Step], perform: Callable[[Step], None]) -> Callable[..
             built = step(**given, **extra)
         except InputError as error:
             if isinstance(error.__cause__, ValidationError):
-                raise InputError(sentence(error.__cause__, command_line=True)) from None
+                raise InputError(sentence(error.__cause__, partial(option, step))) from None
             raise
         perform(built)
 
     fields = sorted(step.model_fields.items(), key=lambda item: bool(item[1].json_schema_extra))
-    parameters = [_parameter(name, field) for name, field in fields]
+    parameters = [_parameter(name, field, option(step, name)) for name, field in fields]
     parameters += [
         _option(name, "TEXT", help_text, str | None) for name, help_text in step.loose_options().items()
     ]
@@ -55,13 +56,20 @@ def command_of(step: type[Step], perform: Callable[[Step], None]) -> Callable[..
     return command
 
 
+def option(step: type[Step], name: str) -> str:
+    """Return what a field, or a loose option, of `step` is called on the command line; a mapping is given in items."""
+    field = step.model_fields.get(name)
+    items = field is not None and dict in _kinds(field.annotation)
+    return f"--{_dashed(name).removesuffix('s') if items else _dashed(name)}"
+
+
 def has_arguments(step: type[Step]) -> bool:
     """Whether a step takes words that belong to no option."""
     extras = [field.json_schema_extra for field in step.model_fields.values()]
     return any(isinstance(extra, dict) and bool(extra.get("argument")) for extra in extras)
 
 
-def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
+def _parameter(name: str, field: FieldInfo, flag: str) -> inspect.Parameter:
     extra: Mapping[str, Any] = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
     kinds = set(_kinds(field.annotation))
     text = field.description or ""
@@ -75,14 +83,13 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
             name, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Annotated[kind, info]
         )
     if field.is_required():
-        info = typer.Option(f"--{_dashed(name)}", help=text, metavar=_metavar(field), show_default=False)
+        info = typer.Option(flag, help=text, metavar=_metavar(field), show_default=False)
         return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[str, info])
     shown = _shown_default(field)
     if kinds == {bool}:
-        flag = f"--{_dashed(name)}" if field.default is False else f"--{_dashed(name)}/--no-{_dashed(name)}"
+        flag = flag if field.default is False else f"{flag}/--no-{_dashed(name)}"
         return _option(name, None, text, bool | None, flag, shown if field.default else "")
     kind = list[str] | None if kinds & {dict, list, tuple} else str | None
-    flag = f"--{_dashed(name).removesuffix('s')}" if dict in kinds else f"--{_dashed(name)}"
     return _option(name, _metavar(field), text, kind, flag, shown)
 
 

@@ -10,13 +10,12 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Annotated, Any, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 from torch import nn
 
 from secateur import connectivity, models
 from secateur.data import Dataset
 from secateur.environment import command_line, environment
-from secateur.errors import InputError
 from secateur.masks import Masks
 from secateur.runs import Run
 from secateur.steps.base import MACHINE, Context, Outcome, Step, Stopwatch, Trust, require, step
@@ -28,6 +27,7 @@ from secateur.tables import COUNT, PERCENT, Column, Format, Table, percent
 from secateur.training import Duration, TrainConfig
 from secateur.training.snapshots import FOLDER as SNAPSHOTS
 from secateur.training.snapshots import snapshot_path
+from secateur.validation import NO_SETTING
 
 RESULTS, DENSE, CHILDREN = "instability.json", "dense", "children"
 NOT_HERE = ("start_at", "snapshots", "method", "amount", "options")
@@ -64,12 +64,12 @@ class Instability(Step, TrainConfig, PathOptions, ModelChoice, DataChoice):
     trust: Trust = False
     format: OutputFormat = "text"
 
-    @model_validator(mode="after")
-    def _left_out(self) -> Instability:
-        for name in NOT_HERE:
-            if getattr(self, name) != TrainConfig.model_fields[name].get_default(call_default_factory=True):
-                raise InputError(f"Leave {name} out, which is no setting of this step.")
-        return self
+    @field_validator(*NOT_HERE)
+    @classmethod
+    def _left_out(cls, value: Any, info: ValidationInfo) -> Any:
+        if value != TrainConfig.model_fields[str(info.field_name)].get_default(call_default_factory=True):
+            raise NO_SETTING
+        return value
 
     def perform(self, context: Context) -> Outcome:
         """Train what is missing, measure what is missing, show all that was asked for."""
