@@ -246,7 +246,16 @@ def by_hand(start: str, levels: int, moment: str, folder: Path) -> list[tuple[di
 @pytest.mark.parametrize("moment", ["0it", "2it", "1ep"])
 @pytest.mark.parametrize("start", LEADING)
 def test_a_chain_is_the_loop_by_hand(start, moment, tmp_path):
-    levels = find(net(), toy(), **PLAIN, rate=0.4, levels=3, starts=start, rewind_to=moment, finetune=2)
+    levels = find(
+        net(),
+        toy(),
+        **PLAIN,
+        rate=0.4,
+        levels=3,
+        starts=start,
+        rewind_to=moment,
+        finetune=2 if start == "none" else None,
+    )
     expected = by_hand(start, 3, moment, tmp_path)
     assert [level.number for level in levels] == [0, 1, 2, 3]
     for level, (state, masks) in zip(levels[1:], expected, strict=True):
@@ -363,6 +372,7 @@ def test_a_level_tells_of_itself():
         ({"levels": 1, "rewind_to": "soon"}, "no span of training"),
         ({"levels": 1, "cuts": {"criterion": "magnitud"}}, "did you mean magnitude"),
         ({"levels": 1, "layer_rates": {"nothing": 1}}, "No layer that may be cut is 'nothing'"),
+        ({"levels": 1, "finetune": 2}, "Nothing is fine-tuned from weights: add none to the starts"),
         ({"levels": 30}, "leaves fewer weights"),
         ({}, "Say how far"),
         ({"levels": 1, "rewind_to": "3ep"}, "no going back to 3ep: the training ends after 9 iterations"),

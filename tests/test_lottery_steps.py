@@ -78,7 +78,8 @@ def test_levels_are_those_of_the_library(start: str, searched: Path) -> None:
     how = {key: DENSE[key] for key in ("batch_size", "epochs", "lr", "evaluate_every")}
     levels = secateur.lottery.find(
         make(), data, **how, seed=1, levels=2, rate=0.4, layer_rates={"output": 0.5}, make=make,
-        starts=("weights", start) if not STARTS[start].leads else start, rewind_to="2it", finetune=1,
+        starts=("weights", start) if not STARTS[start].leads else start, rewind_to="2it",
+        finetune=1 if start == "none" else None,
     )  # fmt: skip
     records = {
         (r["start"], r["level"]): r
@@ -323,6 +324,11 @@ def test_a_command_killed_within_a_level_goes_on_within_it(root: Path, tmp_path:
         (["dense-0", "--levels", "2", "--rate", "0.5", "--left", "0.1"], "leave one out"),
         (["dense-0", "--levels", "2", "--starts", "reinit"], "add one whose masks the others take"),
         (["dense-0", "--levels", "2", "--starts", "weight"], "did you mean weights"),
+        (["dense-0", "--levels", "2", "--finetune", "3", "--starts", "weights,lr"], "add none to the starts"),
+        (
+            ["dense-0", "--levels", "2", "--layer-rate", "output=-1"],
+            "--layer-rate cannot be -1: input should",
+        ),
         (["dense-0", "--levels", "2", "--layer-rate", "fc9=0.5"], "No layer that may be cut is 'fc9'"),
         (["dense-0", "--levels", "99"], "leaves fewer weights (0) than layers (3): go less far"),
         (["dense-0", "--levels", "2", "--rate", "0.999"], "or a smaller rate"),
@@ -360,6 +366,8 @@ def spoiled(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     Train(out="gradual", method="gradual", amount=0.5, **plain)(root)
     Train(out="untrained", **{**DENSE, "epochs": 0, "snapshots": ()})(root)
     Prune(run="dense-0", out="cut", amount=0.5)(root)
+    Ticket(run="dense-0", out="level")(root)
+    Retrain(run="level", epochs=1, batch_size=40)(root)
     secateur.steps.Import(model="lenet300", data="digits", out="taken")(root)
     shutil.copytree(root / "dense-1", root / "sub/dense-0")
     shutil.copytree(root / "dense-0", root / "again")
@@ -376,6 +384,9 @@ def spoiled(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             "50.00% of the weights are left, and level 1 at the rate 0.2 leaves 80.00%",
         ),
         (("cut", "--origin", "dense-0", "--rewind-to", "1it", "--level", "9"), "no snapshot after 1it"),
+        (("level", "--level", "2"), "level is train → ticket → retrain, and the training that it began with"),
+        (("level", "--level", "2"), "give --origin the run of that one"),
+        (("level", "--level", "2", "--origin", "level"), "give --origin the run of that one"),
         (("dense-0", "--level", "1e9"), "leaves fewer weights (0) than layers (3): go less far"),
     ],
 )

@@ -43,3 +43,13 @@ def order(starts: Sequence[str], levels: int, one_shot: bool = False) -> Iterato
         for name in starts:
             chain = name if STARTS[name].leads else leading[0]
             yield Job(number, name, None if one_shot or number == 1 else (chain, number - 1))
+
+
+def check_finetune(starts: Sequence[str], epochs: int | None) -> None:
+    """Raise `InputError` where epochs of fine-tuning are given, and none of the starts fine-tunes."""
+    tuned = [name for name, start in STARTS.items() if start.training == "finetuned"]
+    if epochs is not None and not set(tuned) & set(starts):
+        raise InputError(
+            f"Nothing is fine-tuned from {', '.join(starts)}: add {' or '.join(tuned)} to the starts, or leave "
+            "finetune out."
+        )

@@ -17,7 +17,7 @@ from secateur.errors import InputError
 from secateur.lottery.course import Course
 from secateur.lottery.cutting import cut
 from secateur.lottery.early import early_stop
-from secateur.lottery.order import Job, order
+from secateur.lottery.order import Job, check_finetune, order
 from secateur.lottery.plan import TARGETS, plan
 from secateur.lottery.starts import STARTS, start_seed
 from secateur.masks import Masks
@@ -111,6 +111,7 @@ def find(
                 raise InputError(f"The start {name} draws new weights: pass make=, which makes a new model.")
     p, steps = plan(model, rate=rate, levels=levels, left=left, layer_rates=layer_rates, **how)
     jobs = list(order(names, len(steps), one_shot))
+    check_finetune(names, finetune)
     per_epoch = math.ceil(len(data.train) / config.batch_size)
     total = per_epoch * config.epochs
     moment = Duration.parse(rewind_to).iterations(per_epoch, total)

@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from secateur.errors import StoreError
 from secateur.files import locked
 from secateur.lottery import STARTS, Course, Job, order, plan
+from secateur.lottery.order import check_finetune
 from secateur.progress import track
 from secateur.runs import ABOUT, Run
 from secateur.steps.base import (
@@ -108,6 +109,11 @@ class Lottery(Step, TicketChoice):
     def _starts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         list(order(value, 1))
         return value
+
+    @model_validator(mode="after")
+    def _finetunes(self) -> Lottery:
+        check_finetune(self.starts, self.finetune)
+        return self
 
     def perform(self, context: Context) -> Outcome:
         """Make every level that is not there yet, and show all."""
