@@ -63,8 +63,8 @@ def main() -> None:
             for way, how in WAYS.items():
                 folder = f"{left:.0%}-{how['starts'][0]}-{how.get('rewind_to', 'end')}"
                 search = Lottery(runs=(dense,), rate=1 - left, levels=1, one_shot=True, out=folder, **how)
-                found = search(root, data_root=given.data_root).record[-1]
-                assert found["start"] == how["starts"][-1]
+                records = search(root, data_root=given.data_root).record
+                (found,) = (r for r in records if (r["dense"], r["start"]) == (dense, how["starts"][-1]))
                 rows.append({"way": way, "left": left, "seed": seed, "top1": found["top1"]})
                 print(rows[-1], flush=True)
             keep(rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import time
@@ -164,6 +165,89 @@ def test_a_second_call_does_nothing_and_more_levels_are_added(root: Path) -> Non
     } == {key: value for key, value in before.items() if "json" not in str(key)}
 
 
+def shown(outcome: secateur.steps.Outcome) -> list[tuple[str, str, int]]:
+    return [(record["dense"], record["start"], record["level"]) for record in outcome.record]
+
+
+def results(root: Path) -> list[dict[str, Any]]:
+    return json.loads((root / "lot/lottery.json").read_text())
+
+
+def test_another_start_is_shown_beside_those_of_earlier_calls(root: Path, tmp_path: Path) -> None:
+    both = ("dense-0", "dense-1")
+    first = search(runs=both, starts=("weights", "reinit"))(root)
+    second = search(starts=("lr",), charts="charts")(root)
+    levels = [("weights", 1), ("lr", 1), ("reinit", 1), ("weights", 2), ("lr", 2), ("reinit", 2)]
+    assert shown(second) == [
+        ("dense-0", "dense", 0),
+        ("dense-1", "dense", 0),
+        *(("dense-0", *level) for level in levels),
+        *(("dense-1", *level) for level in levels if level[0] != "lr"),
+    ]
+    assert all(record in second.record for record in first.record)
+    assert second.record == results(root)
+    assert "Shown beside them: 8 of other calls" in second.lines[0]
+    rows = second.table.records()
+    for row, before in zip(rows, first.table.records(), strict=True):
+        assert before.items() <= row.items()
+    assert rows[2]["top1_lr"] is not None
+    assert all(start in (root / "charts/lottery.svg").read_text() for start in ("weights", "lr", "reinit"))
+    kept = (root / "lot/lottery.json").read_bytes()
+    (root / "lot/lottery.json").unlink()
+    assert shown(search(runs=both, starts=("weights", "reinit"))(root)) == shown(second)
+    assert (root / "lot/lottery.json").read_bytes() == kept
+
+
+def test_levels_beyond_those_asked_for_stay_and_what_is_gone_goes(root: Path) -> None:
+    search(levels=3, starts=("weights", "lr"))(root)
+    shutil.rmtree(root / "lot/dense-0-lr-02")
+    assert shown(search(levels=1)(root))[1:] == [
+        ("dense-0", start, level)
+        for level, start in ((1, "weights"), (1, "lr"), (2, "weights"), (3, "weights"), (3, "lr"))
+    ]
+
+
+def test_what_other_settings_made_is_kept_and_not_shown(root: Path) -> None:
+    search(starts=("weights", "lr"))(root)
+    again = search(rate=0.3, levels=1, overwrite=True)(root)
+    assert shown(again) == [("dense-0", "dense", 0), ("dense-0", "weights", 1)]
+    assert [(record["start"], record["level"]) for record in results(root)] == [
+        ("dense", 0), ("weights", 1), ("lr", 1), ("weights", 2), ("lr", 2),
+    ]  # fmt: skip
+    assert results(root)[1]["weights_left"] == 50200 - round(0.3 * 50200)
+
+
+def test_a_start_taken_in_two_ways_is_not_averaged(root: Path) -> None:
+    """Other epochs of fine-tuning, and masks that another start has led to."""
+
+    def of_the_first(outcome: secateur.steps.Outcome) -> list[tuple[str, int]]:
+        return [(start, level) for dense, start, level in shown(outcome) if dense == "dense-0"]
+
+    search(starts=("none", "reinit"), finetune=1)(root)
+    again = search(runs=("dense-1",), starts=("none", "reinit"), finetune=1)(root)
+    assert of_the_first(again) == [("dense", 0), ("none", 1), ("reinit", 1), ("none", 2), ("reinit", 2)]
+    shutil.rmtree(root / "lot/dense-1-none-01")
+    tuned = search(runs=("dense-1",), starts=("none", "reinit"), finetune=2, overwrite=True)(root)
+    assert of_the_first(tuned) == [("dense", 0), ("reinit", 1)]
+    led = search(runs=("dense-1",), starts=("weights", "reinit"), overwrite=True)(root)
+    assert of_the_first(led) == [("dense", 0), ("none", 1), ("reinit", 1), ("none", 2)]
+
+
+def test_a_repetition_is_no_sample(root: Path) -> None:
+    search()(root)
+    shutil.copytree(root / "dense-0", root / "again")
+    found = search(runs=("again",))(root)
+    assert {dense for dense, _, _ in shown(found)} == {"again"}
+
+
+def test_a_level_that_left_ended_has_a_row_of_its_own(root: Path) -> None:
+    search(levels=None, left=0.5)(root)
+    found = search(starts=("lr",))(root)
+    assert [(row["level"], round(row["left"], 2)) for row in found.table.records()] == [
+        (0, 1.0), (1, 0.6), (2, 0.5), (2, 0.36),
+    ]  # fmt: skip
+
+
 def test_the_recipe_of_a_level_makes_it_again(searched: Path, tmp_path: Path) -> None:
     level = searched / "lot/dense-1-reshuffle-02"
     run(level / "recipe.yaml", tmp_path)
@@ -212,6 +296,9 @@ def test_one_shot_stands_beside_the_iterative_search(root: Path) -> None:
     expected = secateur.prune(dense, amount=1 - 0.6**2).masks
     found = secateur.load_masks(level.folder / "model.safetensors")
     assert all(torch.equal(found[name], mask) for name, mask in expected.items())
+    row = search()(root).table.records()[2]
+    assert {"top1_weights", "top1_oneshot-lr"} <= {name for name, value in row.items() if value is not None}
+    assert [r["one_shot"] for r in results(root)] == [False, False, True, False, True]
 
 
 def test_a_pattern_is_one_level(root: Path) -> None:
@@ -403,13 +490,40 @@ def test_a_ticket_of_something_else_is_refused(
 def test_another_search_in_the_same_place_is_refused_or_replaces_what_differs(root: Path) -> None:
     search(starts=("weights", "lr"))(root)
     before = {path.name: path.stat().st_mtime_ns for path in root.glob("lot/*-01/model.safetensors")}
-    with pytest.raises(StoreError, match="replace it with --overwrite"):
+    with pytest.raises(
+        StoreError, match=r"another level, rate 0.4 instead of 0.3: replace it with --overwrite"
+    ):
         search(rate=0.3)(root)
     again = search(rate=0.3, overwrite=True)(root)
     assert "2 levels trained now" in again.lines[0]
     assert again.record[1]["weights_left"] == 50200 - round(0.3 * 50200)
     assert "0 levels trained now" in search(rate=0.3, overwrite=True)(root).lines[0]
     assert before
+
+
+@pytest.mark.parametrize("change", [{"levels": 3}, {"left": 0.2}])
+def test_a_search_goes_on_where_left_ended(change: dict[str, Any], root: Path) -> None:
+    search(levels=None, left=0.5)(root)
+    first = (root / "lot/dense-0-weights-01/model.safetensors").stat().st_mtime_ns
+    further: dict[str, Any] = {"levels": None, **change}
+    with pytest.raises(
+        StoreError, match=r"level 1.3\d+ \(where --left ended\) instead of 2.0: .* with --overwrite"
+    ):
+        search(**further)(root)
+    found = search(**further, overwrite=True)(root)
+    assert re.search(r"lot: \d levels trained now, 1 were there", found.lines[0])
+    assert first == (root / "lot/dense-0-weights-01/model.safetensors").stat().st_mtime_ns
+    assert found.record[2]["left"] == pytest.approx(0.36, abs=1e-4)
+
+
+def test_another_training_of_a_level_is_refused_or_replaced(root: Path) -> None:
+    how: dict[str, Any] = {"starts": ("none",)}
+    search(**how, finetune=1)(root)
+    with pytest.raises(StoreError, match="another level, epochs 1 instead of 0: replace it with --overwrite"):
+        search(**how, finetune=0)(root)
+    found = search(**how, finetune=0, overwrite=True)(root)
+    assert "2 levels trained now, 0 were there" in found.lines[0]
+    assert "0 levels trained now, 2 were there" in search(**how, finetune=0)(root).lines[0]
 
 
 def test_a_level_that_went_on_is_not_cut_further(root: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,14 +25,24 @@ from secateur.steps.base import (
     Overwrite,
     Step,
     Trust,
+    identities,
     identity,
-    is_done,
     require,
     step,
 )
 from secateur.steps.choices import OutputFormat
 from secateur.steps.dense import Dense
-from secateur.steps.lottery_records import RESULTS, Record, dense_record, draw, keep, level_record, table
+from secateur.steps.lottery_levels import Trained, common, difference, folder_of, levels_in
+from secateur.steps.lottery_records import (
+    RESULTS,
+    dense_record,
+    draw,
+    gathered,
+    keep,
+    level_record,
+    read,
+    table,
+)
 from secateur.steps.measuring import open_runs
 from secateur.steps.ticket import Ticket, TicketChoice, options_of_criteria
 from secateur.steps.train import Retrain
@@ -125,21 +136,27 @@ class Lottery(Step, TicketChoice):
         out = context.at(self.out).absolute()
         require(not (out / ABOUT).exists(), f"{out} is a run folder: choose another --out for the levels.")
         work = [(dense, job) for dense in denses for job in jobs]
-        records, made = [dense_record(dense) for dense in denses], 0
+        own, made = [dense_record(dense) for dense in denses], 0
         with locked(out):
             for dense, job in track(work, "levels", len(work)):
                 ticket = self._ticket(out, dense, job, rate, levels[job.number - 1])
-                record, fresh = self._level(ticket, dense, job, inner)
-                records.append(record)
+                level, fresh = self._level(ticket, dense, job, inner)
+                own.append(level_record(level))
                 made += fresh
-            keep(records, out / RESULTS)
+            names = {record["run"] for record in own}
+            others = [level for level in levels_in(out) if level.run.name not in names]
+            earlier = read(out / RESULTS)
+            keep(gathered(own, others, earlier), out / RESULTS)
+        alike = [level for level in others if self._alike(level, denses[0], ticket, jobs)]
+        records = gathered(own, alike, earlier)
         if self.charts is not None:
             draw(records, context.at(self.charts))
         levels_now = "level" if made == 1 else "levels"
         line = (
             f"{context.at(self.out)}: {made} {levels_now} trained now, {len(work) - made} were there already."
         )
-        return Outcome((line,), table(records), records)
+        beside = f" Shown beside them: {len(alike)} of other calls with these settings." if alike else ""
+        return Outcome((line + beside,), table(records), records)
 
     def _denses(self, context: Context) -> list[Dense]:
         """Return the dense trainings. Raises `InputError` unless they are that, and differ in their seeds only."""
@@ -179,7 +196,7 @@ class Lottery(Step, TicketChoice):
         """Return the step that makes what a level starts from."""
 
         def folder(start: str, number: int) -> str:
-            return str(out / f"{dense.run.name}-{'oneshot-' if self.one_shot else ''}{start}-{number:02}")
+            return str(out / folder_of(dense.run.name, start, number, self.one_shot))
 
         return Ticket(
             run=str(dense.run.folder.absolute()) if job.parent is None else folder(*job.parent),
@@ -194,39 +211,62 @@ class Lottery(Step, TicketChoice):
             **{name: getattr(self, name) for name in TicketChoice.model_fields},
         )
 
-    def _level(self, ticket: Ticket, dense: Dense, job: Job, context: Context) -> tuple[Record, bool]:
-        """Make a level, where it is not there, and return what came of it, and whether it was made."""
+    def _level(self, ticket: Ticket, dense: Dense, job: Job, context: Context) -> tuple[Trained, bool]:
+        """Make a level, where it is not there, and return it, and whether it was made."""
         folder = Path(ticket.out)
-        if self.overwrite and not _begun(ticket, context):
-            ticket = ticket.model_copy(update={"overwrite": True})
-        ticket.perform(context)
-        last = len(context.past(Run.open(folder)))
-        result = Run.open(folder).history[last - 1]["result"]
-        macs, left = result["macs"]
+        planned = [*context.past(Run.open(ticket.run)), ticket.identity()]
+        at = len(planned) - 1
+        self._start_over(ticket, planned, context)
+        training = self._training(folder, dense, job.start, Run.open(folder).history[at]["result"])
+        fresh = len(Run.open(folder).history) == at + 1
+        if not fresh:
+            fresh = self._start_over(ticket, [*planned, training.identity()], context)
+        training.perform(context)
+        return Trained(Run.open(folder), at, dense.run.name, self.one_shot), fresh
+
+    def _start_over(self, ticket: Ticket, planned: list[dict[str, Any]], context: Context) -> bool:
+        """Make what a level starts from, and return whether something else had to go for it.
+
+        Raises `StoreError` where the folder holds something else than what is planned, unless --overwrite.
+        """
+        folder = Path(ticket.out)
+        begun = (folder / ABOUT).exists()
+        other = difference(identities(Run.open(folder)), planned) if begun else ""
+        if other and not self.overwrite:
+            raise StoreError(
+                f"{folder} holds another level, {other}: replace it with --overwrite, which keeps all levels that are "
+                "as asked for, or choose another --out."
+            )
+        anew = self.overwrite and (bool(other) or not begun)
+        ticket.model_copy(update={"overwrite": anew}).perform(context)
+        return bool(other)
+
+    def _training(self, folder: Path, dense: Dense, start: str, cut: Mapping[str, Any]) -> Retrain:
+        """Return the step that trains a level; `cut` is the result of its ticket."""
+        macs, left = cut["macs"]
         course = Course(dense.config, dense.per_epoch, macs / max(1, left), self.rewind_to, self.finetune)
-        settings = course.settings(STARTS[job.start].training)
-        training = Retrain(
+        return Retrain(
             run=str(folder),
             data_root=self.data_root,
             overwrite=self.overwrite,
             trust=self.trust,
-            **settings.model_dump(),
+            **course.settings(STARTS[start].training).model_dump(),
         )
-        fresh = len(Run.open(folder).history) == last
-        training.perform(context)
-        return level_record(dense, job, Run.open(folder), last), fresh
 
-
-def _begun(ticket: Ticket, context: Context) -> bool:
-    """Whether a level's folder holds its ticket already, or nothing."""
-    planned = [*context.past(Run.open(ticket.run)), ticket.identity()]
-    try:
-        return is_done(Path(ticket.out), planned, overwrite=False)
-    except StoreError:
-        return False
+    def _alike(self, level: Trained, dense: Dense, ticket: Ticket, jobs: list[Job]) -> bool:
+        """Whether a level of another call may stand beside this call's: it differs in seed, start and level only."""
+        if level.settings != (_but_seed(dense), common(ticket.identity())) or level.start not in STARTS:
+            return False
+        if level.start not in self.starts:
+            return True
+        chain = {job.parent[0] for job in jobs if job.start == level.start and job.parent} or {*self.starts}
+        *before, _ = [start for start, _, _ in level.rounds]
+        return {*before} <= chain and all(
+            training == common(self._training(level.run.folder, dense, start, cut).identity())
+            for start, cut, training in level.rounds
+        )
 
 
 def _but_seed(dense: Dense) -> dict[str, Any]:
     """Return what determines a dense training, less its seed."""
-    whole = identity("train", dense.run.history[0]["config"])
-    return {key: value for key, value in whole.items() if key != "seed"}
+    return common(identity("train", dense.run.history[0]["config"]))

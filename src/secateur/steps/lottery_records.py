@@ -8,9 +8,10 @@ from statistics import fmean, stdev
 from typing import Any, TypeAlias
 
 from secateur.files import read_json, write_json
-from secateur.lottery import STARTS, Job, early_stop
-from secateur.runs import Run
+from secateur.lottery import STARTS, early_stop
+from secateur.steps.cells import are
 from secateur.steps.dense import Dense
+from secateur.steps.lottery_levels import Trained
 from secateur.tables import PERCENT, Column, Format, Table
 from secateur.training.journal import Row
 
@@ -20,34 +21,39 @@ Record: TypeAlias = Mapping[str, Any]
 
 def dense_record(dense: Dense) -> Record:
     """Return the record of a dense training: level 0."""
-    result = dense.run.history[0]["result"]
+    return _of_dense(dense.run.name, dense.config.seed, dense.run.history[0]["result"], dense.rows)
+
+
+def _of_dense(name: str, seed: int, result: Record, rows: Sequence[Row]) -> Record:
     return {
-        "dense": dense.run.name,
-        "seed": dense.config.seed,
+        "dense": name,
+        "seed": seed,
         "start": "dense",
         "level": 0,
-        "run": dense.run.name,
+        "one_shot": False,
+        "run": name,
         "left": 1.0,
         "weights_left": None,
         "prunable": None,
-        **_measured(result, dense.rows),
+        **_measured(result, rows),
     }
 
 
-def level_record(dense: Dense, job: Job, run: Run, last: int) -> Record:
-    """Return the record of a level that the steps number `last` − 1 and `last` of a run's history made."""
-    cut, trained = run.history[last - 1]["result"], run.history[last]["result"]
-    rows = [row for row in run.journal() if row.get("step") == last]
+def level_record(level: Trained) -> Record:
+    """Return the record of a level."""
+    cut = level.cut
+    rows = [row for row in level.run.journal() if row.get("step") == level.at + 1]
     return {
-        "dense": dense.run.name,
-        "seed": dense.config.seed,
-        "start": job.start,
-        "level": job.number,
-        "run": run.name,
+        "dense": level.dense,
+        "seed": level.ticket["seed"],
+        "start": level.start,
+        "level": level.number,
+        "one_shot": level.one_shot,
+        "run": level.run.name,
         "left": 1 - cut["achieved"],
         "weights_left": cut["prunable"] - cut["pruned"],
         "prunable": cut["prunable"],
-        **_measured(trained, rows),
+        **_measured(level.trained, rows),
     }
 
 
@@ -60,11 +66,48 @@ def _measured(result: Record, rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
+def gathered(own: Sequence[Record], others: Sequence[Trained], earlier: Sequence[Record]) -> list[Record]:
+    """Return the records of a call and of other levels, dense runs first, then level by level for each of them.
+
+    A dense run of another call has its record among the `earlier` ones; without it the iteration of its lowest loss is
+    not known, which the log of its training would tell. Of two dense runs with the same seed, which are no two
+    samples, the call's own counts, or the first.
+    """
+    known = {record["dense"]: record for record in earlier if record["level"] == 0}
+    found, samples = list(own), {record["seed"]: record["dense"] for record in own}
+    for level in others:
+        name, seed, result = level.dense, level.ticket["seed"], level.run.history[0]["result"]
+        if seed not in samples:
+            samples[seed], before = name, known.get(name, {})
+            same = before.get("top1") == result["top1"]
+            found.append(before if same else _of_dense(name, seed, result, ()))
+        if samples[seed] == name:
+            found.append(level_record(level))
+    return sorted(found, key=_place)
+
+
+def _place(record: Record) -> tuple[Any, ...]:
+    starts = ["dense", *STARTS]
+    start = starts.index(record["start"]) if record["start"] in starts else len(starts)
+    return record["level"] > 0, record["seed"], record["level"], record.get("one_shot", False), start
+
+
 def keep(records: Sequence[Record], path: Path) -> None:
     """Write the records, unless they are there already."""
     plain = [dict(record) for record in records]
     if not path.exists() or read_json(path) != plain:
         write_json(path, plain)
+
+
+def read(path: Path) -> list[Record]:
+    """Return the records of earlier calls; none where there is no file, or no such one."""
+    found = read_json(path) if path.exists() else []
+    return found if are(found, is_record) else []
+
+
+def is_record(record: Any) -> bool:
+    """Whether it is what this command keeps of a training."""
+    return isinstance(record, dict) and {"dense", "seed", "level", "top1"} <= set(record)
 
 
 def _accuracy(mean: float, spread: float | None = None) -> str:
@@ -84,23 +127,33 @@ def table(records: Sequence[Record]) -> Table:
 
     The dense training is level 0 of every start that leads.
     """
-    starts = list(dict.fromkeys(record["start"] for record in records if record["level"]))
+    starts = {_called(record): STARTS[record["start"]] for record in records if record["level"]}
     columns = [Column("level", "Level", Format(str)), Column("left", "Weights left", PERCENT)]
     columns += [
-        Column(f"{key}_{start}", f"{start}, {title}", format, spread=f"{key}_{start}_spread")
+        Column(f"{key}_{name}", f"{name}, {title}", format, spread=f"{key}_{name}_spread")
         for key, (title, format) in SHOWN.items()
-        for start in starts
+        for name in starts
     ]
     rows = []
-    for level in sorted({record["level"] for record in records}):
-        own = [record for record in records if record["level"] == level]
+    for level, left in sorted({_row(record) for record in records}, key=lambda row: (row[0], -row[1])):
+        own = [record for record in records if _row(record) == (level, left)]
         row: dict[str, Any] = {"level": level, "left": fmean(record["left"] for record in own)}
-        for start in starts:
-            of_start = [r for r in own if r["start"] == start or (level == 0 and STARTS[start].leads)]
+        for name, start in starts.items():
+            of_start = [r for r in own if _called(r) == name or (level == 0 and start.leads)]
             for key in SHOWN:
-                row |= _summed(f"{key}_{start}", [r[key] for r in of_start if r[key] is not None])
+                row |= _summed(f"{key}_{name}", [r[key] for r in of_start if r[key] is not None])
         rows.append(row)
     return Table(columns, rows)
+
+
+def _row(record: Record) -> tuple[int, float]:
+    """Return the level, and what it leaves: with --left the last one leaves more than the level of that number."""
+    return record["level"], float(f"{record['left']:.4g}")
+
+
+def _called(record: Record) -> str:
+    """Return what a start is called in tables and charts."""
+    return f"{'oneshot-' if record.get('one_shot') else ''}{record['start']}"
 
 
 def _summed(key: str, values: Sequence[float]) -> dict[str, Any]:
@@ -124,4 +177,4 @@ def points(records: Sequence[Record], key: str) -> Iterator[dict[str, Any]]:
     """Yield what a chart shows of the records: start, fraction left, and the value under `key`."""
     for record in records:
         if record[key] is not None:
-            yield {"start": record["start"], "left": record["left"], "value": record[key]}
+            yield {"start": _called(record), "left": record["left"], "value": record[key]}
