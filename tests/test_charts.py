@@ -249,3 +249,17 @@ def test_the_page_names_no_colour_but_its_variables():
     assert not re.search(r"#[0-9a-f]{3,6}", json.dumps(theme.PAGE))
     names = set(re.findall(r"var\((--[a-z0-9-]+)\)", json.dumps(theme.PAGE)))
     assert names == set(theme.LIGHT.variables()) == set(theme.DARK.variables())
+
+
+def test_places_on_the_axis_of_a_study_are_written_in_full(tmp_path):
+    rows = [
+        {"way": "a", "x": x, "mean": mean, "low": mean, "high": mean, "n": 1}
+        for x, mean in ((0.5, 0.951), (0.9, 0.953), (0.95, 0.956))
+    ]
+    from secateur.report.charts.study import value_by_way
+
+    charts.save(value_by_way(rows, x="amount", y="top1", fraction=True), tmp_path / "study", ["svg"])
+    text = re.findall(r">([^<>]+)</text>", (tmp_path / "study.svg").read_text())
+    assert {"0.5", "0.9", "0.95"} <= set(text)
+    percents = [each for each in text if each.endswith("%")]
+    assert len(set(percents)) == len(percents) >= 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -443,3 +444,21 @@ def test_a_stop_while_the_package_is_imported_ends_in_one_sentence():
     code += "secateur_command.main()"
     stopped = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (stopped.returncode, stopped.stderr) == (130, "secateur: stopped.\n")
+
+
+@pytest.mark.parametrize("words", [(), ("study",)])
+def test_without_a_command_the_help_keeps_its_lines(words, secateur_command):
+    told = secateur_command(*words)
+    assert (told.code, told.out) == (2, "")
+    lines = told.err.splitlines()
+    assert len(lines) > 5
+    assert all(len(line) <= 120 for line in lines)
+
+
+def test_what_masks_do_not_bring_is_said_once(secateur_command, trained):
+    for amount in ("0.8", "0.9"):
+        words = ("prune", trained / "dense", "--amount", amount, "--no-evaluate", "--out", f"p{amount}")
+        assert secateur_command(*words).code == 0
+    told = secateur_command("compare", "p0.8", "p0.9", "--no-latency").out
+    assert told.count("keep their size") == 1
+    assert re.search(r"Of 2 models (79|80) to (89|90) % of the weights are zero", " ".join(told.split()))

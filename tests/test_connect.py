@@ -14,6 +14,7 @@ from secateur import connectivity
 from secateur.recipe import parse_recipe
 from secateur.runs import Run
 from secateur.steps import Connect, Prune, Train
+from secateur.steps.connect import sentences
 from test_cli import snapshot
 
 QUICK = ("--points", "3", "--samples", "40", "--batches", "1")
@@ -45,7 +46,8 @@ def test_it_tells_what_the_library_measures(statistics, secateur_command, traine
     rows = connectivity.path(a, b, secateur.load_data("digits"), statistics=statistics, **OPTIONS)
     assert record["rows"] == rows
     assert record["barrier"] == connectivity.barrier(rows)
-    assert record["stable"] == connectivity.is_stable(record["barrier"])
+    assert record["rise"] == connectivity.rise(rows)
+    assert record["connected"] == connectivity.is_stable(record["barrier"])
     assert record["statistics"].startswith(statistics)
     assert {path.name for path in Path("between").iterdir()} == {"connect.json", "connect.svg", "connect.png"}
     kept = json.loads(Path("between/connect.json").read_text(encoding="utf-8"))
@@ -55,11 +57,34 @@ def test_it_tells_what_the_library_measures(statistics, secateur_command, traine
 
 def test_words_for_people(secateur_command, trained):
     shown = secateur_command("connect", trained / "a", trained / "a", *QUICK)
-    assert "Error barrier: 0.00 % in training, 0.00 % in the test: stable, the margin is 2 %." in shown.out
+    assert (
+        "Error barrier: 0.00 % in training, 0.00 % in the test: linearly connected, the margin is 2 %."
+        in shown.out
+    )
+    assert "Above the worse end error rises by 0.00 % in training, 0.00 % in the test." in shown.out
     assert "Statistics of normalisations: estimated on 1 training batches of 128." in shown.out
     table = secateur_command("connect", trained / "a", trained / "b", *QUICK, "--format", "csv").out
     assert table.splitlines()[0] == "alpha,train_error,test_error,train_loss,test_loss"
     assert len(table.splitlines()) == 4
+
+
+@pytest.mark.parametrize(
+    ("middle", "verdict"),
+    [
+        (0.05, "but only since one end is so much worse"),
+        (0.11, "but only since one end is so much worse"),
+        (0.13, "not linearly connected"),
+    ],
+)
+def test_a_worse_end_is_no_barrier(middle, verdict):
+    rows = [
+        {"alpha": alpha}
+        | {f"{split}_{what}": value for split in ("train", "test") for what in ("error", "loss")}
+        for alpha, value in ((0, 0.0), (0.5, middle), (1, 0.1))
+    ]
+    told = sentences(connectivity.barrier(rows), connectivity.rise(rows))
+    assert verdict in told[0]
+    assert f"rises by {100 * max(0, middle - 0.1):.2f} % in training" in told[1]
 
 
 def test_checkpoints_of_anybody_are_the_same_models(secateur_command, trained):

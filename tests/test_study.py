@@ -124,6 +124,11 @@ def test_a_level_shares_the_levels_above_it(tmp_path: Path) -> None:
         ({"study": {"seed": 3}}, "seed: 3 in a grid: give a list of values, or numbers as 1..4"),
         ({"study": {"seed": "0..x"}}, "'0..x' in a grid"),
         ({"study": {**GRID, "seed": []}}, "has no cells"),
+        ({"study": {**GRID, "seed": "0..99999999"}}, "a grid of 400,000,000 combinations"),
+        ({"study": {**GRID, "seed": [True, False]}}, "The setting seed is True"),
+        ({"study": {**GRID, "amount": [None, 0.5]}}, "Say how much to remove"),
+        ({"study": {**GRID, "amount": [0.5, 1.0]}}, "leaves no weight anywhere"),
+        ({"steps": [TRAIN, {**CUT, "amount": {"amount": None}}]}, "without quotes"),
         ({"study": {**GRID, "a.b": [1]}}, "has a variable 'a.b'"),
         ({"study": {**GRID, "key": [1, 2]}}, "has a variable key, as the table"),
         ({"study": {**GRID, "way": [{"way": "x", "seed": 1}]}}, "gives seed twice"),
@@ -324,10 +329,20 @@ def test_the_table_is_means_over_seeds(undisturbed: tuple[Path, Standing]) -> No
                 )
                 for which in (row["criterion"], "random")
             )
-            assert row[f"{amount}"] == pytest.approx(own.mean(), rel=1e-12)
-            assert row[f"{amount} ±"] == pytest.approx(own.std(ddof=1), rel=1e-12, abs=1e-15)
+            place = f"amount={amount}"
+            assert row[place] == pytest.approx(own.mean(), rel=1e-12)
+            assert row[f"{place} std"] == pytest.approx(own.std(ddof=1), rel=1e-12, abs=1e-15)
             if row["criterion"] == "magnitude":
-                assert row[f"{amount} −"] == pytest.approx((own - other).mean(), rel=1e-12)
+                assert row[f"{place} difference"] == pytest.approx((own - other).mean(), rel=1e-12)
+                assert row[f"{place} low"] <= row[f"{place} difference"] <= row[f"{place} high"]
+    header, *lines = table.csv().splitlines()
+    names = [
+        f"amount={amount}{what}"
+        for amount in (0.5, 0.9)
+        for what in ("", " std", " difference", " low", " high")
+    ]
+    assert header.split(",") == ["criterion", *names, "n"]
+    assert all(len(line.split(",")) == len(names) + 2 for line in lines)  # nothing in a cell but one value
 
 
 def test_values_that_are_mappings_are_one_variable(tmp_path: Path) -> None:
@@ -347,7 +362,7 @@ def test_values_that_are_mappings_are_one_variable(tmp_path: Path) -> None:
     tops = {(c["way"], c["seed"]): c["prune.top1"] for c in cells}
     for row in table.rows[:2]:
         gaps = [tops[row["way"], seed] - tops["random, global", seed] for seed in (0, 1)]
-        assert row["prune.top1 −"] == pytest.approx(np.mean(gaps), rel=1e-12, abs=1e-15)
+        assert row["prune.top1 difference"] == pytest.approx(np.mean(gaps), rel=1e-12, abs=1e-15)
     assert {cell["scope"] for cell in cells} == {"global", "local"}
 
 
@@ -363,8 +378,8 @@ def test_what_shares_a_seed_is_no_repetition_of_its_own() -> None:
     assert table.columns[-1].title == "n, each a mean over criterion"
     for row, amount in zip(table.rows, (0.5, 0.9), strict=True):
         assert row["x.top1"] == pytest.approx(1 + 5 + 100 * amount)
-        assert row["x.top1 ±"] == pytest.approx(1)  # of 0, 1, 2; what a and b differ by is no spread
-    assert table.rows[1]["x.top1 −"] == pytest.approx(40)
+        assert row["x.top1 std"] == pytest.approx(1)  # of 0, 1, 2; what a and b differ by is no spread
+    assert table.rows[1]["x.top1 difference"] == pytest.approx(40)
     lonely = [cell for cell in cells if (cell["seed"], cell["amount"]) in {(0, 0.5), (1, 0.9)}]
     with pytest.raises(InputError, match=r"No cell differs from one of 0\.5 in amount alone"):
         pivot(lonely, ["seed", "criterion", "amount"], rows=["amount"], baseline="0.5")
@@ -393,6 +408,21 @@ def test_studies_that_share_cells_are_both_in_the_results(tmp_path: Path) -> Non
         'select study, rate, "prune.achieved" from results where rate is not null'
     ).fetchall()
     assert found == [("two", 0.9, pytest.approx(0.9, abs=1e-4))]
+
+
+def test_the_results_are_of_the_cells_there_are_now(tmp_path: Path) -> None:
+    grid = {"seed": [0], "amount": [0.5, 0.9]}
+    cut = {**CUT, "criterion": "magnitude"}
+    for study, changes, amounts in (
+        (grid, {}, [0.5, 0.9]),
+        (grid, {"norm": "l2"}, [0.5, 0.9]),
+        ({**grid, "amount": [0.5]}, {"norm": "l2"}, [0.5]),
+    ):
+        done(written(tmp_path, study=study, steps=[TRAIN, {**cut, **changes}]), tmp_path / "work")
+        base = sqlite3.connect(tmp_path / "work/study.sqlite")
+        found = base.execute("select amount from results order by amount").fetchall()
+        assert [amount for (amount,) in found] == amounts
+    assert base.execute("select count(*) from plans").fetchone() == (3,)
 
 
 def test_what_was_deleted_is_made_again_when_it_is_needed(tmp_path: Path) -> None:
@@ -439,6 +469,9 @@ def test_compression_and_speedup_are_of_the_whole_model(undisturbed: tuple[Path,
         ({"value": "criterion"}, "There is no number named 'criterion'"),
         ({"baseline": "randon"}, "did you mean random"),
         ({"against": "cost"}, "no number named 'cost'"),
+        ({"columns": "amount", "against": "retrain.nonzero"}, "leave --columns out"),
+        ({"rows": ["amount"], "columns": "amount"}, "name it once"),
+        ({"rows": ["amount", "amount"]}, "name it once"),
     ],
 )
 def test_a_table_of_what_is_not_there_is_refused(
@@ -448,12 +481,61 @@ def test_a_table_of_what_is_not_there_is_refused(
         pivot(flat(undisturbed[1]), list(GRID), **asked)
 
 
-def test_rows_that_none_beats_are_marked(undisturbed: tuple[Path, Standing]) -> None:
-    table = pivot(flat(undisturbed[1]), list(GRID), against="retrain.nonzero")
-    points = [(row["cost"], row["retrain.top1"]) for row in table.rows]
+@pytest.mark.parametrize(("value", "better"), [("retrain.top1", 1), ("retrain.loss", -1)])
+@pytest.mark.parametrize(
+    ("against", "dearer"), [("retrain.nonzero", 1), ("retrain.compression", -1), ("end.x", 1)]
+)
+def test_rows_that_none_beats_are_marked(value: str, better: int, against: str, dearer: int) -> None:
+    numbers = [
+        (0.5, 2.0, 10, 2.0),
+        (0.9, 1.0, 5, 4.0),
+        (0.6, 3.0, 5, 4.0),
+        (0.4, 1.5, 20, 1.0),
+        (0.9, 2.5, 30, 0.5),
+    ]
+    cells = [
+        {
+            "way": way,
+            "retrain.top1": top1,
+            "retrain.loss": loss,
+            "retrain.nonzero": nonzero,
+            "retrain.compression": compression,
+            "end.x": nonzero,
+        }
+        for way, (top1, loss, nonzero, compression) in enumerate(numbers)
+    ]
+    table = pivot(cells, ["way"], value=value, against=against)
+    points = [(dearer * cell[against], better * cell[value]) for cell in cells]
     for row, (cost, gain) in zip(table.rows, points, strict=True):
         beaten = any(c <= cost and g >= gain and (c, g) != (cost, gain) for c, g in points)
         assert (row["front"] is None) == beaten
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "shown"),
+    [
+        ("x.top1", (0.5, 0.52), "51.00 ± 1.41 %"),
+        ("x.loss", (2.3, 2.3022), "2.3011 ± 0.0016"),
+        ("x.nonzero", (25_000, 27_000), "26,000 ± 1,414"),
+        ("x.loss", (2.0, 2.0), "2.000 ± 0"),
+        ("x.loss", (2.0,), "2.000"),
+    ],
+)
+def test_means_have_the_decimals_of_their_deviations(
+    name: str, values: tuple[float, ...], shown: str
+) -> None:
+    cells = [{"seed": seed, "way": "a", name: value} for seed, value in enumerate(values)]
+    assert pivot(cells, ["seed", "way"], value=name).cells()[0][1] == shown
+
+
+def test_a_difference_has_the_decimals_of_its_interval() -> None:
+    cells = [
+        {"seed": seed, "way": way, "x.loss": 2.3 + 0.001 * seed + gap}
+        for way, gaps in (("a", (0.0, 0.0, 0.0)), ("b", (0.0011, 0.0012, 0.0014)))
+        for seed, gap in enumerate(gaps)
+    ]
+    table = pivot(cells, ["seed", "way"], value="x.loss", baseline="a")
+    assert table.cells()[1][2] == "+0.00123 (+0.00085 to +0.00161)"
 
 
 VALUES = st.lists(st.floats(-1e3, 1e3, width=32), min_size=2, max_size=9)
@@ -503,10 +585,13 @@ def test_the_commands(secateur_command: Any, tmp_path: Path) -> None:
     assert (refused.code, refused.out) == (2, "")
     assert "run it first" in refused.err
     assert not (tmp_path / "digits").exists()
-    assert (
-        secateur_command("study", "run", "digits.yaml", "--workers", "1").out
-        == "digits: 4 of 4 cells are done\n"
-    )
+    ran = secateur_command("study", "run", "digits.yaml", "--workers", "1")
+    assert ran.out == "digits: 4 of 4 cells are done\n"
+    assert ran.err.splitlines() == [f"digits: {n} of 4 cells are done" for n in range(1, 5)]
+    (tmp_path / "deeper").mkdir()
+    os.chdir(tmp_path / "deeper")
+    assert "4 of 4" in secateur_command("study", "status", "../digits.yaml").out
+    os.chdir(tmp_path)
     told = json.loads(secateur_command("study", "status", "digits.yaml", "--format", "json").out)
     assert {row["state"] for row in told} == {"done"}
     assert "\\begin{tabular}" in secateur_command("study", "table", "digits.yaml", "--format", "latex").out

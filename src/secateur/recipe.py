@@ -20,6 +20,7 @@ to 4, and 1..0 for none. Steps already done are skipped, so a recipe that was in
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,6 +38,8 @@ from secateur.steps import STEPS, Context, Outcome, Step
 
 DEMO = Path(__file__).parent / "recipes" / "demo.yaml"
 HOLE = re.compile(r"\{(\w+)\}")
+MOST = 100_000
+"""Combinations that one grid may have."""
 RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
@@ -116,7 +119,12 @@ def combinations(loops: Any, source: str) -> Iterator[dict[str, Any]]:
     """Yield every combination of listed values as name → value; a listed mapping stands for its own keys."""
     if not isinstance(loops, Mapping):
         raise InputError(f"{source} has a grid that does not map names to lists of values.")
-    for combination in itertools.product(*(_choices(name, value, source) for name, value in loops.items())):
+    choices = [_choices(name, value, source) for name, value in loops.items()]
+    if (count := math.prod(map(len, choices))) > MOST:
+        raise InputError(
+            f"{source} has a grid of {count:,} combinations, and {MOST:,} is the most: divide it."
+        )
+    for combination in itertools.product(*choices):
         values: dict[str, Any] = {}
         for name, choice in zip(loops, combination, strict=True):
             own = named(name, choice)
@@ -137,7 +145,7 @@ def named(name: str, choice: Any) -> dict[str, Any]:
     return {name: ", ".join(map(str, choice.values())), **choice}
 
 
-def _choices(name: Any, value: Any, source: str) -> list[Any]:
+def _choices(name: Any, value: Any, source: str) -> Sequence[Any]:
     """Return what a variable goes through: a list, or the numbers that FIRST..LAST stands for."""
     if not isinstance(name, str) or not name.isidentifier():
         raise InputError(
@@ -146,7 +154,7 @@ def _choices(name: Any, value: Any, source: str) -> list[Any]:
     if isinstance(value, list):
         return value
     if isinstance(value, str) and (ends := RANGE.fullmatch(value)):
-        return list(range(int(ends[1]), int(ends[2]) + 1))
+        return range(int(ends[1]), int(ends[2]) + 1)
     raise InputError(f"{source} has {name}: {value!r} in a grid: give a list of values, or numbers as 1..4.")
 
 
@@ -182,6 +190,10 @@ def _fill(value: Any, values: Mapping[str, Any], source: str) -> Any:
     if isinstance(value, list):
         return [_fill(item, values, source) for item in value]
     if isinstance(value, Mapping):
+        if len(value) == 1 and value == {(name := next(iter(value))): None} and name in values:
+            raise InputError(
+                f'{source} has {{{name}}} without quotes, a mapping in YAML: write "{{{name}}}".'
+            )
         return {key: _fill(item, values, source) for key, item in value.items()}
     if not isinstance(value, str):
         return value

@@ -104,6 +104,11 @@ class Settings:
             raise InputError(f"Say how much to remove: amount=0.8 removes 80 % of the prunable {kind}s.")
         if self.amount is not None and not math.isclose(check_amount(self.amount), self.requested):
             raise InputError(f"The pattern {self.granularity} removes {own:.0%} by itself: leave amount out.")
+        if kind == "weight" and self.requested == 1 and not self.allow_empty and not SCOPES[self.scope].each:
+            raise InputError(
+                "An amount of 1 leaves no weight anywhere: choose a smaller one, or let tensors lose all of theirs "
+                "with allow_empty."
+            )
         if kind in UNITS and self.budget is not None:
             budgets.read(self.budget)
         check_amount(self.max_amount)

@@ -79,8 +79,9 @@ def milliseconds(median: float, iqr: float | None = None) -> str:
 
 
 def number(value: float) -> str:
-    """Write a dimensionless number with four significant digits, large ones whole: "0.04322", "25,510"."""
-    text = f"{value:,.0f}" if 1000 <= abs(value) < 1e15 else f"{value:.4g}"
+    """Write a dimensionless number with four significant digits, large and whole ones whole: "2.020", "25,510"."""
+    whole = isinstance(value, int) or 1000 <= abs(value) < 1e15
+    text = f"{value:,.0f}" if whole else f"{value:#.4g}".rstrip(".")
     return f"−{text[1:]}" if text.startswith("-") else text
 
 
@@ -111,7 +112,8 @@ class Column:
     """One column: the rows' key, the title shown, and the format.
 
     `align` overrides the side of the format. `help` says in a few words what the column holds (a tooltip in
-    HTML). `spread` names the key that holds the spread of a measured quantity, or its value before a change.
+    HTML). `spread` names the key that holds the spread of a measured quantity, or its value before a change, or the
+    keys of the ends of an interval.
     """
 
     key: str
@@ -119,7 +121,7 @@ class Column:
     format: Format = TEXT
     align: Align | None = None
     help: str = ""
-    spread: str | None = None
+    spread: str | tuple[str, ...] = ()
 
     @property
     def side(self) -> Align:
@@ -129,7 +131,7 @@ class Column:
     @property
     def keys(self) -> tuple[str, ...]:
         """Every key of a row that the column reads."""
-        return (self.key,) if self.spread is None else (self.key, self.spread)
+        return (self.key, *([self.spread] if isinstance(self.spread, str) else self.spread))
 
     def cell(self, row: Mapping[str, Any]) -> str:
         """The text of the column's cell in `row`."""

@@ -69,6 +69,9 @@ def main() -> None:
         _stop(str(error), 2)
     except UsageProblem as error:
         message = error.format_message() or "say what to do; secateur --help lists the commands."
+        if message.lstrip().startswith("Usage:"):  # nothing was asked for, and this is the whole help
+            print(message, file=sys.stderr)
+            sys.exit(2)
         _stop(" ".join(message.split()), 2)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED

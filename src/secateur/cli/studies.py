@@ -26,7 +26,8 @@ app = typer.Typer(
 
 File = Annotated[Path, typer.Argument(help="Study file (YAML).", metavar="STUDY", show_default=False)]
 Root = Annotated[
-    Path | None, typer.Option("--root", help="Folder to work in; named after the file when left out.")
+    Path | None,
+    typer.Option("--root", help="Folder to work in; beside the file and named after it when left out."),
 ]
 Form = Annotated[str, typer.Option("--format", help="text, json, csv, markdown or latex")]
 Value = Annotated[
@@ -67,7 +68,8 @@ def run(
         values = ", ".join(f"{name} {value}" for name, value in cell.values.items())
         raise InputError(
             f"{len(lost)} cells failed, the first ({values}) with: {reason} "
-            "Once that is mended, the same command tries them again, and makes a run folder anew that is deleted."
+            "Mend what is wrong and give the same command again: it tries them again. To have a run made anew, delete "
+            "its folder first."
         )
 
 
@@ -125,7 +127,7 @@ def report(
 
 
 def _root(study: Path, root: Path | None) -> Path:
-    return Path(study.stem) if root is None else root
+    return study.with_suffix("") if root is None else root
 
 
 def _standing(study: Path, root: Path | None) -> Standing:

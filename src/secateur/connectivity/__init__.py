@@ -7,7 +7,7 @@ Hypothesis*).
 
 from secateur.connectivity.children import Children
 from secateur.connectivity.interpolation import Between
-from secateur.connectivity.path import MARGIN, POINTS, Row, barrier, is_stable, path
+from secateur.connectivity.path import MARGIN, POINTS, Row, barrier, is_stable, path, rise
 from secateur.connectivity.statistics import STATISTICS, estimate, told
 
 __all__ = [
@@ -21,5 +21,6 @@ __all__ = [
     "estimate",
     "is_stable",
     "path",
+    "rise",
     "told",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -92,6 +92,23 @@ def barrier(rows: Sequence[Row]) -> dict[str, float]:
     >>> barrier([{"alpha": alpha, "test_error": error} for alpha, error in ((0, 0.1), (0.5, 0.4), (1, 0.2))])
     {'test_error': 0.25}
     """
+    return _above(rows, lambda first, last: (first + last) / 2)
+
+
+def rise(rows: Sequence[Row]) -> dict[str, float]:
+    """Return, for each measure, the highest value on the path − that of its worse end, in the measure's units.
+
+    Where ends are not equally good a barrier is half their difference at least; what rises above the worse one is
+    really between them. Never negative. Raises `InputError` for rows that are no whole path.
+
+    >>> rise([{"alpha": alpha, "test_error": error} for alpha, error in ((0, 0.1), (0.5, 0.15), (1, 0.2))])
+    {'test_error': 0.0}
+    """
+    return _above(rows, max)
+
+
+def _above(rows: Sequence[Row], ground: Callable[[float, float], float]) -> dict[str, float]:
+    """Return how far the highest value of each measure is above what its two ends make."""
     ordered = sorted(rows, key=lambda row: row["alpha"])
     if not ordered or (ordered[0]["alpha"], ordered[-1]["alpha"]) != (0, 1):
         raise InputError(
@@ -99,7 +116,7 @@ def barrier(rows: Sequence[Row]) -> dict[str, float]:
         )
     first, last = ordered[0], ordered[-1]
     return {
-        name: max(row[name] for row in ordered) - (first[name] + last[name]) / 2
+        name: max(row[name] for row in ordered) - ground(first[name], last[name])
         for name in MEASURES
         if name in first
     }

@@ -19,7 +19,10 @@ SMALL = 11
 WIDTH, HEIGHT = 560, 320
 NUMBERS = {"decimal": ".", "thousands": ",", "grouping": [3], "currency": ["", ""], "percent": "\u00a0%"}
 
-SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
+STAR = "M0.00,-1.15L0.29,-0.40L1.09,-0.36L0.48,0.15L0.68,0.93L0.00,0.50L-0.68,0.93L-0.48,0.15L-1.09,-0.36L-0.29,-0.40Z"
+SALTIRE = "M-1,-0.6L-0.6,-1L0,-0.4L0.6,-1L1,-0.6L0.4,0L1,0.6L0.6,1L0,0.4L-0.6,1L-1,0.6L-0.4,0Z"
+"""Shapes that Vega has no name for, as SVG paths from −1 to 1."""
+SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", STAR, SALTIRE)
 SOLID, DASHED = (1, 0), (5, 4)
 
 
@@ -49,14 +52,14 @@ LIGHT = Palette(
     ink="#1f2328",
     muted="#59626c",
     grid="#e4e7ea",
-    series=("#0072b2", "#d55e00", "#00875f", "#b0508c", "#a06a00", "#3f8fc4", "#6b7178"),
+    series=("#0072b2", "#d55e00", "#00875f", "#b0508c", "#7d5200", "#5f52c9", "#16181d", "#8d8f98"),
 )
 DARK = Palette(
     paper="#14171b",
     ink="#e8eaed",
     muted="#a3abb4",
     grid="#2b3138",
-    series=("#56b4e9", "#f28344", "#2cc295", "#de8fbd", "#e6b022", "#8fb8ff", "#a9afb6"),
+    series=("#56b4e9", "#f28344", "#2cc295", "#de8fbd", "#f2e06a", "#8c7bff", "#f3f5f7", "#7e858c"),
 )
 
 

@@ -20,6 +20,7 @@ from rich.tree import Tree
 from secateur import models
 from secateur.data import held
 from secateur.errors import InputError, StoreError
+from secateur.options import kinds_of
 from secateur.registry import Registry
 from secateur.runs import ABOUT, Run
 from secateur.tables import Table
@@ -138,6 +139,16 @@ class Step(BaseModel):
         loose = {key: value for key, value in values.items() if key in cls.loose_options()}
         rest = {key: value for key, value in values.items() if key not in loose}
         return {**rest, "options": {**(rest.get("options") or {}), **loose}} if loose else rest
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_number_is_true(cls, values: Any) -> Any:
+        """Refuse a truth where a number is wanted: pydantic would take it for 0 or 1."""
+        for name, value in values.items() if isinstance(values, dict) else ():
+            field = cls.model_fields.get(name)
+            if isinstance(value, bool) and field is not None and bool not in kinds_of(field.annotation):
+                raise InputError(f"The setting {name} is {value}: it does not answer yes or no.")
+        return values
 
     def config(self) -> dict[str, Any]:
         """Return what the recipe keeps of this step: every field but the folders it names."""

@@ -110,6 +110,6 @@ class ModelChoice(BaseModel):
 
 
 OutputFormat = Annotated[
-    Literal["text", "json", "csv", "markdown"],
-    Field(description="text, json, csv or markdown", json_schema_extra=MACHINE),
+    Literal["text", "json", "csv", "markdown", "latex"],
+    Field(description="text, json, csv, markdown or latex", json_schema_extra=MACHINE),
 ]

@@ -123,7 +123,7 @@ class Connect(Step, PathOptions, DataOptions):
             **self.path_options(),
             **own,
         )
-        found = connectivity.barrier(rows)
+        found, risen = connectivity.barrier(rows), connectivity.rise(rows)
         statistics = connectivity.told(a, data, self.statistics, self.batches, self.batch_size)
         record = {
             "a": self.a,
@@ -132,10 +132,11 @@ class Connect(Step, PathOptions, DataOptions):
             "statistics": statistics,
             "settings": {**self.path_options(), **own},
             "barrier": found,
-            "stable": connectivity.is_stable(found),
+            "rise": risen,
+            "connected": connectivity.is_stable(found),
             "rows": rows,
         }
-        lines = [*sentences(found), f"Statistics of normalisations: {statistics}."]
+        lines = [*sentences(found, risen), f"Statistics of normalisations: {statistics}."]
         if self.out is not None:
             lines.append(self._write(context.at(self.out), record))
         return Outcome(tuple(lines), Table(COLUMNS, rows), record)
@@ -186,11 +187,22 @@ class Connect(Step, PathOptions, DataOptions):
         return f"Numbers and chart: {folder}/connect.json, .svg, .png"
 
 
-def sentences(found: dict[str, float]) -> list[str]:
+def sentences(found: dict[str, float], risen: dict[str, float]) -> list[str]:
     """Tell of a barrier in words."""
-    verdict = "stable" if connectivity.is_stable(found) else "not stable"
+    margin = f"the margin is {100 * connectivity.MARGIN:g} %"
+    if connectivity.is_stable(found):
+        verdict = f"linearly connected, {margin}"
+    elif connectivity.is_stable(risen):
+        verdict = (
+            f"beyond the margin of {100 * connectivity.MARGIN:g} %, but only since one end is so much worse"
+        )
+    else:
+        verdict = f"not linearly connected, {margin}"
     return [
         f"Error barrier: {percent(found['train_error'])} in training, {percent(found['test_error'])} in the test: "
-        f"{verdict}, the margin is {100 * connectivity.MARGIN:g} %.",
-        f"Loss barrier: {found['train_loss']:.4g} in training, {found['test_loss']:.4g} in the test.",
+        f"{verdict}.",
+        f"Above the worse end error rises by {percent(risen['train_error'])} in training, "
+        f"{percent(risen['test_error'])} in the test.",
+        f"Loss barrier: {NUMBER.write(found['train_loss'])} in training, {NUMBER.write(found['test_loss'])} in the "
+        "test.",
     ]

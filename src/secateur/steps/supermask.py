@@ -6,7 +6,7 @@ import itertools
 import json
 from collections.abc import Mapping
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 from torch import Tensor
@@ -21,6 +21,7 @@ from secateur.runs import Run
 from secateur.seeds import seed_of
 from secateur.steps.base import MACHINE, Context, DataRoot, In, Outcome, Step, Trust, percent, require, step
 from secateur.steps.cells import Cells
+from secateur.steps.choices import OutputFormat
 from secateur.steps.dense import Dense
 from secateur.steps.fusing import check_device
 from secateur.tables import COUNT, NUMBER, PERCENT, Column, Table
@@ -99,10 +100,7 @@ class Supermask(Step):
         bool, Field(description="measure again what is there already", json_schema_extra=MACHINE)
     ] = False
     trust: Trust = False
-    format: Annotated[
-        Literal["text", "json", "csv", "markdown", "latex"],
-        Field(description="text, json, csv, markdown or latex", json_schema_extra=MACHINE),
-    ] = "text"
+    format: OutputFormat = "text"
 
     @field_validator("criteria", "kept", "masked")
     @classmethod

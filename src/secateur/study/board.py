@@ -1,4 +1,7 @@
-"""What a person sees while a study runs: how far it is, and what is being done at this moment."""
+"""What a person sees while a study runs: how far it is, and what is being done at this moment.
+
+On a terminal that is a live table; elsewhere, in a log, a line whenever a cell is done or a task has failed.
+"""
 
 from __future__ import annotations
 
@@ -66,11 +69,30 @@ class Board:
         return Group(head, running)
 
 
+class Log:
+    """Lines of what has come since the last ones."""
+
+    def __init__(self) -> None:
+        self.told = (0, 0)
+
+    def show(self, standing: Standing) -> None:
+        """Print a line if a cell more is done, or a task more has failed."""
+        done, failed = len(standing.finished()), len(standing.failed)
+        if (done, failed) != self.told and (done or failed):
+            last = f", {failed} tasks failed: {list(standing.failed.values())[-1]}" if failed else ""
+            line = f"{standing.study.name}: {done} of {len(standing.study.cells)} cells are done{last}"
+            console.print(line, soft_wrap=True, markup=False)
+        self.told = done, failed
+
+
 @contextmanager
-def board() -> Iterator[Board]:
-    """Show a board while the block runs, unless the console is no terminal."""
-    if os.environ.get("SECATEUR_QUIET") or not console.is_terminal:
+def board() -> Iterator[Board | Log]:
+    """Show a board while the block runs, or a log where the console is no terminal; neither, if it shall be quiet."""
+    if os.environ.get("SECATEUR_QUIET"):
         yield Board(None)
+        return
+    if not console.is_terminal:
+        yield Log()
         return
     os.environ["SECATEUR_QUIET"] = "1"  # tasks have bars of their own, which would write across it
     drawn = Board(None)

@@ -68,6 +68,7 @@ def conduct(
         standing = Standing(study, results.tasks(list(study.tasks)))
         standing.redo_lost(place.root)
         try:
+            results.keep_plan(study.name, [cell.key for cell in study.cells])
             kept = results.cells(study.name)
             _keep_cells(results, standing, kept)
             while True:

@@ -9,9 +9,10 @@ from secateur.environment import command_line, environment
 from secateur.files import read_text, write_text
 from secateur.report.content import ReportContent, Section
 from secateur.study.conduct import Standing
+from secateur.study.quantities import is_fraction, written
 from secateur.study.statistics import summarise
-from secateur.study.summary import FRACTIONS, REPEATS, Flat, default_value, flat, pivot, state
-from secateur.tables import NUMBER, PERCENT, Column, Table
+from secateur.study.summary import REPEATS, Flat, default_value, flat, pivot, state
+from secateur.tables import Column, Table
 
 
 def page(
@@ -84,12 +85,9 @@ def _points(cells: list[Flat], variables: list[str], value: str) -> tuple[list[d
 def _chart(points: list[dict[str, Any]], across: str, value: str) -> Any:
     from secateur.report.charts.study import value_by_way
 
-    return value_by_way(points, x=across, y=value, fraction=value.rpartition(".")[2] in FRACTIONS)
+    return value_by_way(points, x=across, y=value, fraction=is_fraction(value))
 
 
 def _numbers(points: list[dict[str, Any]], across: str, value: str) -> Table:
-    form = PERCENT if value.rpartition(".")[2] in FRACTIONS else NUMBER
-    columns = [Column("way", "Way"), Column("x", across, NUMBER), Column("mean", value, form)]
-    if any(isinstance(point["x"], str) for point in points):
-        columns[1] = Column("x", across)
+    columns = [Column("way", "Way"), Column("x", across), Column("mean", value, written(value))]
     return Table(columns, points)

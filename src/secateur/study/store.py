@@ -2,7 +2,9 @@
 
 tasks    key, do, result (JSON), seconds, finished, environment (JSON)
 cells    key, study, cell (JSON: the variables), tasks (JSON: step → key), finished; a row for each study a cell is in
-results  a view for other programs: one row for each cell and study, a column for each variable and number
+plans    study, cells (JSON: their keys), planned; a row whenever a study was run with other cells than before
+results  a view for other programs: one row for each finished cell of each study as it was run last, a column for each
+         variable and number
 
 pandas.read_sql("select * from results", sqlite3.connect("study.sqlite"))
 duckdb.sql("select * from sqlite_scan('study.sqlite', 'results')")
@@ -30,7 +32,9 @@ create table if not exists tasks (
 create table if not exists cells (
     key text not null, study text not null, cell text not null, tasks text not null, finished text not null,
     primary key (key, study, cell));
+create table if not exists plans (study text not null, cells text not null, planned text not null);
 """
+CURRENT = "(select cells from plans where plans.study = {study} order by rowid desc limit 1)"
 
 
 class Results:
@@ -83,8 +87,19 @@ class Results:
         with self._errors(), self._database:
             self._database.execute("insert or ignore into cells values (?, ?, ?, ?, ?)", row)
 
+    def keep_plan(self, study: str, cells: Sequence[str]) -> None:
+        """Add which cells a study has now, if these are not the ones it had last."""
+        text = json.dumps(list(cells))
+        with self._errors(), self._database:
+            last = self._database.execute("select " + CURRENT.format(study="?"), (study,)).fetchone()
+            if last != (text,):
+                self._database.execute("insert into plans values (?, ?, ?)", (study, text, _now()))
+
     def show(self, variables: Sequence[str], numbers: Mapping[str, tuple[str, str]]) -> None:
-        """Make the view `results`: `numbers` maps each column to the step and the number it holds."""
+        """Make the view `results`: `numbers` maps each column to the step and the number it holds.
+
+        Studies that were run before plans were kept have all their cells in it.
+        """
         columns = ["cells.key", "cells.study"]
         columns += [f"json_extract(cell, {_text(f'$.{_name(v)}')}) as {_name(v)}" for v in variables]
         for column, (step, number) in numbers.items():
@@ -93,11 +108,13 @@ class Results:
                 "seconds" if number == "seconds" else f"json_extract(result, {_text(f'$.{_name(number)}')})"
             )
             columns.append(f"(select {value} from tasks where tasks.key = {key}) as {_name(column)}")
+        plan = CURRENT.format(study="cells.study")
         with self._errors(), self._database:
             self._database.execute("drop view if exists results")
             self._database.execute(
                 f"create view results as select {', '.join(columns)} from cells "
-                "where rowid in (select max(rowid) from cells group by study, key)"
+                "where rowid in (select max(rowid) from cells group by study, key) "
+                f"and cells.key in (select value from json_each(coalesce({plan}, json_array(cells.key))))"
             )
 
     @contextmanager

@@ -9,8 +9,9 @@ from typing import Any, TypeAlias
 from secateur.errors import InputError
 from secateur.registry import unknown
 from secateur.study.conduct import Standing
-from secateur.study.statistics import Summary, front, paired, summarise
-from secateur.tables import NUMBER, PERCENT, TEXT, Column, Format, Table, percent
+from secateur.study.quantities import difference, is_cost, written
+from secateur.study.statistics import front, paired, summarise
+from secateur.tables import NUMBER, PERCENT, TEXT, Column, Format, Table
 
 Flat: TypeAlias = Mapping[str, Any]
 """One finished cell: its variables, and its numbers as "step.number"."""
@@ -19,7 +20,6 @@ REPEATS = ("seed", "repeat")
 """Variables that repeat a measurement, unless asked for as rows or columns."""
 Pairs: TypeAlias = Mapping[tuple[tuple[Any, ...], tuple[Any, ...]], Flat]
 """Cells of one place of a table by what repeats them, and by the other variables that are not in the table."""
-FRACTIONS = ("top1", "top5", "achieved", "requested", "cut")
 
 
 def flat(standing: Standing) -> list[Flat]:
@@ -90,7 +90,8 @@ def pivot(
     Of variables that are in neither, `REPEATS` make the deviation; all others are averaged within each repetition.
     `baseline` is the value of the first row variable that all others are compared with, pair by pair: the difference
     stands behind with its 95 % interval. `against` names a cost, such as retrain.nonzero: rows that no other beats in
-    cost and value are marked.
+    cost and value are marked. Less is better of losses, errors, counts, bytes and seconds, of a cost whose name tells
+    nothing, too, and more of all others.
 
     Raises `InputError` for a variable, value or number that there is not.
     """
@@ -100,9 +101,16 @@ def pivot(
     for name in (value, *([against] if against else [])):
         _check_number(name, cells)
     rest = [name for name in variables if name not in REPEATS]
-    for name in (*rows, *([columns] if columns else [])):
+    asked = [*rows, *([columns] if columns else [])]
+    for name in asked:
         if name not in variables:
             raise InputError(unknown("variable", name, list(variables)))
+        if asked.count(name) > 1:
+            raise InputError(f"The variable {name} can be in rows or columns once: name it once.")
+    if columns and against:
+        raise InputError(
+            "A front is one of rows: leave --columns out, and its variable is one of the rows, too."
+        )
     if not rows:
         columns = columns or (rest[-1] if len(rest) > 1 and against is None else None)
         rows = [name for name in rest if name != columns]
@@ -119,32 +127,41 @@ def pivot(
     if baseline is not None and not rows:
         raise InputError("There is nothing to compare with a baseline: the study has no variable for rows.")
     if baseline is not None and baseline not in {str(key[0]) for key in groups}:
-        raise InputError(unknown(f"value of {rows[0]}", baseline, [str(key[0]) for key in groups]))
+        raise InputError(
+            unknown(f"value of {rows[0]}", baseline, list(dict.fromkeys(str(key[0]) for key in groups)))
+        )
     lines = [
-        _line(dict(zip(rows, key, strict=True)), key, group, groups, value, baseline, against)
+        _line(dict(zip(rows, key, strict=True)), key, group, groups, value, columns, baseline, against)
         for key, group in groups.items()
     ]
+    places = [_place(value, columns, head) for head in heads]
     if (
         baseline is not None
         and len(groups) > 1
-        and not any(f"{head} −" in line for line in lines for head in heads)
+        and not any(f"{place} difference" in line for line in lines for place in places)
     ):
         raise InputError(
             f"No cell differs from one of {baseline} in {rows[0]} alone, or in a repetition that both have."
         )
     shown = [Column(name, name.replace("_", " ")) for name in rows]
-    for head in heads:
+    for head, place in zip(heads, places, strict=True):
         title = value if columns is None else f"{columns} {head}"
-        shown.append(Column(f"{head}", title, _format(value), spread=f"{head} ±"))
+        shown.append(Column(place, title, written(value), spread=f"{place} std"))
         if baseline is not None:
+            ends = (f"{place} low", f"{place} high")
             shown.append(
-                Column(f"{head} −", f"− {baseline} (95 %)", _difference(value), spread=f"{head} interval")
+                Column(f"{place} difference", f"− {baseline} (95 %)", difference(value), spread=ends)
             )
     if against is not None:
-        shown += [Column("cost", against, NUMBER), Column("front", "front", TEXT)]
-        _mark(lines, heads)
+        shown += [Column(against, against, NUMBER), Column("front", "front", TEXT)]
+        _mark(lines, value, against)
     shown.append(Column("n", f"n, each a mean over {', '.join(within)}" if within else "n", Format(str)))
     return Table(shown, lines)
+
+
+def _place(value: str, columns: str | None, head: Any) -> str:
+    """Return what a column is called in CSV and JSON: the number or, of several columns, the variable's value."""
+    return value if columns is None else f"{columns}={head}"
 
 
 def _line(
@@ -153,20 +170,21 @@ def _line(
     group: Mapping[Any, Pairs],
     groups: Mapping[tuple[Any, ...], Mapping[Any, Pairs]],
     value: str,
+    columns: str | None,
     baseline: str | None,
     against: str | None,
 ) -> dict[str, Any]:
     line: dict[str, Any] = {name: str(each) for name, each in names.items()}
     counts = set()
     for head, pairs in group.items():
-        found = _numbers(pairs, value)
+        found, place = _numbers(pairs, value), _place(value, columns, head)
         if not found:
             continue
         summary = summarise(list(_means(found).values()))
         counts.add(summary.n)
-        line |= {f"{head}": summary.mean, f"{head} ±": summary.deviation}
-        if against is not None:
-            line["cost"] = summarise(list(_means(_numbers(pairs, against)).values())).mean
+        line |= {place: summary.mean, f"{place} std": summary.deviation}
+        if against is not None and (costs := _numbers(pairs, against)):
+            line[against] = summarise(list(_means(costs).values())).mean
         if baseline is not None and str(key[0]) != baseline:
             other = next((g for k, g in groups.items() if (str(k[0]), *k[1:]) == (baseline, *key[1:])), {})
             theirs = _numbers(other.get(head, {}), value)
@@ -174,16 +192,17 @@ def _line(
             mine, others = (_means({key: each[key] for key in both}) for each in (found, theirs))
             gap = paired(mine, others)
             if gap is not None:
-                line |= {f"{head} −": gap.mean, f"{head} interval": _interval(gap)}
+                line |= {f"{place} difference": gap.mean, f"{place} low": gap.low, f"{place} high": gap.high}
     ends = sorted({min(counts), max(counts)}) if counts else [0]
     line["n"] = ends[0] if len(ends) == 1 else "–".join(map(str, ends))
     return line
 
 
-def _mark(lines: Sequence[dict[str, Any]], heads: Sequence[Any]) -> None:
+def _mark(lines: Sequence[dict[str, Any]], value: str, against: str) -> None:
     """Mark the lines that no other beats."""
-    known = [line for line in lines if f"{heads[0]}" in line]
-    marks = front([line["cost"] for line in known], [line[f"{heads[0]}"] for line in known])
+    known = [line for line in lines if value in line and against in line]
+    cost, gain = 1 if is_cost(against, unknown=True) else -1, -1 if is_cost(value) else 1
+    marks = front([cost * line[against] for line in known], [gain * line[value] for line in known])
     for line, on in zip(known, marks, strict=True):
         line["front"] = "●" if on else None
 
@@ -216,35 +235,3 @@ def _is_number(value: Any) -> bool:
 def _key(value: Any) -> Any:
     """Return a value that can be a key."""
     return value if isinstance(value, str | int | float | bool | type(None)) else str(value)
-
-
-def _is_fraction(value: str) -> bool:
-    return value.rpartition(".")[2] in FRACTIONS
-
-
-def _format(value: str) -> Format:
-    """Write a mean and its deviation: 91.43 ± 0.12 %."""
-
-    def write(mean: float, deviation: float | None = None) -> str:
-        if _is_fraction(value):
-            return percent(mean) if deviation is None else f"{100 * mean:.2f} ± {percent(deviation)}"
-        return NUMBER.write(mean) if deviation is None else f"{NUMBER.write(mean)} ± {deviation:.2g}"
-
-    return Format(write)
-
-
-def _difference(value: str) -> Format:
-    """Write a difference and the interval it is in: +0.80 (+0.55 to +1.05), in points where it is of fractions."""
-
-    def points(number: float, digits: str) -> str:
-        return f"{100 * number:+.2f}" if _is_fraction(value) else f"{number:+{digits}}"
-
-    def write(gap: float, interval: Sequence[float] | None = None) -> str:
-        ends = "" if interval is None else f" ({' to '.join(points(end, '.3g') for end in interval)})"
-        return f"{points(gap, '.4g')}{ends}".replace("-", "−")
-
-    return Format(write)
-
-
-def _interval(gap: Summary) -> list[float] | None:
-    return None if gap.low is None or gap.high is None else [gap.low, gap.high]

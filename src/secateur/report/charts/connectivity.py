@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from secateur.connectivity import MARGIN
 from secateur.report import theme
-from secateur.report.charts.drawing import Row, dressed, how_many, inline, some
+from secateur.report.charts.drawing import Row, band, dressed, how_many, inline, level, some
 from secateur.tables import percent
 
 if TYPE_CHECKING:
@@ -46,7 +46,8 @@ def barrier_over_k(
     """The error barrier against the iteration k at which two trainings parted, with the paper's 2 % as reference.
 
     `rows` are {"series", "k", "barrier"}; several of one series and k (pairs, seeds) become their mean in a band from
-    the least to the most. k is drawn on a scale that is logarithmic but reaches 0. Raises `InputError` for no rows.
+    the least to the most, whose numbers are told. k is drawn on a scale that is logarithmic but reaches 0, which its
+    title says. Raises `InputError` for no rows.
     """
     import altair as alt
 
@@ -54,17 +55,16 @@ def barrier_over_k(
     series, places = (list(dict.fromkeys(row[key] for row in points)) for key in ("series", "k"))
     first = min((k for k in places if k), default=1)
     base = alt.Chart(inline(points)).encode(
-        x=alt.X("k:Q", title=title)
+        x=alt.X("k:Q", title=[f"{title} (logarithmic, and linear below {first:,.9g})", *_caption(points)])
         .axis(values=sorted(places), format=",.9~r", grid=False, labelOverlap="greedy")
         .scale(type="symlog", constant=first, nice=False, padding=12),
         y=alt.Y("barrier:Q", title="Error barrier").axis(format=".2~%", tickCount=6),
     )
-    layers = [*_margin(), *_curves(base, "series", series, "barrier", "k")]
+    margin = level(MARGIN, f"stable below {100 * MARGIN:g} %")
+    layers = [*margin, *_curves(base, "series", series, "barrier", "k", ("pairs",))]
     if any(row["pairs"] > 1 for row in points):
-        band = base.mark_area(aria=False).encode(
-            y="low:Q", y2="high:Q", fill=alt.Fill("series:N", title=None).scale(domain=series)
-        )
-        layers.insert(0, band)
+        fill = alt.Fill("series:N", title=None).scale(domain=series)
+        layers.insert(0, base.mark_area(aria=False).encode(y="low:Q", y2="high:Q", fill=fill))
     described = "; ".join(
         f"{name} from {percent(own[0]['barrier'])} at {own[0]['k']} to {percent(own[-1]['barrier'])} at {own[-1]['k']}"
         for name in series
@@ -75,8 +75,10 @@ def barrier_over_k(
     return dressed(chart, f"Error barrier over {counted} at which trainings part: {described}.")
 
 
-def _curves(base: alt.Chart, key: str, names: list[str], value: str, place: str) -> list[alt.Chart]:
-    """One line with its points for each name, told apart by colour and shape."""
+def _curves(
+    base: alt.Chart, key: str, names: list[str], value: str, place: str, counts: Sequence[str] = ()
+) -> list[alt.Chart]:
+    """One line with its points for each name, told apart by colour and shape; points tell their `counts`, too."""
     import altair as alt
 
     lines = base.mark_line().encode(stroke=alt.Stroke(f"{key}:N", title=None).scale(domain=names))
@@ -88,20 +90,25 @@ def _curves(base: alt.Chart, key: str, names: list[str], value: str, place: str)
             alt.Tooltip(f"{key}:N", title=key.capitalize()),
             alt.Tooltip(f"{place}:Q", title=place),
             alt.Tooltip(f"{value}:Q", title=value.capitalize(), format=".2%"),
+            *(alt.Tooltip(f"{count}:Q", title=count.capitalize()) for count in counts),
         ],
     )
     return [lines, marks]
 
 
-def _margin() -> list[alt.Chart]:
-    """The paper's 2 % as a labelled horizontal rule."""
-    import altair as alt
-
-    base = alt.Chart(inline([{"barrier": MARGIN, "label": f"stable below {100 * MARGIN:g} %"}])).encode(
-        y="barrier:Q"
-    )
-    label = base.mark_text(style="note", align="right", baseline="bottom", dy=-4)
-    return [base.mark_rule(style="reference"), label.encode(x=alt.value("width"), text="label:N")]
+def _caption(points: list[dict[str, Any]]) -> list[str]:
+    """Say what the band is and, where they differ, of how many pairs at which k."""
+    lines = [band((row["pairs"] for row in points), "pairs")]
+    by_k = {
+        k: sorted({row["pairs"] for row in points if row["k"] == k})
+        for k in sorted({row["k"] for row in points})
+    }
+    if len({tuple(counts) for counts in by_k.values()}) > 1:
+        told = [
+            f"{'–'.join(map(str, counts[:1] + counts[1:][-1:]))} at {k:,.9g}" for k, counts in by_k.items()
+        ]
+        lines.append(f"pairs: {', '.join(told)}")
+    return [line for line in lines if line]
 
 
 def _gathered(rows: Iterable[Row]) -> list[dict[str, Any]]:

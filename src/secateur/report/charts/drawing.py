@@ -56,15 +56,24 @@ def how_many(shown: int, total: int, things: str, chosen: str) -> str:
 
 
 def reference(values: Sequence[float], write: Callable[[float], str]) -> list[alt.Chart]:
-    """What the dense models reach, their mean: a horizontal rule, labelled at its right end, where it is known."""
+    """What the dense models reach, their mean: a horizontal rule, labelled where it is known."""
+    return level(fmean(values), f"dense {write(fmean(values))}") if values else []
+
+
+def level(at: float, label: str) -> list[alt.Chart]:
+    """A horizontal rule, labelled beside the plot, where no data can be."""
     import altair as alt
 
-    if not values:
-        return []
-    mean = fmean(values)
-    base = alt.Chart(inline([{"dense": mean, "label": f"dense {write(mean)}"}])).encode(y="dense:Q")
-    label = base.mark_text(style="note", align="right", baseline="bottom", dy=-4)
-    return [base.mark_rule(style="reference"), label.encode(x=alt.value("width"), text="label:N")]
+    base = alt.Chart(inline([{"at": at, "label": label}])).encode(y="at:Q")
+    text = base.mark_text(style="note", align="left", baseline="middle", dx=8)
+    return [base.mark_rule(style="reference"), text.encode(x=alt.value("width"), text="label:N")]
+
+
+def band(counts: Iterable[int], things: str) -> str:
+    """Say what a line in a band shows: "mean of 3 runs, in a band from least to most"; nothing where all are single."""
+    least, most = min(found := list(counts)), max(found)
+    number = str(most) if least == most else f"{least} to {most}"
+    return f"mean of {number} {things}, in a band from least to most" if most > 1 else ""
 
 
 def save(

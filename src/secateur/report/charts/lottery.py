@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from secateur.report import theme
-from secateur.report.charts.drawing import Row, dressed, how_many, inline, reference, some
+from secateur.report.charts.drawing import Row, band, dressed, how_many, inline, reference, some
 from secateur.tables import percent
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ MEASURES = {
 """What can be shown: title of the axis, its format, and how a sentence writes it."""
 DENSE = "dense"
 TICKS = (1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)
+FEW = 8
+"""So many levels can be written along the axis."""
 
 
 def tickets(rows: Iterable[Row], measure: str = "top1") -> alt.LayerChart:
@@ -35,11 +37,11 @@ def tickets(rows: Iterable[Row], measure: str = "top1") -> alt.LayerChart:
     dense = [float(row["value"]) for row in known if row["start"] == DENSE]
     starts = list(dict.fromkeys(row["start"] for row in points))
     title, format, write = MEASURES[measure]
-    least = min(row["left"] for row in points)
-    ticks = alt.Axis(format=".2~%", grid=False, values=[tick for tick in TICKS if tick >= least / 2])
-    x = alt.X("left:Q", title="Weights left", axis=ticks).scale(
-        type="log", reverse=True, nice=False, padding=12
+    ticks = alt.Axis(
+        format=".2~%", grid=False, values=_ticks({row["left"] for row in points}), labelOverlap="greedy"
     )
+    told = [line for line in ("Weights left", band((row["runs"] for row in points), "runs")) if line]
+    x = alt.X("left:Q", title=told, axis=ticks).scale(type="log", reverse=True, nice=False, padding=12)
     y = (
         alt.Y("value:Q", title=title)
         .axis(format=format, tickCount=6)
@@ -65,6 +67,13 @@ def tickets(rows: Iterable[Row], measure: str = "top1") -> alt.LayerChart:
     if any(row["runs"] > 1 for row in points):
         layers.insert(0, base.mark_area(aria=False).encode(y="low:Q", y2="high:Q", fill=fill))
     return dressed(alt.LayerChart(layer=layers), _in_words(points, dense, title, write))
+
+
+def _ticks(places: Iterable[float]) -> list[float]:
+    """The levels, where they are few or no round fractions lie among them; otherwise those."""
+    levels = sorted(places)
+    among = [tick for tick in TICKS if levels[0] / 1.1 < tick < levels[-1] * 1.1]
+    return levels if len(levels) <= FEW or len(among) < 3 else among
 
 
 def _averaged(rows: Iterable[Row]) -> list[dict[str, Any]]:

@@ -22,10 +22,10 @@ def value_by_way(rows: Iterable[Row], *, x: str, y: str, fraction: bool = False)
     points = some(rows)
     ways = list(dict.fromkeys(row["way"] for row in points))
     numeric = all(isinstance(row["x"], int | float) for row in points)
-    form = ".0%" if fraction else "~g"
+    form = "%" if fraction else ".6~g"
     places = sorted({row["x"] for row in points}) if len({row["x"] for row in points}) <= 8 else alt.Undefined
     across: Any = alt.X("x:Q", title=x).scale(zero=False, nice=False, padding=16)
-    across = across.axis(grid=False, values=places, format="~g")
+    across = across.axis(grid=False, values=places, format=".6~g")
     if not numeric:
         across = alt.X("x:N", title=x, sort=None).axis(labelAngle=0, grid=False)
     base = alt.Chart(inline(points)).encode(x=across)

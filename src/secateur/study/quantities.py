@@ -1,0 +1,66 @@
+"""What the numbers of a study are: of which less is better, which are fractions, and how they are written."""
+
+from __future__ import annotations
+
+import math
+
+from secateur.tables import NUMBER, Format, percent
+
+FRACTIONS = ("top1", "top5", "achieved", "requested", "cut")
+COSTS = ("loss", "error", "seconds", "parameters", "nonzero", "macs", "macs_nonzero", "bytes_compressed")
+GAINS = (*FRACTIONS, "compression", "speedup", "spearman", "kendall", "pairs")
+"""Numbers whose names end so: fractions, those of which less is better, and those of which more is."""
+
+
+def is_fraction(name: str) -> bool:
+    """Whether a number, as "step.number", is a fraction."""
+    return _last(name) in FRACTIONS
+
+
+def is_cost(name: str, unknown: bool = False) -> bool:
+    """Whether of a number less is better; `unknown` where nothing tells.
+
+    >>> is_cost("retrain.loss"), is_cost("connect.barrier.test_error"), is_cost("retrain.compression", unknown=True)
+    (True, True, False)
+    """
+    if _last(name) in GAINS:
+        return False
+    return _last(name).endswith(COSTS) or unknown
+
+
+def written(name: str) -> Format:
+    """Return how a mean and its deviation are written: "91.43 ± 0.12 %", "2.3041 ± 0.0016"."""
+
+    def write(mean: float, deviation: float | None = None) -> str:
+        if is_fraction(name):
+            return percent(mean) if deviation is None else f"{100 * mean:.2f} ± {percent(deviation)}"
+        if not deviation:
+            return NUMBER.write(mean) + ("" if deviation is None else " ± 0")
+        return f"{_places(mean, deviation)} ± {_places(deviation, deviation)}"
+
+    return Format(write)
+
+
+def difference(name: str) -> Format:
+    """Return how a difference and its interval are written: "+0.80 (+0.55 to +1.05)", of fractions in points."""
+
+    def write(gap: float, low: float | None = None, high: float | None = None) -> str:
+        ends = [gap] if low is None or high is None else [gap, low, high]
+        width = ends[-1] - ends[-2] if len(ends) > 1 else 0.0
+        first, *others = (
+            f"{100 * end:+.2f}" if is_fraction(name) else _places(end, width or abs(gap), "+") for end in ends
+        )
+        return (f"{first} ({' to '.join(others)})" if others else first).replace("-", "−")
+
+    return Format(write)
+
+
+def _places(value: float, spread: float, sign: str = "") -> str:
+    """Write a number with as many decimals as show two digits of its spread."""
+    places = 1 - math.floor(math.log10(spread)) if spread and math.isfinite(spread) else 2
+    text = f"{value:{sign},.{max(0, places)}f}" if places <= 9 else f"{value:{sign}.4g}"
+    return text.replace("-", "−")
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
