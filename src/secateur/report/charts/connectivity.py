@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from secateur.connectivity import MARGIN
 from secateur.report import theme
-from secateur.report.charts.drawing import Row, band, dressed, how_many, inline, level, some
+from secateur.report.charts.drawing import Row, band, captioned, dressed, how_many, inline, level, some
 from secateur.tables import percent
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ def barrier_over_k(
     """The error barrier against the iteration k at which two trainings parted, with the paper's 2 % as reference.
 
     `rows` are {"series", "k", "barrier"}; several of one series and k (pairs, seeds) become their mean in a band from
-    the least to the most, whose numbers are told. k is drawn on a scale that is logarithmic but reaches 0, which its
-    title says. Raises `InputError` for no rows.
+    the least to the most, whose numbers are told. k is drawn on a scale that is logarithmic but reaches 0, which the
+    caption says. Raises `InputError` for no rows.
     """
     import altair as alt
 
@@ -55,13 +55,15 @@ def barrier_over_k(
     series, places = (list(dict.fromkeys(row[key] for row in points)) for key in ("series", "k"))
     first = min((k for k in places if k), default=1)
     base = alt.Chart(inline(points)).encode(
-        x=alt.X("k:Q", title=[f"{title} (logarithmic, and linear below {first:,.9g})", *_caption(points)])
+        x=alt.X("k:Q", title=title)
         .axis(values=sorted(places), format=",.9~r", grid=False, labelOverlap="greedy")
         .scale(type="symlog", constant=first, nice=False, padding=12),
         y=alt.Y("barrier:Q", title="Error barrier").axis(format=".2~%", tickCount=6),
     )
     margin = level(MARGIN, f"stable below {100 * MARGIN:g} %")
-    layers = [*margin, *_curves(base, "series", series, "barrier", "k", ("pairs",))]
+    caption = ["the scale is logarithmic, but reaches 0", *_caption(points)]
+    curves = _curves(base, "series", series, "barrier", "k", ("pairs",))
+    layers = [*margin, *curves, *captioned(caption)]
     if any(row["pairs"] > 1 for row in points):
         fill = alt.Fill("series:N", title=None).scale(domain=series)
         layers.insert(0, base.mark_area(aria=False).encode(y="low:Q", y2="high:Q", fill=fill))
@@ -108,7 +110,7 @@ def _caption(points: list[dict[str, Any]]) -> list[str]:
             f"{'–'.join(map(str, counts[:1] + counts[1:][-1:]))} at {k:,.9g}" for k, counts in by_k.items()
         ]
         lines.append(f"pairs: {', '.join(told)}")
-    return [line for line in lines if line]
+    return lines
 
 
 def _gathered(rows: Iterable[Row]) -> list[dict[str, Any]]:

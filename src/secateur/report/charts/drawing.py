@@ -19,6 +19,7 @@ Row = Mapping[str, Any]
 Chart = TypeVar("Chart", bound="alt.TopLevelMixin")
 MOST_BARS = 60
 BAR_STEP = 18
+BELOW_AXIS, LINE = 48, 14
 
 
 def inline(rows: Iterable[Row]) -> alt.InlineData:
@@ -74,6 +75,19 @@ def band(counts: Iterable[int], things: str) -> str:
     least, most = min(found := list(counts)), max(found)
     number = str(most) if least == most else f"{least} to {most}"
     return f"mean of {number} {things}, in a band from least to most" if most > 1 else ""
+
+
+def captioned(lines: Iterable[str]) -> list[alt.Chart]:
+    """Lines of text below the title of the horizontal axis."""
+    import altair as alt
+
+    told = [line for line in lines if line]
+    text = alt.Chart(inline([{"caption": told}])).mark_text(
+        style="note", align="center", baseline="top", dy=BELOW_AXIS, lineHeight=LINE, aria=False
+    )
+    return (
+        [text.encode(x=alt.value(theme.WIDTH / 2), y=alt.value("height"), text="caption:N")] if told else []
+    )
 
 
 def save(

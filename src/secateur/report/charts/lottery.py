@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from secateur.report import theme
-from secateur.report.charts.drawing import Row, band, dressed, how_many, inline, reference, some
+from secateur.report.charts.drawing import Row, band, captioned, dressed, how_many, inline, reference, some
 from secateur.tables import percent
 
 if TYPE_CHECKING:
@@ -40,8 +40,9 @@ def tickets(rows: Iterable[Row], measure: str = "top1") -> alt.LayerChart:
     ticks = alt.Axis(
         format=".2~%", grid=False, values=_ticks({row["left"] for row in points}), labelOverlap="greedy"
     )
-    told = [line for line in ("Weights left", band((row["runs"] for row in points), "runs")) if line]
-    x = alt.X("left:Q", title=told, axis=ticks).scale(type="log", reverse=True, nice=False, padding=12)
+    x = alt.X("left:Q", title="Weights left", axis=ticks).scale(
+        type="log", reverse=True, nice=False, padding=12
+    )
     y = (
         alt.Y("value:Q", title=title)
         .axis(format=format, tickCount=6)
@@ -63,10 +64,11 @@ def tickets(rows: Iterable[Row], measure: str = "top1") -> alt.LayerChart:
             alt.Tooltip("runs:Q", title="Runs"),
         ],
     )
-    layers = [*reference(dense, write), lines, marks]
+    caption = band((row["runs"] for row in points), "runs")
+    layers = [*reference(dense, write), lines, marks, *captioned([caption])]
     if any(row["runs"] > 1 for row in points):
         layers.insert(0, base.mark_area(aria=False).encode(y="low:Q", y2="high:Q", fill=fill))
-    return dressed(alt.LayerChart(layer=layers), _in_words(points, dense, title, write))
+    return dressed(alt.LayerChart(layer=layers), _in_words(points, dense, title, write, caption))
 
 
 def _ticks(places: Iterable[float]) -> list[float]:
@@ -93,11 +95,13 @@ def _averaged(rows: Iterable[Row]) -> list[dict[str, Any]]:
     ]
 
 
-def _in_words(points: Sequence[Row], dense: Sequence[float], title: str, write: Any) -> str:
+def _in_words(points: Sequence[Row], dense: Sequence[float], title: str, write: Any, caption: str) -> str:
     starts = list(dict.fromkeys(row["start"] for row in points))
     sparsest = [
         min((row for row in points if row["start"] == start), key=lambda row: row["left"]) for start in starts
     ]
     reached = ", ".join(f"{row['start']} {write(row['value'])} at {percent(row['left'])}" for row in sparsest)
     against = f" The dense model: {write(fmean(dense))}." if dense else ""
-    return f"{title} against the weights left, {how_many(len(starts), len(starts), 'starts', '')}: {reached}.{against}"
+    counted = how_many(len(starts), len(starts), "starts", "")
+    drawn = f" Each line: {caption}." if caption else ""
+    return f"{title} against the weights left, {counted}: {reached}.{against}{drawn}"
