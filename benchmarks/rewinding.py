@@ -43,7 +43,6 @@ WAYS: dict[str, dict[str, Any]] = {
     "learning rate rewound": {"starts": ("lr",), "rewind_to": f"{REWIND}ep"},
     "fine-tuned": {"starts": ("none",), "finetune": EPOCHS - REWIND},
     "rewound to the start": {"starts": ("weights",), "rewind_to": "0it"},
-    "new weights": {"starts": ("weights", "reinit"), "rewind_to": "0it"},
 }
 
 
@@ -73,7 +72,7 @@ def main() -> None:
 def keep(rows: list[dict[str, Any]]) -> None:
     columns = [
         Column("way", f"Then (dense: {summary(rows, 'dense', 1.0)})"),
-        *(Column(f"{left:.0%}", f"{left:.0%} of the weights left") for left in LEFT),
+        *(Column(f"{left:.0%}", f"{100 * left:.0f} % of the weights left") for left in LEFT),
     ]
     lines = [{"way": way, **{f"{left:.0%}": summary(rows, way, left) for left in LEFT}} for way in WAYS]
     record(
