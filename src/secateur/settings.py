@@ -74,10 +74,47 @@ class Settings:
         That is a name or an option nobody knows, an amount or a budget that is none, data that is missing, and a
         setting without a meaning for the granularity.
         """
-        self._check_names()
-        self._check_amounts()
         self._check_options()
         self._check_meanings()
+        self._check_names()
+        self._check_amounts()
+
+    def _check_options(self) -> None:
+        kind, compensation = self.granularity.kind, COMPENSATIONS[self.compensation]
+        compensation.check(kind)
+        check_options(
+            f"the compensation {self.compensation}", self.compensation_options, compensation.functions[kind]
+        )
+        own, others = CRITERIA[self.criterion].options, compensation.options(kind)
+        stray = next(
+            (name for name in self.options if others and name not in own and name not in others), None
+        )
+        if stray is not None:
+            owners = f"option of the criterion {self.criterion} or the compensation {self.compensation}"
+            raise InputError(unknown(owners, stray, [*own, *others]))
+        CRITERIA[self.criterion].check(kind, self.criterion_options)
+        if compensation.needs_data and self.data is None:
+            raise InputError(
+                f"The compensation {self.compensation} is fitted to what the model does on some data: "
+                "pass batches of inputs and labels as data=."
+            )
+        if self.correct is not None:
+            check_kind("setting correct", self.correct, bool)
+        if self.correct and self.data is None:
+            raise InputError("A correction compares means on some data: pass batches of inputs as data=.")
+
+    def _check_meanings(self) -> None:
+        kind, hints = self.granularity.kind, get_type_hints(type(self))
+        for setting in fields(self):
+            kinds = setting.metadata.get("kinds", (kind,))
+            assert setting.default is not MISSING or kind in kinds
+            if hints[setting.name] in (bool, int):  # the others are looked at where they are used
+                check_kind(f"setting {setting.name}", getattr(self, setting.name), hints[setting.name])
+            if kind not in kinds and getattr(self, setting.name) != setting.default:
+                raise InputError(
+                    f"The setting {setting.name} has no meaning for the granularity {self.granularity}, only for "
+                    f"{', '.join(sorted(kinds))}: leave it out."
+                )
 
     def _check_names(self) -> None:
         scopes: Registry[Any] = SPREADS if self.granularity.kind in UNITS else SCOPES
@@ -116,43 +153,6 @@ class Settings:
             check_least("number of rounds", self.rounds, 1)
         if self.round_to is not None:
             check_least("setting round_to", self.round_to, 1)
-
-    def _check_options(self) -> None:
-        kind, compensation = self.granularity.kind, COMPENSATIONS[self.compensation]
-        compensation.check(kind)
-        check_options(
-            f"the compensation {self.compensation}", self.compensation_options, compensation.functions[kind]
-        )
-        own, others = CRITERIA[self.criterion].options, compensation.options(kind)
-        stray = next(
-            (name for name in self.options if others and name not in own and name not in others), None
-        )
-        if stray is not None:
-            owners = f"option of the criterion {self.criterion} or the compensation {self.compensation}"
-            raise InputError(unknown(owners, stray, [*own, *others]))
-        CRITERIA[self.criterion].check(kind, self.criterion_options)
-        if compensation.needs_data and self.data is None:
-            raise InputError(
-                f"The compensation {self.compensation} is fitted to what the model does on some data: "
-                "pass batches of inputs and labels as data=."
-            )
-        if self.correct is not None:
-            check_kind("setting correct", self.correct, bool)
-        if self.correct and self.data is None:
-            raise InputError("A correction compares means on some data: pass batches of inputs as data=.")
-
-    def _check_meanings(self) -> None:
-        kind, hints = self.granularity.kind, get_type_hints(type(self))
-        for setting in fields(self):
-            kinds = setting.metadata.get("kinds", (kind,))
-            assert setting.default is not MISSING or kind in kinds
-            if hints[setting.name] in (bool, int):  # the others are looked at where they are used
-                check_kind(f"setting {setting.name}", getattr(self, setting.name), hints[setting.name])
-            if kind not in kinds and getattr(self, setting.name) != setting.default:
-                raise InputError(
-                    f"The setting {setting.name} has no meaning for the granularity {self.granularity}, only for "
-                    f"{', '.join(sorted(kinds))}: leave it out."
-                )
 
     @property
     def requested(self) -> float:
