@@ -64,6 +64,9 @@ def test_words_for_people(secateur_command, trained):
     assert "Above the worse end error rises by 0.00 % in training, 0.00 % in the test." in shown.out
     assert "Statistics of normalisations: estimated on 1 training batches of 128." in shown.out
     table = secateur_command("connect", trained / "a", trained / "b", *QUICK, "--format", "csv").out
+    latex = secateur_command("connect", trained / "a", trained / "b", *QUICK, "--format", "latex").out
+    assert latex.startswith(r"\begin{tabular}{rrrrr}")
+    assert latex.isascii()
     assert table.splitlines()[0] == "alpha,train_error,test_error,train_loss,test_loss"
     assert len(table.splitlines()) == 4
 
