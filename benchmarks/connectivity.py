@@ -119,7 +119,7 @@ def keep(rows: list[dict[str, Any]]) -> None:
         settings={**NETWORKS, "points": POINTS, "samples": 2_000, "batches": 20},
     )
     dense = [point(row, split) for row in rows for split in ("train", "test") if row["left"] == 1]
-    tickets = [point(row, "test", f"{row['left']:.0%} left") for row in rows]
+    tickets = [point(row, "test", f"{100 * row['left']:.0f} % left") for row in rows]
     for name, points in (("connectivity", dense), ("connectivity-tickets", tickets)):
         save(barrier_over_k(points, "k, percent of the iterations"), PICTURES / name, ["svg"])
 
