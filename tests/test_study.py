@@ -410,6 +410,21 @@ def test_studies_that_share_cells_are_both_in_the_results(tmp_path: Path) -> Non
     assert found == [("two", 0.9, pytest.approx(0.9, abs=1e-4))]
 
 
+def test_results_of_an_older_version_are_read_and_carried_on(tmp_path: Path) -> None:
+    path = written(
+        tmp_path, study={"seed": [0], "amount": [0.5, 0.9]}, steps=[TRAIN, {**CUT, "criterion": "random"}]
+    )
+    first = done(path, tmp_path / "work")
+    base = sqlite3.connect(tmp_path / "work/study.sqlite")
+    base.executescript("drop view results; drop table plans;")
+    file = (tmp_path / "work/study.sqlite").read_bytes()
+    kept = Results.existing(tmp_path / "work")
+    assert numbers(Standing(read_study(path), kept.tasks(list(first.done)))) == numbers(first)
+    assert (tmp_path / "work/study.sqlite").read_bytes() == file
+    assert done(path, tmp_path / "work").done == first.done
+    assert base.execute("select count(*) from results").fetchone() == (2,)
+
+
 def test_the_results_are_of_the_cells_there_are_now(tmp_path: Path) -> None:
     grid = {"seed": [0], "amount": [0.5, 0.9]}
     cut = {**CUT, "criterion": "magnitude"}

@@ -40,19 +40,20 @@ CURRENT = "(select cells from plans where plans.study = {study} order by rowid d
 class Results:
     """The results kept in a folder. Raises `StoreError` for a file that is none of ours, or can't be written."""
 
-    def __init__(self, folder: Path) -> None:
-        self.path = make_folder(folder) / FILE
+    def __init__(self, folder: Path, create: bool = True) -> None:
+        self.path = (make_folder(folder) if create else folder) / FILE
         with self._errors():
             self._database = sqlite3.connect(self.path)
-            self._database.executescript(TABLES)
+            if create:
+                self._database.executescript(TABLES)
         self._environment = json.dumps(environment())
 
     @classmethod
     def existing(cls, folder: Path) -> Results:
-        """Open the results of a study that was run. Raises `StoreError` where there are none."""
+        """Open the results of a study that was run, to read them. Raises `StoreError` where there are none."""
         if not (folder / FILE).exists():
             raise StoreError(f"{folder} holds no results of a study: run it first, with secateur study run.")
-        return cls(folder)
+        return cls(folder, create=False)
 
     def close(self) -> None:
         """Let go of the file."""
