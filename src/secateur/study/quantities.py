@@ -7,9 +7,9 @@ import math
 from secateur.tables import NUMBER, Format, percent
 
 FRACTIONS = ("top1", "top5", "achieved", "requested", "cut")
-COSTS = ("loss", "error", "seconds", "parameters", "nonzero", "macs", "macs_nonzero", "bytes_compressed")
+COSTS = ("loss", "error", "seconds", "parameters", "nonzero", "macs", "bytes_compressed")
 GAINS = (*FRACTIONS, "compression", "speedup", "spearman", "kendall", "pairs")
-"""Numbers whose names end so: fractions, those of which less is better, and those of which more is."""
+"""Numbers called so are fractions; of those whose names end so, less is better; of those called so, more is."""
 
 
 def is_fraction(name: str) -> bool:
@@ -36,7 +36,7 @@ def written(name: str) -> Format:
             return percent(mean) if deviation is None else f"{100 * mean:.2f} ± {percent(deviation)}"
         if not deviation:
             return NUMBER.write(mean) + ("" if deviation is None else " ± 0")
-        return f"{_places(mean, deviation)} ± {_places(deviation, deviation)}"
+        return f"{_places(mean, deviation)} ± {_places(deviation, deviation)}".replace("-", "−")
 
     return Format(write)
 
@@ -58,8 +58,7 @@ def difference(name: str) -> Format:
 def _places(value: float, spread: float, sign: str = "") -> str:
     """Write a number with as many decimals as show two digits of its spread."""
     places = 1 - math.floor(math.log10(spread)) if spread and math.isfinite(spread) else 2
-    text = f"{value:{sign},.{max(0, places)}f}" if places <= 9 else f"{value:{sign}.4g}"
-    return text.replace("-", "−")
+    return f"{value:{sign},.{max(0, places)}f}" if places <= 9 else f"{value:{sign}.4g}"
 
 
 def _last(name: str) -> str:
