@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from secateur.errors import InputError, StoreError
 from secateur.files import (
     existing_file,
+    locked,
     make_folder,
     os_errors,
     read_json,
@@ -341,3 +343,64 @@ def test_many_writers_at_once_leave_one_whole_file(tmp_path: Path) -> None:
         assert [future.result() for future in writers] == [None] * 3
     assert all(len(value) == 1000 and len(set(value)) == 1 for value in seen)
     assert names(tmp_path) == ["file"]
+
+
+# Locks
+
+
+def test_a_folder_is_one_process_s_at_a_time_and_keeps_nothing_of_it(tmp_path: Path) -> None:
+    with locked(tmp_path / "run"):
+        with (
+            pytest.raises(StoreError, match=r"Another process is at work in .*run: wait"),
+            locked(tmp_path / "run"),
+        ):
+            pass
+        with locked(tmp_path):  # another folder
+            pass
+    with locked(tmp_path / "run"):
+        pass
+    assert names(tmp_path / "run") == []
+
+
+def test_a_killed_process_lets_go_of_its_folder(tmp_path: Path) -> None:
+    code = "import sys, time; from secateur.files import locked\n"
+    code += "with locked(sys.argv[1]):\n    print('held', flush=True); time.sleep(60)"
+    holder = subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(StoreError, match="Another process"), locked(tmp_path):
+        pass
+    holder.send_signal(signal.SIGKILL)
+    holder.communicate()
+    with locked(tmp_path):
+        pass
+    assert names(tmp_path) == []
+
+
+def test_where_folders_can_t_be_locked_a_file_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    lock = fcntl.flock
+
+    def like_nfs(handle: int, how: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        lock(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", like_nfs)
+    with locked(tmp_path):
+        assert names(tmp_path) == [".lock"]
+        with pytest.raises(StoreError, match="Another process"), locked(tmp_path):
+            pass
+    with locked(tmp_path):
+        pass
+
+
+def test_a_lock_that_can_t_be_had_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def full(handle: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", full)
+    with pytest.raises(StoreError, match=r"Cannot lock .*: No locks available"), locked(tmp_path):
+        pass

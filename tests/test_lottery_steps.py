@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -343,13 +344,15 @@ def test_charts(searched: Path, tmp_path: Path) -> None:
 
 
 def kept(root: Path) -> dict[str, Any]:
-    """All that must not depend on interruptions."""
-    found: dict[str, Any] = {"lottery.json": (root / "lot/lottery.json").read_bytes()}
-    for level in sorted(path for path in (root / "lot").iterdir() if path.is_dir()):
-        names = sorted(path.name for path in level.iterdir())
-        history = [(entry["config"], entry["result"], entry["weights"]) for entry in Run.open(level).history]
-        files = [(level / name).read_bytes() for name in names if name != "run.json"]
-        found[level.name] = names, history, files
+    """All that must not depend on interruptions; files by their digests, so that a difference can be read."""
+    found: dict[str, Any] = {}
+    for path in sorted((root / "lot").rglob("*")):
+        name = str(path.relative_to(root / "lot"))
+        if path.name == "run.json":
+            history = Run.open(path.parent).history
+            found[name] = [(entry["config"], entry["result"], entry["weights"]) for entry in history]
+        elif path.is_file():
+            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
 
 

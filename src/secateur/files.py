@@ -71,24 +71,49 @@ def writing(path: str | os.PathLike[str]) -> Iterator[Path]:
 def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
     """Keep other processes that ask for the same `folder` out while the block runs; a killed one lets go.
 
-    Raises `StoreError` where another process is at work there.
+    It is the folder itself that is locked, so that a killed process leaves nothing behind. File systems that lock files
+    only (NFS) get a file `.lock` in it, which stays. Windows locks nothing. Raises `StoreError` where another process
+    is at work there.
     """
-    lock = make_folder(folder) / ".lock"
-    with os_errors(f"write {lock}"):
-        file = lock.open("w")
-    with file:
+    place = make_folder(folder)
+    with os_errors(f"lock {place}"):
         try:
-            if fcntl is not None:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            handle = None if fcntl is None else _lock(place)
         except BlockingIOError:
             raise StoreError(
                 f"Another process is at work in {folder}: wait until it is done, or choose another folder."
             ) from None
-        try:
-            yield
-        finally:
-            with suppress(OSError):
-                lock.unlink()
+    try:
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def _lock(folder: Path) -> int:
+    """Return the handle that holds the lock."""
+    try:
+        return _flock(folder, os.O_RDONLY)
+    except OSError as error:
+        if error.errno != errno.EBADF:
+            raise
+        return _flock(folder / ".lock", os.O_RDWR | os.O_CREAT)
+
+
+def _flock(path: Path, flags: int) -> int:
+    handle = os.open(path, flags)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        raise
+    return handle
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left half-written in a folder that no other process writes to."""
+    for rest in folder.glob(".*.part"):
+        rest.unlink(missing_ok=True)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

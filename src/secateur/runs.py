@@ -27,7 +27,7 @@ from secateur import store
 from secateur.data import Dataset
 from secateur.environment import command_line, environment
 from secateur.errors import DataError, StoreError
-from secateur.files import make_folder, os_errors, read_json, write_json, write_text
+from secateur.files import make_folder, os_errors, read_json, sweep, write_json, write_text
 from secateur.filling import fill
 from secateur.history import recipe_of
 from secateur.masks import Masks
@@ -175,6 +175,7 @@ class Run:
         }
         run = replace(self, folder=target, history=(*self.history, entry))
         write_text(target / RECIPE, recipe_of(run.history))
+        sweep(target)  # before run.json, behind which a killed step is not taken again
         run.write()
         return run
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator, model_validator
 
 from secateur.errors import StoreError
-from secateur.files import locked
+from secateur.files import locked, sweep
 from secateur.lottery import STARTS, Course, Job, order, plan
 from secateur.lottery.order import check_finetune
 from secateur.progress import track
@@ -138,6 +138,7 @@ class Lottery(Step, TicketChoice):
         work = [(dense, job) for dense in denses for job in jobs]
         own, made = [dense_record(dense) for dense in denses], 0
         with locked(out):
+            sweep(out)
             for dense, job in track(work, "levels", len(work)):
                 ticket = self._ticket(out, dense, job, rate, levels[job.number - 1])
                 level, fresh = self._level(ticket, dense, job, inner)

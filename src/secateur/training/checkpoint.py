@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from secateur.errors import StoreError
+from secateur.files import sweep
 from secateur.store import read_tree, write_tree
 
 FILE = "checkpoint.safetensors"
@@ -68,8 +69,7 @@ class Checkpoint:
         """Delete the checkpoint, if there is one, and what killed processes left of others."""
         if self.path is not None:
             self.path.unlink(missing_ok=True)
-            for rest in self.path.parent.glob(".*.part"):
-                rest.unlink(missing_ok=True)
+            sweep(self.path.parent)
 
     @staticmethod
     def _content(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

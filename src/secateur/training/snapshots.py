@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from secateur.errors import InputError, StoreError
+from secateur.files import sweep
 from secateur.store import read_tree, write_tree
 from secateur.training.duration import Duration
 
@@ -34,6 +35,8 @@ class Snapshots:
             )
         if moments and folder is None:
             raise InputError("Snapshots are files: give a folder to keep them in.")
+        if moments and folder is not None:
+            sweep(Path(folder) / FOLDER)
         return cls(folder, moments.values())
 
     def take(self, iteration: int, model: nn.Module) -> None:
