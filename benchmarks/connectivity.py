@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from harness import parser, record
+from harness import earlier_rows, parser, record
 from secateur.report.charts import barrier_over_k, save
 from secateur.steps import Instability, Prune, Train
 from secateur.tables import COUNT, PERCENT, Column, Table
@@ -48,6 +48,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
         "precision": "bf16-mixed",
     },
 }
+SETTINGS = {**NETWORKS, "points": POINTS, "samples": 2_000, "batches": 20}
 CALLED = {"lenet300": "LeNet-300-100, MNIST", "resnet20": "ResNet-20, 5,000 images of CIFAR-10"}
 PICTURES = Path(__file__).parent.parent / "docs/images"
 
@@ -59,28 +60,35 @@ def main() -> None:
     options.add_argument("--out", default="build/connectivity", help="folder of trainings and cells")
     given = options.parse_args()
     torch.set_num_threads(given.threads or 1)
-    rows: list[dict[str, Any]] = []
-    for seed in range(given.seeds):
-        for name, settings in NETWORKS.items():
-            own = {**settings, "seed": seed, "evaluate_every": "100%", "data_root": given.data_root}
-            folder = Path(given.out) / f"{name}-{seed}"
+    rows = earlier_rows(NAME, SETTINGS)
+    for seed, name in itertools.product(range(given.seeds), NETWORKS):
+        own = {**NETWORKS[name], "seed": seed, "evaluate_every": "100%", "data_root": given.data_root}
+        folder = Path(given.out) / f"{name}-{seed}"
+        for left, moment in itertools.product(given.left, MOMENTS):
+            if any(is_cell(row, name, left, seed, moment) for row in rows):
+                continue
             Train(**own, out=str(folder / "dense"), snapshots=MOMENTS)()
-            for left, moment in itertools.product(given.left, MOMENTS):
-                ticket = str(folder / f"{left:.0%}")
-                if left < 1:
-                    Prune(run=str(folder / "dense"), amount=1 - left, out=ticket, data_root=given.data_root)()
-                step = Instability(
-                    **own,
-                    out=str(folder),
-                    at=(moment,),
-                    masks=ticket if left < 1 else None,
-                    points=POINTS,
-                    samples=2_000,
-                    batches=20,
-                )
-                rows += [row(name, left, seed, cell) for cell in step().record]
-                print({key: value for key, value in rows[-1].items() if key != "path"}, flush=True)
-                keep(rows)
+            ticket = str(folder / f"{left:.0%}")
+            if left < 1:
+                Prune(run=str(folder / "dense"), amount=1 - left, out=ticket, data_root=given.data_root)()
+            step = Instability(
+                **own,
+                out=str(folder),
+                at=(moment,),
+                masks=ticket if left < 1 else None,
+                points=POINTS,
+                samples=2_000,
+                batches=20,
+            )
+            rows += [row(name, left, seed, cell) for cell in step().record]
+            print({key: value for key, value in rows[-1].items() if key != "path"}, flush=True)
+            keep(rows)
+
+
+def is_cell(row: dict[str, Any], name: str, left: float, seed: int, moment: str) -> bool:
+    """Whether a row is of this network, seed and moment."""
+    same = (row["network"], row["left"], row["seed"]) == (name, left, seed)
+    return same and round(100 * row["share"]) == int(moment.removesuffix("%"))
 
 
 def row(name: str, left: float, seed: int, cell: dict[str, Any]) -> dict[str, Any]:
@@ -116,7 +124,7 @@ def keep(rows: list[dict[str, Any]]) -> None:
         {"rows": rows},
         table=Table(columns, [mean(*place, rows) for place in places(rows)]),
         command="python benchmarks/connectivity.py",
-        settings={**NETWORKS, "points": POINTS, "samples": 2_000, "batches": 20},
+        settings=SETTINGS,
     )
     dense = [point(row, split) for row in rows for split in ("train", "test") if row["left"] == 1]
     tickets = [point(row, "test", f"{100 * row['left']:.0f} % left") for row in rows]
