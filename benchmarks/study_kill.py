@@ -20,7 +20,8 @@ from typing import Any
 
 from harness import parser, record
 from secateur.study import ENGINES, Place, Standing, conduct, engines, read_study
-from secateur.study.summary import flat, pivot
+from secateur.study.pivot import pivot
+from secateur.study.summary import flat
 from secateur.tables import Column, Format, Table
 
 NAME = "study_kill"

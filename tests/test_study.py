@@ -24,8 +24,9 @@ from scipy import stats
 
 from secateur.errors import InputError, MissingExtraError, ModelError, StoreError
 from secateur.study import ENGINES, Place, Results, Standing, conduct, engines, read_study, work
+from secateur.study.pivot import pivot
 from secateur.study.statistics import front, paired, summarise
-from secateur.study.summary import flat, pivot
+from secateur.study.summary import flat
 
 GRID: dict[str, Any] = {"seed": [0, 1], "criterion": ["magnitude", "random"], "amount": [0.5, 0.9]}
 TRAIN = {"do": "train", "model": "lenet300", "data": "digits", "epochs": 1, "seed": "{seed}", "out": "dense"}

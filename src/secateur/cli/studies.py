@@ -13,8 +13,9 @@ from secateur.steps import Outcome
 from secateur.study import Place, Results, Standing, conduct, read_study
 from secateur.study.board import board
 from secateur.study.engines import ENGINES
+from secateur.study.pivot import pivot
 from secateur.study.report import page
-from secateur.study.summary import flat, pivot, state
+from secateur.study.summary import flat, state
 
 app = typer.Typer(
     name="study",

@@ -9,9 +9,10 @@ from secateur.environment import command_line, environment
 from secateur.files import read_text, write_text
 from secateur.report.content import ReportContent, Section
 from secateur.study.conduct import Standing
+from secateur.study.pivot import pivot
 from secateur.study.quantities import is_fraction, written
 from secateur.study.statistics import summarise
-from secateur.study.summary import REPEATS, Flat, default_value, flat, pivot, state
+from secateur.study.summary import REPEATS, Flat, default_value, flat, state
 from secateur.tables import Column, Table
 
 
