@@ -181,7 +181,7 @@ def test_layers_of_one_rate_are_ranked_together_and_the_smallest_of_what_is_left
 def test_a_pattern_is_cut_at_once_and_units_are_refused():
     masks = cut(net(), rate=0.2, level=1, granularity="2:4", keep=("conv",))
     assert counts(masks) == {"hidden.weight": 384, "head.weight": 24}
-    with pytest.raises(InputError, match="A ticket is a mask"):
+    with pytest.raises(InputError, match=r"makes a smaller model: call lottery\.subnetwork"):
         cut(net(), rate=0.2, level=1, granularity="channel")
     with pytest.raises(InputError, match="leave layer_rates out"):
         cut(net(), rate=0.2, level=1, granularity="2:4", layer_rates={"conv": 0.5})
@@ -377,7 +377,7 @@ def test_a_level_tells_of_itself():
         ({}, "Say how far"),
         ({"levels": 1, "rewind_to": "3ep"}, "no going back to 3ep: the training ends after 9 iterations"),
         ({"levels": 2, "cuts": {"granularity": "2:4"}}, "takes its own fraction at once"),
-        ({"levels": 1, "cuts": {"granularity": "head"}}, "A ticket is a mask"),
+        ({"levels": 1, "cuts": {"granularity": "channel", "scope": "erk"}}, "no scope for units named"),
     ],
 )
 def test_a_mistake_is_told_before_anything_is_trained(settings, reason, monkeypatch):

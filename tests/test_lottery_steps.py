@@ -423,7 +423,7 @@ def test_a_command_killed_within_a_level_goes_on_within_it(root: Path, tmp_path:
         (["dense-0", "--levels", "99"], "leaves fewer weights (0) than layers (3): go less far"),
         (["dense-0", "--levels", "2", "--rate", "0.999"], "or a smaller rate"),
         (["dense-0", "--levels", "2", "--out", "dense-1"], "is a run folder: choose another --out"),
-        (["dense-0", "--levels", "2", "--granularity", "channel"], "A ticket is a mask"),
+        (["dense-0", "--levels", "2", "--granularity", "head"], "no attention heads that were found"),
         (["dense-0", "--levels", "2", "--criterion", "magnitud"], "did you mean magnitude"),
         (["dense-0", "--levels", "2", "--rate", "2"], "--rate cannot be '2'"),
         (["dense-0", "dense-2", "--levels", "2"], "no run folder dense-2"),

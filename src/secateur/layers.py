@@ -142,6 +142,7 @@ def skip_layers(model: nn.Module, example_inputs: Inputs | None, settings: Setti
         choices=settings.choices("schedule") | {"rounds": len(earlier) + 1},
         plan=plan,
         verification=proof,
+        units=(len(blocks), len(blocks) - len(gone)),
         parameters=(cost.parameters(whole), cost.parameters(after)),
         macs=(cost.macs(whole), cost.macs(after)),
         kept={block.path: int(block.path not in gone) for block in blocks},

@@ -25,9 +25,9 @@ class Pruned:
     a tensor kept than the scope alone would have left, so that none is empty.
 
     A cut of units has a `plan`, the `verification` that the smaller model computes what the large one computes
-    without them, `parameters`, `macs`, `bytes` and, where asked for, `milliseconds` before and after, the `groups`
-    the units belong to (None for whole layers), and in `kept` how many of each group are left. Its `masks` are those
-    given, made smaller too.
+    without them, `units` (of those that may go), `parameters`, `macs`, `bytes` and, where asked for, `milliseconds`
+    before and after, the `groups` the units belong to (None for whole layers), and in `kept` how many of each group are
+    left. Its `masks` are those given, made smaller too.
 
     `compensated` is what the compensation tells of itself.
     """
@@ -40,6 +40,7 @@ class Pruned:
     skipped: Mapping[str, str] = field(default_factory=dict)
     plan: Plan | None = None
     verification: Verification | None = None
+    units: tuple[int, int] | None = None
     parameters: tuple[int, int] | None = None
     macs: tuple[int, int] | None = None
     bytes: tuple[int, int] | None = None

@@ -165,6 +165,7 @@ def prune_units(model: nn.Module, example_inputs: Inputs | None, settings: Setti
         },
         plan=plan,
         verification=proof,
+        units=(units, units - len(cut.removed)),
         parameters=(cost.parameters(whole), cost.parameters(cut)),
         macs=(cost.macs(whole), cost.macs(cut)),
         groups=groups,

@@ -1,8 +1,9 @@
 """Lottery tickets: cut a trained network, go back to where its training began, train what is left, and again.
 
-A *level* is one such round. How much goes and where is in `cutting`, `pace` and `plan`, what becomes of weights, masks
-and schedule before the next training is a `start`, and `find` is the whole search on a model of one's own. The step
-`secateur.steps.Lottery` does it with run folders. `ask` puts a question to a training by a mask, without another one.
+A *level* is one such round. How much goes and where is in `cutting`, `subnetwork`, `pace` and `plan`, what becomes of
+weights, masks and schedule before the next training is a `start`, and `find` is the whole search on a model of one's
+own. The step `secateur.steps.Lottery` does it with run folders. `ask` puts a question to a training by a mask, without
+another one.
 """
 
 from secateur.lottery.asking import ask
@@ -15,6 +16,7 @@ from secateur.lottery.plan import plan
 from secateur.lottery.questions import KEPT, MASK_CRITERIA, MASKED
 from secateur.lottery.search import Level, find
 from secateur.lottery.starts import STARTS, Start, start
+from secateur.lottery.subnetwork import Subnetwork, subnetwork
 
 __all__ = [
     "KEPT",
@@ -26,6 +28,7 @@ __all__ = [
     "Job",
     "Level",
     "Start",
+    "Subnetwork",
     "ask",
     "cut",
     "early_stop",
@@ -35,4 +38,5 @@ __all__ = [
     "pace",
     "plan",
     "start",
+    "subnetwork",
 ]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.criteria import CRITERIA, Batches
+from secateur.criteria import Batches
 from secateur.errors import InputError
 from secateur.granularity import parse
 from secateur.lottery.pace import check_rate, left_of
@@ -83,6 +83,10 @@ def cut(
     found = Masks({name: torch.ones_like(tensor, dtype=torch.bool) for name, tensor in targets.items()})
     found &= masks or {}
     check(granularity, layer_rates)
+    if parse(granularity).shrinks:
+        raise InputError(
+            f"Masks are of weights, and a cut of {granularity}s makes a smaller model: call lottery.subnetwork for one."
+        )
     if parse(granularity).amount is not None:
         return prune(model, example_inputs, masks=found, layers=layers, **how).masks
     by_layer = multiples(targets, layer_rates or {})
@@ -107,24 +111,12 @@ def cut(
     return found
 
 
-def rehearse(model: nn.Module, **how: Any) -> None:
-    """Raise what a cut would raise, as far as weights alone tell; `how` are arguments of `cut`.
-
-    So a last level that leaves too little is found before the first one is trained.
-    """
-    entry = CRITERIA[how.get("criterion", "magnitude")]
-    entry.check(parse(how.get("granularity", "weight")).kind, {})
-    shared = ("rate", "level", "layer_rates", "granularity", "scope", "include", "keep", "layers")
-    cut(model, **{name: how[name] for name in shared if name in how})
-
-
 def check(granularity: str, layer_rates: Mapping[str, float] | None) -> None:
-    """Raise `InputError` for a granularity that tickets can't have."""
+    """Raise `InputError` for rates of layers where the granularity has none."""
     kind = parse(granularity)
-    if kind.shrinks:
+    if kind.shrinks and layer_rates:
         raise InputError(
-            f"A ticket is a mask, and cutting a {kind} makes another network: choose the granularity weight or N:M; "
-            "secateur prune and retrain --start-at do the same for smaller models."
+            f"A {kind} is no part of one layer alone: leave layer_rates out, and name what is to stay with keep."
         )
     if kind.amount is not None and layer_rates:
         raise InputError(f"The pattern {kind} takes the same of every layer: leave layer_rates out.")

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from secateur.errors import InputError
+from secateur.granularity import parse
 from secateur.lottery.starts import STARTS
 
 
@@ -43,6 +44,20 @@ def order(starts: Sequence[str], levels: int, one_shot: bool = False) -> Iterato
         for name in starts:
             chain = name if STARTS[name].leads else leading[0]
             yield Job(number, name, None if one_shot or number == 1 else (chain, number - 1))
+
+
+def check_shuffled(starts: Sequence[str], granularity: str) -> None:
+    """Raise `InputError` where a start shuffles masks and the granularity has none that could be."""
+    kind = parse(granularity)
+    drawn = next((name for name in starts if "seed" in STARTS[name].needs), None)
+    if drawn is None or kind.kind == "weight":
+        return
+    if kind.shrinks:
+        raise InputError(
+            f"A smaller network has no masks to shuffle: leave the start {drawn} out. Which {kind}s of newly drawn "
+            "weights stay does not matter, so that reinit is its random subnetwork."
+        )
+    raise InputError(f"Shuffled masks keep no pattern {kind}: leave the start {drawn} out.")
 
 
 def check_finetune(starts: Sequence[str], epochs: int | None) -> None:

@@ -8,10 +8,12 @@ from typing import Any
 
 from torch import nn
 
+from secateur.criteria import CRITERIA
 from secateur.errors import InputError
 from secateur.granularity import parse
-from secateur.lottery.cutting import check, multiples, rehearse
+from secateur.lottery.cutting import check, multiples
 from secateur.lottery.pace import RATE, pace
+from secateur.lottery.subnetwork import subnetwork
 from secateur.targets import prunable
 
 TARGETS: Mapping[str, Sequence[str]] = {"include": ("weights",), "keep": (), "layers": ()}
@@ -26,7 +28,7 @@ def plan(
     layer_rates: Mapping[str, float] | None = None,
     **how: Any,
 ) -> tuple[float, list[float]]:
-    """Return the rate and the levels of a search, as `pace` does; `how` are other arguments of `cut`.
+    """Return the rate and the levels of a search, as `pace` does; `how` are other arguments of `subnetwork`.
 
     A pattern N:M is one level. Raises `InputError` for a search that makes no sense, or that ends with too little.
 
@@ -41,6 +43,8 @@ def plan(
                 f"The pattern {pattern} takes its own fraction at once: leave rate, levels and left out."
             )
         found: tuple[float, list[float]] = RATE, [1.0]
+    elif pattern.shrinks:
+        found = pace({1.0: 1}, rate, levels, left)  # all units have the same rate, however many there are
     else:
         targets = prunable(model, *(how.get(key, default) for key, default in TARGETS.items()))
         sizes = Counter[float]()
@@ -48,5 +52,17 @@ def plan(
             sizes[multiple] += targets[name].numel()
         found = pace(sizes, rate, levels, left)
     p, steps = found
-    rehearse(model, rate=p, level=steps[-1], layer_rates=layer_rates, **how)
+    _rehearse(model, rate=p, level=steps[-1], layer_rates=layer_rates, **how)
     return found
+
+
+def _rehearse(model: nn.Module, **how: Any) -> None:
+    """Raise what a cut would raise, as far as can be told before training.
+
+    So a last level that leaves too little is found before the first one is trained.
+    """
+    kind = parse(how.get("granularity", "weight"))
+    CRITERIA[how.get("criterion", "magnitude")].check(kind.kind, {})
+    shared = ["rate", "level", "layer_rates", "granularity", "scope", "include", "keep", "layers"]
+    shared += ["example_inputs"] if kind.shrinks else []
+    subnetwork(model, **{name: how[name] for name in shared if name in how})

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,16 +15,20 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from secateur.data import Dataset
+from secateur.data.dataset import each
 from secateur.errors import InputError
+from secateur.granularity import parse
 from secateur.lottery.course import Course
-from secateur.lottery.cutting import cut
 from secateur.lottery.early import early_stop
-from secateur.lottery.order import Job, check_finetune, order
+from secateur.lottery.order import Job, check_finetune, check_shuffled, order
 from secateur.lottery.plan import TARGETS, plan
 from secateur.lottery.starts import STARTS, start_seed
+from secateur.lottery.subnetwork import subnetwork
 from secateur.masks import Masks
 from secateur.measure import cost
 from secateur.seeds import same_draws
+from secateur.shrink.apply import apply
+from secateur.shrink.plan import Plan
 from secateur.targets import prunable
 from secateur.training import Duration, TrainConfig, read_snapshot, train
 from secateur.training.journal import Row
@@ -33,7 +39,9 @@ from secateur.validation import sentence
 class Level:
     """A network that was trained: of level `number` (0 is the dense one), from `start`.
 
-    `masks` say what is left and `state` is its trained `state_dict`, both on the CPU; `rows` is its log.
+    `state` is its trained `state_dict`, on the CPU, and `rows` its log. What is left of the dense network, `counts[0]`
+    of `counts[1]` weights or units that may go, say `masks`, on the CPU, or the `plan` of a smaller network, which
+    `secateur.shrink.apply` makes of a dense one.
     """
 
     number: int
@@ -41,11 +49,13 @@ class Level:
     masks: Masks
     state: Mapping[str, Tensor]
     rows: Sequence[Row]
+    counts: tuple[int, int] = (1, 1)
+    plan: Plan | None = None
 
     @property
     def left(self) -> float:
-        """Fraction of the prunable weights that is left."""
-        return 1 - self.masks.sparsity
+        """Fraction of the weights, or units, that may go that is left."""
+        return self.counts[0] / max(1, self.counts[1])
 
     @property
     def top1(self) -> float:
@@ -86,14 +96,14 @@ def find(
         config: how the dense model is trained; or its fields as `settings` (epochs=5, lr=0.1, …).
         rate: fraction of what is left that goes at each level, 0.2 unless levels and left decide it.
         levels: how many levels there are.
-        left: fraction of the prunable weights that the last level leaves; see `pace`.
+        left: fraction of the prunable weights, or units, that the last level leaves; see `pace`.
         layer_rates: multiples of the rate for some layers, such as {"output": 0.5}; see `multiples`.
         one_shot: cut every level from the dense model, instead of from the level before.
         starts: names from `STARTS`.
         rewind_to: moment of the dense training to go back to, as 2ep, 500it or 3%.
         finetune: epochs of the start none; those of the dense training when left out.
         make: makes a model like `model`, newly initialised from torch's global generator; for starts such as reinit.
-        cuts: other arguments of `cut`: criterion, scope, include, keep, layers, granularity, data, …
+        cuts: other arguments of `subnetwork`: granularity, criterion, scope, include, keep, layers, data, …
 
     Raises:
         InputError: for an argument that makes no sense.
@@ -109,6 +119,9 @@ def find(
         for name in names:
             if "fresh" in STARTS[name].needs:
                 raise InputError(f"The start {name} draws new weights: pass make=, which makes a new model.")
+    check_shuffled(names, how.get("granularity", "weight"))
+    if parse(how.get("granularity", "weight")).shrinks:
+        how.setdefault("example_inputs", _example(model, data, 2))
     p, steps = plan(model, rate=rate, levels=levels, left=left, layer_rates=layer_rates, **how)
     jobs = list(order(names, len(steps), one_shot))
     check_finetune(names, finetune)
@@ -122,33 +135,64 @@ def find(
     with tempfile.TemporaryDirectory() as folder:
         rows = train(model, data, config, snapshots=(f"{moment}it",), folder=folder).rows
         origin = read_snapshot(folder, moment)
-    targets = prunable(model, *(how.get(key, default) for key, default in TARGETS.items()))
-    whole = Masks({name: torch.ones(tensor.shape, dtype=torch.bool) for name, tensor in targets.items()})
-    done: dict[tuple[str, int] | None, Level] = {None: Level(0, "dense", whole, copied(model), rows)}
+    dense = Level(0, "dense", _untouched(model, how), copied(model), rows)
+    done: dict[tuple[str, int] | None, Level] = {None: dense}
+    macs = _macs(model, Masks({}), data)
 
     def trained(job: Job) -> Level:
         parent, chosen, t = done[job.parent], STARTS[job.start], steps[job.number - 1]
         seed = start_seed(job.start, config.seed, t)
-        model.load_state_dict(parent.state)
-        masks = cut(model, parent.masks, rate=p, layer_rates=layer_rates, level=t, **how)
-        course = Course(config, per_epoch, saving(model, masks, data), rewind_to, finetune)
+        before = parent.counts if parent.plan else None
+        found = subnetwork(
+            _network(model, parent),
+            parent.masks,
+            before=before,
+            rate=p,
+            level=t,
+            layer_rates=layer_rates,
+            **how,
+        )
+        course = Course(
+            config, per_epoch, macs / max(1, _macs(found.model, found.masks, data)), rewind_to, finetune
+        )
+        whole = partial(copy.deepcopy, model)
         state, kept = chosen.of(
             {
-                "trained": lambda: parent.state,
-                "origin": lambda: origin,
-                "fresh": lambda: drawn(make, seed),
-                "masks": lambda: masks,
+                "trained": lambda: copied(found.model),
+                "origin": lambda: found.of(origin, whole),
+                "fresh": lambda: found.of(drawn(make, seed), whole),
+                "masks": lambda: found.masks,
                 "seed": lambda: seed,
             }
         )
-        model.load_state_dict(state)
-        kept.apply_(model)
-        rows = train(model, data, course.settings(chosen.training), masks=kept).rows
-        return Level(job.number, job.start, kept.to("cpu"), copied(model), rows)
+        found.model.load_state_dict(state)
+        kept.apply_(found.model)
+        rows = train(found.model, data, course.settings(chosen.training), masks=kept).rows
+        plan = getattr(found.model, "secateur_plan", None)
+        counts = found.left, found.whole
+        return Level(job.number, job.start, kept.to("cpu"), copied(found.model), rows, counts, plan)
 
     for job in jobs:
         done[job.start, job.number] = trained(job)
+    *_, last = done.values()
+    if last.plan is not None:
+        apply(model, last.plan, inplace=True).load_state_dict(last.state)
     return list(done.values())
+
+
+def _untouched(model: nn.Module, how: Mapping[str, Any]) -> Masks:
+    """Return masks that keep all; none where units go."""
+    if parse(how.get("granularity", "weight")).shrinks:
+        return Masks({})
+    targets = prunable(model, *(how.get(key, default) for key, default in TARGETS.items()))
+    return Masks({name: torch.ones(tensor.shape, dtype=torch.bool) for name, tensor in targets.items()})
+
+
+def _network(model: nn.Module, level: Level) -> nn.Module:
+    """Return a level's network: the dense `model` with its values or, where units went, a smaller copy."""
+    network = model if level.plan is None else apply(model, level.plan)
+    network.load_state_dict(level.state)
+    return network
 
 
 def copied(model: nn.Module) -> dict[str, Tensor]:
@@ -163,12 +207,11 @@ def drawn(make: Callable[[], nn.Module] | None, seed: int) -> dict[str, Tensor]:
         return copied(make())
 
 
-def saving(model: nn.Module, masks: Masks, data: Dataset) -> float:
-    """Return MACs of the dense model ÷ MACs of what the masks leave."""
+def _macs(model: nn.Module, masks: Masks, data: Dataset) -> int:
+    """Return the MACs of a sample at weights that are not zero."""
+    return cost(model, _example(model, data, 1), masks).macs_nonzero
+
+
+def _example(model: nn.Module, data: Dataset, samples: int) -> Any:
     device = next(model.parameters()).device
-    example = data.example(1)
-    example = (
-        {k: v.to(device) for k, v in example.items()} if isinstance(example, dict) else example.to(device)
-    )
-    found = cost(model, example, masks)
-    return found.macs / max(1, found.macs_nonzero)
+    return each(lambda tensor: tensor.to(device), data.example(samples))

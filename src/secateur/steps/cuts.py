@@ -34,10 +34,10 @@ def sparser(pruned: Pruned) -> dict[str, Any]:
     return {**counts, **({"redistributed": dict(pruned.redistributed)} if pruned.redistributed else {})}
 
 
-def tell_sparser(result: Mapping[str, Any]) -> str:
+def tell_sparser(result: Mapping[str, Any], of: str = "prunable weights") -> str:
     """Say it."""
     return (
-        f"removed {result['pruned']:,} of {result['prunable']:,} prunable weights "
+        f"removed {result['pruned']:,} of {result['prunable']:,} {of} "
         f"({percent(result['achieved'])}, requested {percent(result['requested'])})"
     )
 

@@ -82,14 +82,13 @@ class Dense:
         return drawn(self._as_trained, seed_of("init", self.config.seed))
 
     def fresh(self, seed: int) -> dict[str, Tensor]:
-        """Return newly drawn weights; trained ones are never fetched."""
-        path = self.run.folder / MODEL
-        return drawn(lambda: store.build_stored(self._spec, path, trust=self.trust), seed)
+        """Return newly drawn weights."""
+        return drawn(self.build, seed)
 
-    @property
-    def _spec(self) -> dict[str, Any]:
-        shape = self.run.input_shape
-        return {**self.run.model, "num_classes": self.run.num_classes, "input_shape": shape}
+    def build(self) -> torch.nn.Module:
+        """Return the network before any cut, newly drawn; trained weights are never fetched."""
+        spec = {**self.run.model, "num_classes": self.run.num_classes, "input_shape": self.run.input_shape}
+        return store.build_stored(spec, self.run.folder / MODEL, trust=self.trust)
 
     def _as_trained(self) -> torch.nn.Module:
         name = str(self.run.model["name"])

@@ -12,13 +12,15 @@ from pydantic import Field, field_validator, model_validator
 
 from secateur.errors import StoreError
 from secateur.files import locked, sweep
+from secateur.granularity import parse
 from secateur.lottery import STARTS, Course, Job, order, plan
-from secateur.lottery.order import check_finetune
+from secateur.lottery.order import check_finetune, check_shuffled
 from secateur.progress import track
 from secateur.runs import ABOUT, Run
 from secateur.steps.base import (
     ARGUMENT,
     MACHINE,
+    SAMPLES,
     Context,
     DataRoot,
     Outcome,
@@ -87,7 +89,8 @@ class Lottery(Step, TicketChoice):
     ] = None
     levels: Annotated[int | None, Field(ge=1, description="how many levels there are")] = None
     left: Annotated[
-        float | None, Field(gt=0, lt=1, description="fraction of the weights that the last level leaves")
+        float | None,
+        Field(gt=0, lt=1, description="fraction of the weights, or units, that the last level leaves"),
     ] = None
     one_shot: Annotated[bool, Field(description="cut every level from the dense model at once")] = False
     starts: Annotated[
@@ -122,15 +125,16 @@ class Lottery(Step, TicketChoice):
         return value
 
     @model_validator(mode="after")
-    def _finetunes(self) -> Lottery:
+    def _fits(self) -> Lottery:
         check_finetune(self.starts, self.finetune)
+        check_shuffled(self.starts, self.granularity)
         return self
 
     def perform(self, context: Context) -> Outcome:
         """Make every level that is not there yet, and show all."""
         denses = self._denses(context)
         model, _ = denses[0].run.load_model(trust=denses[0].trust)
-        rate, levels = plan(model, **{name: getattr(self, name) for name in PLANNED})
+        rate, levels = plan(model, **self._planned(denses[0], context))
         jobs = list(order(self.starts, len(levels), self.one_shot))
         inner = replace(context, taken={} if context.taken is None else context.taken)
         out = context.at(self.out).absolute()
@@ -158,6 +162,14 @@ class Lottery(Step, TicketChoice):
         )
         beside = f" Shown beside them: {len(alike)} of other calls with these settings." if alike else ""
         return Outcome((line + beside,), table(records), records)
+
+    def _planned(self, dense: Dense, context: Context) -> dict[str, Any]:
+        """Return the arguments of `secateur.lottery.plan`."""
+        planned = {name: getattr(self, name) for name in PLANNED}
+        if parse(self.granularity).shrinks:
+            root = context.data_root or self.data_root
+            planned["example_inputs"] = dense.run.load_data(root=root).example(SAMPLES)
+        return planned
 
     def _denses(self, context: Context) -> list[Dense]:
         """Return the dense trainings. Raises `InputError` unless they are that, and differ in their seeds only."""

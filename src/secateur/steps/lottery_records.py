@@ -8,6 +8,7 @@ from statistics import fmean, stdev
 from typing import Any, TypeAlias
 
 from secateur.files import read_json, write_json
+from secateur.granularity import parse
 from secateur.lottery import STARTS, early_stop
 from secateur.steps.cells import are
 from secateur.steps.dense import Dense
@@ -32,16 +33,20 @@ def _of_dense(name: str, seed: int, result: Record, rows: Sequence[Row]) -> Reco
         "level": 0,
         "one_shot": False,
         "run": name,
+        "granularity": None,
         "left": 1.0,
         "weights_left": None,
+        "units_left": None,
         "prunable": None,
+        "macs_left": 1.0,
         **_measured(result, rows),
     }
 
 
 def level_record(level: Trained) -> Record:
     """Return the record of a level."""
-    cut = level.cut
+    cut, granularity = level.cut, level.ticket.get("granularity", "weight")
+    shrinks = parse(granularity).shrinks
     rows = [row for row in level.run.journal() if row.get("step") == level.at + 1]
     return {
         "dense": level.dense,
@@ -50,9 +55,12 @@ def level_record(level: Trained) -> Record:
         "level": level.number,
         "one_shot": level.one_shot,
         "run": level.run.name,
+        "granularity": granularity,
         "left": 1 - cut["achieved"],
-        "weights_left": cut["prunable"] - cut["pruned"],
+        "weights_left": None if shrinks else cut["prunable"] - cut["pruned"],
+        "units_left": cut["prunable"] - cut["pruned"] if shrinks else None,
         "prunable": cut["prunable"],
+        "macs_left": cut["macs"][1] / max(1, cut["macs"][0]),
         **_measured(level.trained, rows),
     }
 
@@ -128,7 +136,9 @@ def table(records: Sequence[Record]) -> Table:
     The dense training is level 0 of every start that leads.
     """
     starts = {_called(record): STARTS[record["start"]] for record in records if record["level"]}
-    columns = [Column("level", "Level", Format(str)), Column("left", "Weights left", PERCENT)]
+    what = counted(records)
+    columns = [Column("level", "Level", Format(str)), Column("left", f"{what.capitalize()} left", PERCENT)]
+    columns += [] if what == "weights" else [Column("macs_left", "MACs left", PERCENT)]
     columns += [
         Column(f"{key}_{name}", f"{name}, {title}", format, spread=f"{key}_{name}_spread")
         for key, (title, format) in SHOWN.items()
@@ -138,12 +148,19 @@ def table(records: Sequence[Record]) -> Table:
     for level, left in sorted({_row(record) for record in records}, key=lambda row: (row[0], -row[1])):
         own = [record for record in records if _row(record) == (level, left)]
         row: dict[str, Any] = {"level": level, "left": fmean(record["left"] for record in own)}
+        row |= {"macs_left": fmean(record["macs_left"] for record in own)} if what != "weights" else {}
         for name, start in starts.items():
             of_start = [r for r in own if _called(r) == name or (level == 0 and start.leads)]
             for key in SHOWN:
                 row |= _summed(f"{key}_{name}", [r[key] for r in of_start if r[key] is not None])
         rows.append(row)
     return Table(columns, rows)
+
+
+def counted(records: Sequence[Record]) -> str:
+    """Return what is left, as a plural: weights, channels, heads or layers."""
+    kinds = (parse(record.get("granularity") or "weight") for record in records)
+    return next((f"{kind}s" for kind in kinds if kind.shrinks), "weights")
 
 
 def _row(record: Record) -> tuple[int, float]:
@@ -169,7 +186,7 @@ def draw(records: Sequence[Record], folder: Path) -> list[Path]:
     return [
         path
         for name, key in (("lottery", "top1"), ("lottery-early-stop", "early_stop"))
-        for path in save(tickets(points(records, key), key), folder / name)
+        for path in save(tickets(points(records, key), key, counted(records)), folder / name)
     ]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,13 +16,15 @@ from secateur.data import Dataset
 from secateur.granularity import parse
 from secateur.lottery import STARTS, multiples
 from secateur.lottery.cutting import check
+from secateur.lottery.order import check_shuffled
 from secateur.lottery.pace import RATE, left_of
+from secateur.lottery.search import copied
 from secateur.lottery.starts import start_seed
 from secateur.measure import cost
 from secateur.runs import Run
 from secateur.steps.base import MACHINE, SAMPLES, Context, require, step
 from secateur.steps.choices import CriterionName
-from secateur.steps.cuts import tell_sparser
+from secateur.steps.cuts import smaller, tell_sparser
 from secateur.steps.cutting import Cut, Cutting, makes_sense, samples
 from secateur.steps.dense import Dense
 from secateur.steps.loose import Options
@@ -41,9 +45,16 @@ class TicketChoice(BaseModel):
     rewind_to: Annotated[
         str, Field(description="moment of the dense training to go back to, as 0it, 500it, 2ep or 3%")
     ] = "0it"
-    granularity: Annotated[str, Field(description="weight, or a pattern N:M such as 2:4")] = "weight"
+    granularity: Annotated[
+        str, Field(description="weight, channel, head, layer, or a pattern N:M such as 2:4")
+    ] = "weight"
     criterion: CriterionName = "magnitude"
-    scope: Annotated[str, Field(description="global, local, erk or lamp")] = "global"
+    scope: Annotated[
+        str,
+        Field(
+            description="for weights global, local, erk or lamp; for channels and heads global, local or isomorphic"
+        ),
+    ] = "global"
     include: Annotated[
         tuple[str, ...],
         Field(description="roles that may be cut: weights, biases, norms, embeddings, others, all"),
@@ -72,8 +83,8 @@ class TicketChoice(BaseModel):
 class Ticket(Cutting, TicketChoice):
     """Cut more of a run's model and let what is left start over: one level of a lottery.
 
-    The new run holds masks and the weights to start from; secateur retrain trains it. secateur lottery takes all
-    levels, one after the other.
+    The new run holds masks, or a smaller model, and the weights to start from; secateur retrain trains it. secateur
+    lottery takes all levels, one after the other.
     """
 
     makes, measured = "ticket", "before training"
@@ -102,6 +113,11 @@ class Ticket(Cutting, TicketChoice):
         STARTS[value]
         return value
 
+    @model_validator(mode="after")
+    def _shuffles(self) -> Ticket:
+        check_shuffled([self.start], self.granularity)
+        return self
+
     def config(self) -> dict[str, Any]:
         """Return what the recipe keeps: the dense run by its own name, as all runs go there."""
         kept = super().config()
@@ -115,40 +131,49 @@ class Ticket(Cutting, TicketChoice):
             dense.history[0]["weights"] == run.history[0]["weights"],
             f"{dense.folder} is not the training that {run.folder} began with: give --origin the run of that one.",
         )
-        start = STARTS[self.start]
-        require(
-            ":" not in self.granularity or "seed" not in start.needs,
-            f"Shuffled masks keep no pattern {self.granularity}: leave the start {self.start} out.",
-        )
         model, before = run.load_model(trust=trust)
-        trained = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        shrinks = parse(self.granularity).shrinks
         looks = CRITERIA[self.criterion].needs_data or "example_inputs" in sources(self.criterion)
-        data = self.data_of(run, context) if looks else None
-        masks = lottery.cut(model, before, **self.arguments(data))
-        spent = cost(model, run.example(root=context.data_root or self.data_root), masks)
+        data = self.data_of(run, context) if looks or shrinks else None
+        example = run.example(root=context.data_root or self.data_root)
+        earlier = self._earlier(run)
+        macs = earlier["macs"][0] if earlier else cost(model, example).macs
+        units = (
+            (earlier["prunable"] - earlier["pruned"], earlier["prunable"]) if earlier and shrinks else None
+        )
+        found = lottery.subnetwork(model, before, before=units, **self.arguments(data))
         seed = start_seed(self.start, self.seed, self.level)
-        state, kept = start.of(
+        whole = cache(lambda: Dense(dense, trust=trust))  # asked for by starts that go back to it
+        state, kept = STARTS[self.start].of(
             {
-                "trained": lambda: trained,
-                "origin": lambda: Dense(dense, trust=trust).origin(self.rewind_to),
-                "fresh": lambda: Dense(dense, trust=trust).fresh(seed),
-                "masks": lambda: masks,
+                "trained": lambda: copied(found.model),
+                "origin": lambda: found.of(whole().origin(self.rewind_to), whole().build),
+                "fresh": lambda: found.of(whole().fresh(seed), whole().build),
+                "masks": lambda: found.masks,
                 "seed": lambda: seed,
             }
         )
-        model.load_state_dict(state)
-        kept.apply_(model)
+        found.model.load_state_dict(state)
+        kept.apply_(found.model)
         result: dict[str, Any] = {
             "requested": self._requested(model),
-            "achieved": kept.sparsity,
-            "pruned": kept.pruned,
-            "prunable": kept.total,
-            "macs": [spent.macs, spent.macs_nonzero],
+            "achieved": (found.whole - found.left) / max(1, found.whole),
+            "pruned": found.whole - found.left,
+            "prunable": found.whole,
+            **(smaller(found.pruned) if found.pruned else {}),
+            "macs": [macs, cost(found.model, example, kept).macs_nonzero],
         }
-        return Cut(model, kept, result, (f"{tell_sparser(result)}, starts from {self.start}",))
+        of = f"{self.granularity}s" if shrinks else "prunable weights"
+        return Cut(found.model, kept, result, (f"{tell_sparser(result, of)}, starts from {self.start}",))
+
+    def _earlier(self, run: Run) -> Mapping[str, Any]:
+        """Return what an earlier ticket of this granularity came to; nothing where there is none."""
+        cuts = [entry for entry in run.history if entry["do"] == self.do]
+        alike = cuts and cuts[-1]["config"].get("granularity", "weight") == self.granularity
+        return dict(cuts[-1]["result"]) if alike else {}
 
     def arguments(self, data: Dataset | None) -> dict[str, Any]:
-        """Return the arguments of `secateur.lottery.cut`."""
+        """Return the arguments of `secateur.lottery.subnetwork`."""
         names = (
             "rate",
             "level",
@@ -171,9 +196,11 @@ class Ticket(Cutting, TicketChoice):
 
     def _requested(self, model: nn.Module) -> float:
         """Return the fraction that was to go of all weights that may be cut."""
-        pattern = parse(self.granularity).amount
-        if pattern is not None:
-            return pattern
+        kind = parse(self.granularity)
+        if kind.amount is not None:
+            return kind.amount
+        if kind.shrinks:
+            return 1 - left_of(self.rate, 1.0, self.level)
         targets = prunable(model, self.include, self.keep, self.layers)
         by_layer = multiples(targets, self.layer_rates)
         left = sum(targets[name].numel() * left_of(self.rate, r, self.level) for name, r in by_layer.items())

@@ -1,4 +1,4 @@
-"""Lottery tickets: what is reached against what is left of the weights, a line for each start."""
+"""Lottery tickets: what is reached against what is left of the network, a line for each start."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ FEW = 8
 """So many levels can be written along the axis."""
 
 
-def tickets(rows: Iterable[Row], measure: str = "top1") -> alt.LayerChart:
-    """A measure of `MEASURES` against the fraction of weights left, on a log axis that falls to the right.
+def tickets(rows: Iterable[Row], measure: str = "top1", what: str = "weights") -> alt.LayerChart:
+    """A measure of `MEASURES` against the fraction left of `what`, on a log axis that falls to the right.
 
     `rows` are {"start", "left", "value"}; those of start "dense" make the horizontal reference. Several of one point
     (seeds) become their mean in a band from the least to the most. Raises `InputError` where there are none.
@@ -37,12 +37,11 @@ def tickets(rows: Iterable[Row], measure: str = "top1") -> alt.LayerChart:
     dense = [float(row["value"]) for row in known if row["start"] == DENSE]
     starts = list(dict.fromkeys(row["start"] for row in points))
     title, format, write = MEASURES[measure]
+    left = f"{what.capitalize()} left"
     ticks = alt.Axis(
         format=".2~%", grid=False, values=_ticks({row["left"] for row in points}), labelOverlap="greedy"
     )
-    x = alt.X("left:Q", title="Weights left", axis=ticks).scale(
-        type="log", reverse=True, nice=False, padding=12
-    )
+    x = alt.X("left:Q", title=left, axis=ticks).scale(type="log", reverse=True, nice=False, padding=12)
     y = (
         alt.Y("value:Q", title=title)
         .axis(format=format, tickCount=6)
@@ -59,7 +58,7 @@ def tickets(rows: Iterable[Row], measure: str = "top1") -> alt.LayerChart:
         shape=alt.Shape("start:N", title="Start").scale(**theme.scale(starts, theme.SHAPES)),
         tooltip=[
             alt.Tooltip("start:N", title="Start"),
-            alt.Tooltip("left:Q", title="Weights left", format=".2%"),
+            alt.Tooltip("left:Q", title=left, format=".2%"),
             alt.Tooltip("value:Q", title=title, format=format),
             alt.Tooltip("runs:Q", title="Runs"),
         ],
@@ -68,7 +67,10 @@ def tickets(rows: Iterable[Row], measure: str = "top1") -> alt.LayerChart:
     layers = [*reference(dense, write), lines, marks, *captioned([caption])]
     if any(row["runs"] > 1 for row in points):
         layers.insert(0, base.mark_area(aria=False).encode(y="low:Q", y2="high:Q", fill=fill))
-    return dressed(alt.LayerChart(layer=layers), _in_words(points, dense, title, write, caption))
+    return dressed(
+        alt.LayerChart(layer=layers),
+        _in_words(points, dense, f"{title} against the {what} left", write, caption),
+    )
 
 
 def _ticks(places: Iterable[float]) -> list[float]:
@@ -104,4 +106,4 @@ def _in_words(points: Sequence[Row], dense: Sequence[float], title: str, write: 
     against = f" The dense model: {write(fmean(dense))}." if dense else ""
     counted = how_many(len(starts), len(starts), "starts", "")
     drawn = f" Each line: {caption}." if caption else ""
-    return f"{title} against the weights left, {counted}: {reached}.{against}{drawn}"
+    return f"{title}, {counted}: {reached}.{against}{drawn}"

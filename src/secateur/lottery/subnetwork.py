@@ -1,0 +1,140 @@
+"""What a cut leaves of a dense network: weights under masks, or the tensors of a smaller network.
+
+Of weights and patterns N:M it is masks (`secateur.lottery.cut`), of channels, heads and layers a smaller model of the
+same class. Either can be given any weights the dense network had: those of a smaller one are what its plan keeps of
+them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from secateur.errors import InputError
+from secateur.granularity import UNITS, parse
+from secateur.lottery.cutting import check, cut
+from secateur.lottery.pace import check_rate, left_of
+from secateur.masks import Masks
+from secateur.measure.inputs import Inputs
+from secateur.prune import prune
+from secateur.pruned import Pruned
+from secateur.registry import Registry
+from secateur.shrink.apply import apply
+
+
+@dataclass(frozen=True)
+class Subnetwork:
+    """`model` with the values it was cut with, and `masks` that are still to be applied to it.
+
+    Of `whole` weights or units that might go in the dense network, `left` are left. `pruned` is the cut where it made
+    the model smaller.
+    """
+
+    model: nn.Module
+    masks: Masks
+    left: int
+    whole: int
+    pruned: Pruned | None = None
+
+    def of(self, state: Mapping[str, Tensor], make: Callable[[], nn.Module]) -> Mapping[str, Tensor]:
+        """Return what is left of a `state_dict` of the dense network, which `make` makes one of; masks aside."""
+        plan = getattr(self.model, "secateur_plan", None)
+        if plan is None:
+            return state
+        dense = make()
+        dense.load_state_dict(state)
+        return apply(dense, plan, inplace=True).state_dict()
+
+
+Cutter = Callable[..., Subnetwork]
+CUTTERS: Registry[Cutter] = Registry("granularity")
+"""Kind of granularity → what cuts it."""
+
+
+def subnetwork(
+    model: nn.Module,
+    masks: Mapping[str, Tensor] | None = None,
+    *,
+    before: tuple[int, int] | None = None,
+    granularity: str = "weight",
+    **how: Any,
+) -> Subnetwork:
+    """Cut a level: of what is left of a dense network in `model` and `masks` the least important goes.
+
+    `before` are the units left and those there were, where an earlier level cut units. `how` are the other arguments
+    of `secateur.lottery.cut`, and so are the errors; `rate` and `level` among them. Units need `example_inputs`, have
+    no `layer_rates`, and the model stays as it is.
+
+    >>> found = subnetwork(nn.Linear(10, 10), rate=0.2, level=2)
+    >>> found.left, found.whole
+    (64, 100)
+    """
+    return CUTTERS[parse(granularity).kind](model, masks or {}, before, granularity=granularity, **how)
+
+
+@CUTTERS.register("weight")
+@CUTTERS.register("n:m")
+def by_masks(
+    model: nn.Module, masks: Mapping[str, Tensor], before: tuple[int, int] | None, **how: Any
+) -> Subnetwork:
+    """Cut weights."""
+    kept = cut(model, masks, **how)
+    return Subnetwork(model, kept, kept.total - kept.pruned, kept.total)
+
+
+def by_plan(
+    model: nn.Module,
+    masks: Mapping[str, Tensor],
+    before: tuple[int, int] | None,
+    *,
+    rate: float,
+    level: float,
+    granularity: str,
+    layer_rates: Mapping[str, float] | None = None,
+    example_inputs: Inputs | None = None,
+    scope: str = "global",
+    **how: Any,
+) -> Subnetwork:
+    """Cut units: after level t round((1 − (1 − p)^t) n) of n are gone.
+
+    Statistics of normalisations are not corrected: what a network starts from is for the start to say.
+    """
+    check(granularity, layer_rates)
+    check_rate(rate, 1.0)
+    share = 1 - left_of(rate, 1.0, level)
+    amount = share
+    if before is not None:
+        left, whole = before
+        amount = (left - whole + round(share * whole)) / max(1, left)
+        if amount < 0:
+            raise InputError(
+                f"{left} of {whole} {granularity}s are left, and level {level:g} at the rate {rate:g} leaves "
+                f"{whole - round(share * whole)}: give a higher level."
+            )
+    pruned = prune(
+        model,
+        example_inputs,
+        amount=amount,
+        granularity=granularity,
+        scope=scope,
+        masks=masks or None,
+        correct=None if granularity == "layer" else False,  # layers are never corrected for
+        **how,
+    )
+    assert pruned.units is not None
+    now, left = pruned.units
+    whole = now if before is None else before[1]
+    wanted = whole - round(share * whole)
+    if left - wanted > (0 if scope == "global" else len(pruned.kept)):  # other scopes round in each group
+        raise InputError(
+            f"Level {level:g} at the rate {rate:g} leaves {wanted} of {whole} {granularity}s, and {left} must stay, "
+            "one wherever there is any: go less far, by fewer levels (or a lower one), more left, or a smaller rate."
+        )
+    return Subnetwork(pruned.model, pruned.masks, left, whole, pruned)
+
+
+for _kind in UNITS:
+    CUTTERS.add(_kind, by_plan)
