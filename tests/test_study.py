@@ -126,7 +126,7 @@ def test_a_level_shares_the_levels_above_it(tmp_path: Path) -> None:
         ({"study": {"seed": "0..x"}}, "'0..x' in a grid"),
         ({"study": {**GRID, "seed": []}}, "has no cells"),
         ({"study": {**GRID, "seed": "0..99999999"}}, "a grid of 400,000,000 combinations"),
-        ({"study": {**GRID, "seed": [True, False]}}, "The setting seed is True"),
+        ({"study": {**GRID, "seed": [True, False]}}, "The setting seed is true: give a value"),
         ({"study": {**GRID, "amount": [None, 0.5]}}, "Say how much to remove"),
         ({"study": {**GRID, "amount": [0.5, 1.0]}}, "leaves no weight anywhere"),
         ({"steps": [TRAIN, {**CUT, "amount": {"amount": None}}]}, "without quotes"),
@@ -138,9 +138,12 @@ def test_a_level_shares_the_levels_above_it(tmp_path: Path) -> None:
         ({"steps": [{"for": {"n": "1..{levels}"}, "steps": STEPS}]}, "uses {levels}"),
         (
             {"study": {**GRID, "repeat": [0, 1]}},
-            "cells that do the same: repeat is listed twice or used by no step",
+            "cells that do the same, repeat 0 and repeat 1: a value is listed twice or used by no step",
         ),
-        ({"study": {**GRID, "seed": [0, 0]}}, "cells that do the same"),
+        (
+            {"study": {**GRID, "seed": [0, 0]}},
+            "do the same, seed 0, criterion magnitude, amount 0.5: a value",
+        ),
         ({"study": {"seed": [0]}}, "uses {criterion}, which neither a for"),
         ({"steps": []}, "no steps"),
         ({"steps": [{**CUT, "run": "other"}]}, "prune reads other, which no step before it makes"),
@@ -265,7 +268,9 @@ def tasks_in(file: Path) -> int:
         return 0
 
 
-def test_a_cell_that_fails_does_not_stop_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cell_that_fails_does_not_stop_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, secateur_command: Any
+) -> None:
     plain, path = engines.carry_out, written(tmp_path, study={**GRID, "seed": [0]})
 
     def fails(task: Any, place: Place) -> Any:
@@ -276,9 +281,61 @@ def test_a_cell_that_fails_does_not_stop_the_others(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(engines, "carry_out", fails)
     standing = done(path, tmp_path / "work")
     assert len(standing.finished()) == 2
-    assert {reason for _, reason in standing.lost()} == {"ZeroDivisionError: by nothing"}
+    reason = "ZeroDivisionError: by nothing"
+    assert [(cell.values["criterion"], step, why) for cell, step, why in standing.lost()] == 2 * [
+        ("random", "prune", reason)
+    ]
+    assert list(standing.failed.values()) == [reason, reason]  # what was never tried did not fail
+    told = secateur_command("study", "status", path, "--root", tmp_path / "work", "--format", "csv")
+    assert told.out.count(f"failed at prune: {reason}") == 2
+    told = secateur_command("study", "table", path, "--root", tmp_path / "work")
+    assert "2 cells failed; secateur study status tells why." in told.out
+    assert "not done yet" not in told.out
     monkeypatch.undo()
     assert len(done(path, tmp_path / "work").finished()) == 4
+    told = secateur_command("study", "status", path, "--root", tmp_path / "work", "--format", "csv")
+    assert "failed" not in told.out
+    database = sqlite3.connect(tmp_path / "work/study.sqlite")
+    assert database.execute("select count(*) from failures").fetchone() == (2,)  # nothing is ever taken back
+
+
+def test_a_study_of_an_older_version_has_no_failures(tmp_path: Path) -> None:
+    Results(tmp_path).close()
+    sqlite3.connect(tmp_path / "study.sqlite").execute("drop table failures").connection.commit()
+    assert Results.existing(tmp_path).failures(["key"]) == {}
+
+
+def test_code_that_is_not_trusted_stops_a_study_before_anything_is_done(tmp_path: Path) -> None:
+    path = written(tmp_path, steps=[{**TRAIN, "model": "nowhere.such:model"}, CUT])
+    with pytest.raises(
+        InputError, match=r"names the code nowhere\.such:model to build a model: allow it with --trust"
+    ):
+        done(path, tmp_path / "work")
+    assert not (tmp_path / "work").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="needs signals that wait")
+def test_ctrl_c_while_workers_begin_is_one_sentence(tmp_path: Path) -> None:
+    """A terminal sends it to all processes at once, also to those that are still importing."""
+    path = written(tmp_path)
+    words = ["study", "run", str(path), "--root", str(tmp_path / "work"), "--workers", "2"]
+    running = subprocess.Popen(
+        [sys.executable, "-m", "secateur", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    children = Path(f"/proc/{running.pid}/task/{running.pid}/children")
+    if not children.exists():
+        running.kill()
+        pytest.skip("needs Linux to see a process's children")
+    until = time.monotonic() + 100
+    while len(children.read_text().split()) < 3 and time.monotonic() < until and running.poll() is None:
+        time.sleep(0.005)  # two workers and what multiprocessing has to clean up
+    time.sleep(0.2)
+    os.killpg(running.pid, signal.SIGINT)
+    _, errors = running.communicate(timeout=60)
+    assert errors == "secateur: stopped; give the same command again to continue.\n"
+    assert running.returncode == 130
 
 
 def dies(task: Any, place: Place) -> Any:
@@ -464,7 +521,7 @@ def test_steps_without_a_model_give_their_numbers_or_are_refused(tmp_path: Path)
     two = {**one, "criteria": ["large_final", "large_init"]}
     lost = done(written(tmp_path, study=study, steps=[train, two]), tmp_path / "work").lost()
     assert len(lost) == 2
-    assert "supermask finds no single numbers here" in lost[0][1]
+    assert (lost[0][1], "supermask finds no single numbers here" in lost[0][2]) == ("supermask", True)
 
 
 def test_compression_and_speedup_are_of_the_whole_model(undisturbed: tuple[Path, Standing]) -> None:

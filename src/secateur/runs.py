@@ -13,6 +13,7 @@ training continues from its checkpoint.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -32,6 +33,7 @@ from secateur.filling import fill
 from secateur.history import recipe_of
 from secateur.masks import Masks
 from secateur.targets import check_finite
+from secateur.training.checkpoint import FILE as CHECKPOINT
 from secateur.training.journal import Row, read_journal
 
 FORMAT = 1
@@ -65,7 +67,7 @@ class Run:
             if not path.is_dir():
                 raise StoreError(f"{path} is a file, not a run folder: name the folder that holds {ABOUT}.")
             if not (path / ABOUT).exists():
-                if (path / "checkpoint.safetensors").exists():
+                if (path / CHECKPOINT).exists():
                     raise StoreError(
                         f"{path} holds an unfinished training: give its secateur train command again."
                     )
@@ -109,7 +111,21 @@ class Run:
         )
         fill(model, stored.state, stored.plan, str(path))
         check_finite(dict(model.named_parameters()))
+        self.check_model()
         return model, stored.masks
+
+    def check_model(self) -> None:
+        """Raise `StoreError` where the model file is not the one that the last step left.
+
+        While a training is unfinished nothing is said: it may have been stopped between the two files it writes.
+        """
+        path = self.folder / MODEL
+        if self.weights is None or (self.folder / CHECKPOINT).exists() or _digest(path) == self.weights:
+            return
+        raise StoreError(
+            f"{path} is not the file that {self.title} left here, its SHA-256 is another: bring that one back, or take "
+            "this one into a run of its own with secateur import."
+        )
 
     def load_data(self, **overrides: Any) -> Dataset:
         """Return the run's data set; `overrides` (such as root=…) replace what was recorded where not None."""
@@ -133,6 +149,20 @@ class Run:
     def journal(self) -> list[Row]:
         """Return the rows of the training log."""
         return read_journal(self.folder)
+
+    def log_of(self, at: int) -> list[Row]:
+        """Return the rows of the training that is step number `at`; none where its log is elsewhere.
+
+        Raises `StoreError` where the log ends before the training did.
+        """
+        rows = [row for row in self.journal() if row.get("step") == at]
+        result = self.history[at]["result"]
+        if rows and not all(_close(rows[-1].get(name), result.get(name)) for name in ("loss", "top1")):
+            raise StoreError(
+                f"The log of {self.folder} ends at iteration {rows[-1].get('iteration')}, before its training did: "
+                "bring metrics.jsonl back, or delete the folder and train anew."
+            )
+        return rows
 
     def safe_rate(self) -> dict[str, Any] | None:
         """Return the saved safe-rate analysis, None where none was made of the present weights."""
@@ -192,6 +222,12 @@ class Run:
                 "history": [dict(entry) for entry in self.history],
             },
         )
+
+
+def _close(one: Any, other: Any) -> bool:
+    return one == other or (
+        isinstance(one, float) and isinstance(other, float) and math.isclose(one, other, rel_tol=1e-6)
+    )
 
 
 def _digest(path: Path) -> str:

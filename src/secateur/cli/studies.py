@@ -65,10 +65,10 @@ def run(
     count = f"{len(standing.finished())} of {len(planned.cells)} cells are done"
     print(f"{_root(study, root)}: {count}")
     if lost := standing.lost():
-        cell, reason = lost[0]
+        cell, step, reason = lost[0]
         values = ", ".join(f"{name} {value}" for name, value in cell.values.items())
         raise InputError(
-            f"{len(lost)} cells failed, the first ({values}) with: {reason} "
+            f"{len(lost)} cell{'s' * (len(lost) != 1)} failed, the first ({values}) at {step} with: {reason} "
             "Mend what is wrong and give the same command again: it tries them again. To have a run made anew, delete "
             "its folder first."
         )
@@ -106,9 +106,11 @@ def table(
         baseline=baseline,
         against=against,
     )
-    missing = len(standing.study.cells) - len(standing.finished())
-    lines = (f"{missing} cells are not done yet.",) if missing else ()
-    show(Outcome(lines, found, found.records()), format)
+    lost = len(standing.lost())
+    missing = len(standing.study.cells) - len(standing.finished()) - lost
+    lines = [f"{missing} cells are not done yet."] if missing else []
+    lines += [f"{lost} cells failed; secateur study status tells why."] if lost else []
+    show(Outcome(tuple(lines), found, found.records()), format)
 
 
 @app.command()
@@ -135,6 +137,8 @@ def _standing(study: Path, root: Path | None) -> Standing:
     planned = read_study(study)
     results = Results.existing(_root(study, root))
     try:
-        return Standing(planned, results.tasks(list(planned.tasks)))
+        done = results.tasks(list(planned.tasks))
+        failed = results.failures([key for key in planned.tasks if key not in done])
+        return Standing(planned, done, failed=failed)
     finally:
         results.close()

@@ -35,7 +35,7 @@ def order(starts: Sequence[str], levels: int, one_shot: bool = False) -> Iterato
     if not leading:
         names = ", ".join(name for name, start in STARTS.items() if start.leads)
         raise InputError(
-            f"The starts {', '.join(starts) or 'are none'}: add one whose masks the others take, {names}."
+            f"Of the starts {', '.join(starts) or '(none)'} none leads: add one whose masks the others take, {names}."
         )
     for name in starts:
         if list(starts).count(name) > 1:

@@ -80,8 +80,8 @@ def _check(sizes: Mapping[float, int], rate: float | None, levels: int | None, l
         raise InputError("Say how far to go: levels=10, or left=0.02 for 2 % of the weights.")
     if rate is not None and levels is not None and left is not None:
         raise InputError("Of rate, levels and left two decide the third: leave one out.")
-    if levels is not None and levels < 1:
-        raise InputError(f"There can't be {levels} levels: give 1 or more.")
+    if levels is not None and not 1 <= levels <= MOST:
+        raise InputError(f"There can't be {levels} levels: give a number from 1 to {MOST}.")
     for name, value in (("rate", rate), ("left", left)):
         if value is not None and not 0 < value < 1:
             raise InputError(f"The {name} is {value}: give a fraction between 0 and 1, such as 0.2.")

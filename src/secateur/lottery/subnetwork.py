@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -105,35 +106,43 @@ def by_plan(
     check(granularity, layer_rates)
     check_rate(rate, 1.0)
     share = 1 - left_of(rate, 1.0, level)
-    amount = share
-    if before is not None:
-        left, whole = before
-        amount = (left - whole + round(share * whole)) / max(1, left)
-        if amount < 0:
-            raise InputError(
-                f"{left} of {whole} {granularity}s are left, and level {level:g} at the rate {rate:g} leaves "
-                f"{whole - round(share * whole)}: give a higher level."
-            )
-    pruned = prune(
+    cut = partial(
+        prune,
         model,
         example_inputs,
-        amount=amount,
         granularity=granularity,
         scope=scope,
         masks=masks or None,
         correct=None if granularity == "layer" else False,  # layers are never corrected for
         **how,
     )
-    assert pruned.units is not None
-    now, left = pruned.units
-    whole = now if before is None else before[1]
-    wanted = whole - round(share * whole)
+    if before is None:
+        pruned = cut(amount=share)
+        left, whole = _units(pruned)[0], _units(pruned)[0]
+    else:
+        left, whole = before
+        go = left - whole + round(share * whole)
+        if go < 0:
+            raise InputError(
+                f"{left} of {whole} {granularity}s are left, and level {level:g} at the rate {rate:g} leaves "
+                f"{left - go}: give a higher level."
+            )
+        pruned = cut(amount=go / max(1, left))
+        if _units(pruned)[0] != left:  # the last of a group is none of those that may go
+            pruned = cut(amount=min(1.0, go / max(1, _units(pruned)[0])))
+    now, after = _units(pruned)
+    wanted, left = whole - round(share * whole), left - (now - after)
     if left - wanted > (0 if scope == "global" else len(pruned.kept)):  # other scopes round in each group
         raise InputError(
             f"Level {level:g} at the rate {rate:g} leaves {wanted} of {whole} {granularity}s, and {left} must stay, "
             "one wherever there is any: go less far, by fewer levels (or a lower one), more left, or a smaller rate."
         )
     return Subnetwork(pruned.model, pruned.masks, left, whole, pruned)
+
+
+def _units(pruned: Pruned) -> tuple[int, int]:
+    assert pruned.units is not None
+    return pruned.units
 
 
 for _kind in UNITS:

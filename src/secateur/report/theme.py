@@ -128,8 +128,16 @@ def config(palette: Palette) -> dict[str, Any]:
 
 
 def scale(domain: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
-    """An ordinal scale that gives each name of `domain` one of `values`, starting over when they run out."""
-    return {"domain": list(domain), "range": [values[index % len(values)] for index in range(len(domain))]}
+    """An ordinal scale that gives each name of `domain` one of `values`.
+
+    When they run out it starts over one further on, so that what has a shape and one of as many colours differs from
+    all others in one of the two.
+    """
+    count = len(values)
+    return {
+        "domain": list(domain),
+        "range": [values[(at + at // count) % count] for at in range(len(domain))],
+    }
 
 
 PAPER = config(LIGHT)

@@ -147,7 +147,9 @@ class Step(BaseModel):
         for name, value in values.items() if isinstance(values, dict) else ():
             field = cls.model_fields.get(name)
             if isinstance(value, bool) and field is not None and bool not in kinds_of(field.annotation):
-                raise InputError(f"The setting {name} is {value}: it does not answer yes or no.")
+                raise InputError(
+                    f"The setting {name} is {str(value).lower()}: give a value, it is no yes or no."
+                )
         return values
 
     def config(self) -> dict[str, Any]:

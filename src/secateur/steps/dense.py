@@ -36,7 +36,7 @@ class Dense:
             raise InputError(
                 f"{run.folder} was pruned as it trained, by {self.config.method}: train without it."
             )
-        self.rows = [row for row in run.journal() if row.get("step") == 0]
+        self.rows = run.log_of(0)
         if not self.rows and len(run.history) > 1:
             raise InputError(
                 f"{run.folder} is {run.title}, and the training that it began with has its log elsewhere: "

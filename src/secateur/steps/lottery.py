@@ -234,6 +234,8 @@ class Lottery(Step, TicketChoice):
         fresh = len(Run.open(folder).history) == at + 1
         if not fresh:
             fresh = self._start_over(ticket, [*planned, training.identity()], context)
+        if not fresh:
+            Run.open(folder).check_model()
         training.perform(context)
         return Trained(Run.open(folder), at, dense.run.name, self.one_shot), fresh
 

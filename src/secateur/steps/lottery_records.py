@@ -47,7 +47,7 @@ def level_record(level: Trained) -> Record:
     """Return the record of a level."""
     cut, granularity = level.cut, level.ticket.get("granularity", "weight")
     shrinks = parse(granularity).shrinks
-    rows = [row for row in level.run.journal() if row.get("step") == level.at + 1]
+    rows = level.run.log_of(level.at + 1)
     return {
         "dense": level.dense,
         "seed": level.ticket["seed"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -42,10 +43,15 @@ def read_cells(path: Path) -> list[str]:
 def read_accuracies(path: Path) -> dict[str, float]:
     """Return accuracies by name of the network. Raises `InputError` where a JSON file holds anything else."""
     content = read_json(path)
-    if not isinstance(content, dict) or not all(map(_is_number, content.values())):
+    if not isinstance(content, dict) or not content:
         raise InputError(
             f"{path} holds no accuracies: give a JSON object, names of networks with a number each."
         )
+    for name, reached in content.items():
+        if not _is_number(reached):
+            raise InputError(
+                f"{path} gives {name} the accuracy {json.dumps(reached)[:40]}: give a number, or leave it out."
+            )
     return {canonical(name): float(reached) for name, reached in content.items()}
 
 
@@ -101,10 +107,14 @@ def told(rows: Sequence[Row]) -> list[str]:
         for reason in dict.fromkeys(own.values()):
             names = ", ".join(name for name in own if own[name] == reason)
             found.setdefault((names, reason), []).append(row.name)
-    return [
-        f"No {names} of {networks[0] if len(networks) == 1 else f'{len(networks)} networks'}: {reason}"
-        for (names, reason), networks in found.items()
-    ]
+    return [f"No {names} of {_listed(networks)}: {reason}" for (names, reason), networks in found.items()]
+
+
+def _listed(names: Sequence[str], most: int = 3) -> str:
+    """Write one name, or how many there are and the first of them."""
+    if len(names) == 1:
+        return names[0]
+    return f"{len(names)} networks ({', '.join(names[:most])}{', …' if len(names) > most else ''})"
 
 
 def mean(values: Sequence[float]) -> float | None:

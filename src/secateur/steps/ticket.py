@@ -116,6 +116,11 @@ class Ticket(Cutting, TicketChoice):
     @model_validator(mode="after")
     def _shuffles(self) -> Ticket:
         check_shuffled([self.start], self.granularity)
+        pattern = parse(self.granularity)
+        require(
+            pattern.amount is None or (self.rate, self.level) == (RATE, 1.0),
+            f"The pattern {pattern} takes its own fraction at once: leave rate and level out.",
+        )
         return self
 
     def config(self) -> dict[str, Any]:

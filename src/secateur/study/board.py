@@ -79,7 +79,8 @@ class Log:
         """Print a line if a cell more is done, or a task more has failed."""
         done, failed = len(standing.finished()), len(standing.failed)
         if (done, failed) != self.told and (done or failed):
-            last = f", {failed} tasks failed: {list(standing.failed.values())[-1]}" if failed else ""
+            many = "task" if failed == 1 else "tasks"
+            last = f", {failed} {many} failed: {list(standing.failed.values())[-1]}" if failed else ""
             line = f"{standing.study.name}: {done} of {len(standing.study.cells)} cells are done{last}"
             console.print(line, soft_wrap=True, markup=False)
         self.told = done, failed

@@ -9,6 +9,7 @@ from typing import Any
 
 from secateur.files import locked
 from secateur.runs import ABOUT
+from secateur.steps import Context
 from secateur.study.engines import Engine
 from secateur.study.plan import Cell, Study, Task
 from secateur.study.store import Results
@@ -17,7 +18,10 @@ from secateur.study.work import Done, Place
 
 @dataclass
 class Standing:
-    """Where a study stands: tasks by key, done with their results, under way, and failed with the reason."""
+    """Where a study stands: tasks by key, done with their results, under way, and failed with the reason.
+
+    A task that needs a failed one is not tried and is none of the `failed`; its cell is lost all the same.
+    """
 
     study: Study
     done: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -28,10 +32,10 @@ class Standing:
         """Return the cells that are done."""
         return [cell for cell in self.study.cells if all(key in self.done for key in cell.tasks.values())]
 
-    def lost(self) -> list[tuple[Cell, str]]:
-        """Return the cells that can't be done, each with the reason."""
+    def lost(self) -> list[tuple[Cell, str, str]]:
+        """Return the cells that can't be done, each with the step that failed, as the table calls it, and why."""
         return [
-            (cell, next(self.failed[key] for key in cell.tasks.values() if key in self.failed))
+            (cell, *next((step, self.failed[key]) for step, key in cell.tasks.items() if key in self.failed))
             for cell in self.study.cells
             if any(key in self.failed for key in cell.tasks.values())
         ]
@@ -48,11 +52,9 @@ class Standing:
     def next(self) -> Task | None:
         """Return the first task that nobody does yet and that has all it needs."""
         for key, task in self.study.tasks.items():
-            if key not in self.done and key not in self.running and key not in self.failed:
-                if any(need in self.failed for need in task.needs):
-                    self.failed[key] = next(self.failed[need] for need in task.needs if need in self.failed)
-                elif all(need in self.done for need in task.needs):
-                    return task
+            untouched = key not in self.done and key not in self.running and key not in self.failed
+            if untouched and all(need in self.done for need in task.needs):
+                return task
         return None
 
 
@@ -61,8 +63,12 @@ def conduct(
 ) -> Standing:
     """Do what of a study is not done yet, and return where it stands; `show` is called after every change.
 
-    Raises `StoreError` where another process is at work on a study in the same folder.
+    Raises `StoreError` where another process is at work on a study in the same folder, `InputError` where it names user
+    code for a model and `place` does not trust it.
     """
+    asks = Context(place.root, place.trust, taken={})
+    for planned in study.tasks.values():
+        asks.check_code(str(getattr(planned.step, "model", "")))
     with locked(place.root):
         results = Results(place.root)
         standing = Standing(study, results.tasks(list(study.tasks)))
@@ -84,6 +90,7 @@ def conduct(
                         results.keep_task(task.key, task.step.do, result.result, result.seconds)
                         standing.done[task.key] = {**result.result, "seconds": result.seconds}
                     else:
+                        results.keep_failure(task.key, task.step.do, str(result))
                         standing.failed[task.key] = str(result)
                 _keep_cells(results, standing, kept)
             names = dict.fromkeys(name for cell in study.cells for name in cell.values)

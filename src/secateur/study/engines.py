@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import Protocol, TypeAlias
 
 from secateur.errors import ModelError, SecateurError
@@ -103,7 +104,8 @@ class Pool:
         """Send it to a worker."""
         self.attempts[task.key] = self.attempts.get(task.key, 0) + 1
         try:
-            future = self.pool.submit(attempted, task, self.place)
+            with _held_back(signal.SIGINT):  # a worker begins here, and has it so all its life
+                future = self.pool.submit(attempted, task, self.place)
         except BrokenProcessPool as error:  # a worker has just died: `finished` begins anew
             future = Future()
             future.set_exception(error)
@@ -150,6 +152,19 @@ def attempted(task: Task, place: Place) -> Result:
         return ModelError("The memory is used up: choose a smaller batch size, model or data subset.")
     except Exception as error:  # one cell's trouble, whatever it is, is not the others'
         return ModelError(f"{type(error).__name__}: {error}")
+
+
+@contextmanager
+def _held_back(number: signal.Signals) -> Iterator[None]:
+    """Have a signal wait until the block ends; for processes begun in it, for good. Where the system can't, nothing."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _follow_parent() -> None:

@@ -68,7 +68,9 @@ class Layout:
             )
         known = list(dict.fromkeys(str(row[0]) for row in grid))
         if baseline not in known:
-            raise InputError(unknown(f"value of {self.rows[0]}", baseline, known))
+            raise InputError(
+                f"{unknown(f'value of {self.rows[0]}', baseline, known)} Only finished cells count."
+            )
         theirs = {row[1:]: row for row in grid if str(row[0]) == baseline}
         return {row: theirs[row[1:]] for row in grid if str(row[0]) != baseline and row[1:] in theirs}
 

@@ -132,14 +132,16 @@ def _task(step: Step, left: dict[str, str], source: str) -> Task:
 
 
 def _check_apart(cells: list[Cell], source: str) -> None:
+    """Raise `InputError` where two cells are the same but for what they are called."""
     seen: dict[str, Cell] = {}
     for cell in cells:
         same = seen.setdefault(cell.key, cell)
         if same is not cell:
             names = [name for name in cell.values if cell.values[name] != same.values.get(name)]
+            one, other = (", ".join(f"{name} {each.values[name]}" for name in names) for each in (same, cell))
+            told = f"{one} and {other}" if names else ", ".join(f"{n} {v}" for n, v in cell.values.items())
             raise InputError(
-                f"{source} has cells that do the same: {', '.join(names) or 'a value'} is listed twice or used by "
-                "no step."
+                f"{source} has cells that do the same, {told}: a value is listed twice or used by no step."
             )
 
 

@@ -51,9 +51,9 @@ def page(
         ],
     )
     text = render(content)
-    write_text(out, text)
     if charts is not None:
         save(chart, charts / "study")
+    write_text(out, text)
     return len(text.encode())
 
 

@@ -2,6 +2,7 @@
 
 tasks    key, do, result (JSON), seconds, finished, environment (JSON)
 cells    key, study, cell (JSON: the variables), tasks (JSON: step → key), finished; a row for each study a cell is in
+failures key, do, reason, failed; a row whenever a task was tried in vain
 plans    study, cells (JSON: their keys), planned; a row whenever a study was run with other cells than before
 results  a view for other programs: one row for each finished cell of each study as it was run last, a column for each
          variable and number
@@ -32,6 +33,7 @@ create table if not exists tasks (
 create table if not exists cells (
     key text not null, study text not null, cell text not null, tasks text not null, finished text not null,
     primary key (key, study, cell));
+create table if not exists failures (key text not null, do text not null, reason text not null, failed text not null);
 create table if not exists plans (study text not null, cells text not null, planned text not null);
 """
 CURRENT = "(select cells from plans where plans.study = {study} order by rowid desc limit 1)"
@@ -70,6 +72,14 @@ class Results:
             rows = self._database.execute("select key, result, seconds from tasks").fetchall()
         return {key: {**json.loads(result), "seconds": s} for key, result, s in rows if key in wanted}
 
+    def failures(self, keys: Sequence[str]) -> dict[str, str]:
+        """Return why these tasks failed when they were tried last, for those that did."""
+        wanted = set(keys)
+        with self._errors():
+            known = self._database.execute("select 1 from sqlite_master where name = 'failures'").fetchone()
+            rows = self._database.execute("select key, reason from failures order by rowid") if known else ()
+            return {key: reason for key, reason in rows if key in wanted}
+
     def cells(self, study: str) -> dict[str, dict[str, Any]]:
         """Return the finished cells of a study: key → variables, as they were called last."""
         query = "select key, cell from cells where study = ? order by rowid"
@@ -81,6 +91,11 @@ class Results:
         row = (key, do, json.dumps(result), seconds, _now(), self._environment)
         with self._errors(), self._database:
             self._database.execute("insert or ignore into tasks values (?, ?, ?, ?, ?, ?)", row)
+
+    def keep_failure(self, key: str, do: str, reason: str) -> None:
+        """Add why a task failed."""
+        with self._errors(), self._database:
+            self._database.execute("insert into failures values (?, ?, ?, ?)", (key, do, reason, _now()))
 
     def keep_cell(self, key: str, study: str, values: Mapping[str, Any], tasks: Mapping[str, str]) -> None:
         """Add a cell all of whose tasks have results."""

@@ -41,14 +41,17 @@ def _flat(values: Flat, tasks: Mapping[str, str], done: Mapping[str, Flat]) -> F
 
 
 def state(standing: Standing) -> Table:
-    """Return every cell of a study with its state and, where it is done, the accuracy its last step measured."""
-    done = {id(cell) for cell in standing.finished()}
+    """Return every cell of a study with its state and, where it is done, the accuracy its last step measured.
+
+    One that is lost tells which step failed when it was tried last, and why.
+    """
+    lost = {id(cell): f"failed at {step}: {reason}" for cell, step, reason in standing.lost()}
     rows = []
     for number, cell in enumerate(standing.study.cells):
         found = [standing.done[key] for key in cell.tasks.values() if key in standing.done]
         left = len(cell.tasks) - len(found)
         row = {name: str(value) for name, value in cell.values.items()} | {"number": number}
-        row["state"] = "done" if id(cell) in done else f"{left} of {len(cell.tasks)} steps to do"
+        row["state"] = lost.get(id(cell), f"{left} of {len(cell.tasks)} steps to do" if left else "done")
         tops = [each["top1"] for each in found if each.get("top1") is not None]
         rows.append(row | ({"top1": tops[-1]} if tops and not left else {}))
     columns = [
