@@ -21,10 +21,10 @@ from torch.nn import functional as F
 
 from harness import parser, record, trained
 from secateur import CRITERIA, Calibration, analyze
+from secateur.core.tables import Column, Format, Table
 from secateur.graph.probe import Probe
 from secateur.importance import unit_scores
 from secateur.importance.sites import Sites
-from secateur.tables import Column, Format, Table
 
 BATCH = 128
 REPEATS = 3

@@ -18,10 +18,10 @@ import torch
 
 from harness import earlier_rows, has, parser, record
 from secateur import build, load_data, prune, train
+from secateur.core.seeds import seed_of
+from secateur.core.tables import Column, Table
 from secateur.criteria import balanced
 from secateur.data import Dataset
-from secateur.seeds import seed_of
-from secateur.tables import Column, Table
 
 COMPRESSIONS = (10, 100, 1000)
 METHODS: dict[str, dict[str, Any]] = {

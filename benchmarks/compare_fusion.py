@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 from harness import parser, record
+from secateur.core.tables import Table
 from secateur.steps import CompareFusion
-from secateur.tables import Table
 
 NAME = "compare_fusion"
 GROUPS, SPARSITIES = (0, 3, 6), (0.3, 0.5, 0.7)

@@ -19,8 +19,8 @@ import torch
 
 from harness import CHECKPOINTS, earlier_rows, has, parser, record, trained
 from secateur import Calibration, evaluate, prune
+from secateur.core.tables import PERCENT, Column, Table
 from secateur.data import Batches
-from secateur.tables import PERCENT, Column, Table
 
 LOSS: dict[str, Any] = {"reduction": "sum", "normalization": "none"}
 CRITERIA: dict[str, dict[str, Any]] = {

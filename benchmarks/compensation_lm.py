@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 from harness import parser, record
 from heads import WINDOWS, loss
 from secateur import Calibration, prune
-from secateur.tables import PERCENT, Column, Format, Table
+from secateur.core.tables import PERCENT, Column, Format, Table
 
 NAME = "compensation_lm"
 KINDS: dict[str, dict[str, Any]] = {

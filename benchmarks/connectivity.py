@@ -19,9 +19,9 @@ from typing import Any
 import torch
 
 from harness import earlier_rows, parser, record
+from secateur.core.tables import COUNT, PERCENT, Column, Table
 from secateur.report.charts import barrier_over_k, save
 from secateur.steps import Instability, Prune, Train
-from secateur.tables import COUNT, PERCENT, Column, Table
 
 NAME, POINTS, LEFT = "connectivity", 11, (1.0, 0.2)
 MOMENTS = ("0%", "10%", "30%", "3%", "50%", "1%")

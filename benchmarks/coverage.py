@@ -40,8 +40,8 @@ from torchvision.models import VisionTransformer
 
 from coverage_models import SUITES, Entry, by_prefix, forward
 from harness import parser, record
-from secateur.progress import bar, console
-from secateur.tables import BYTES, COUNT, NUMBER, PERCENT, SI, Column, Format, Table
+from secateur.core.progress import bar, console
+from secateur.core.tables import BYTES, COUNT, NUMBER, PERCENT, SI, Column, Format, Table
 
 AMOUNT, LARGEST = 0.5, 0.7
 """Fraction of channels to cut, and of parameters that may stay."""

@@ -19,7 +19,7 @@ import torch
 from harness import parser, record, trained
 from secateur import evaluate, prune, synthetic_inputs
 from secateur.compensation.synthetic import mismatches
-from secateur.tables import PERCENT, Column, Format, Table
+from secateur.core.tables import PERCENT, Column, Format, Table
 
 NAME = "data_free"
 SAMPLES = 512

@@ -17,9 +17,9 @@ from torch import nn
 
 from harness import parser, record
 from secateur import SCOPES, build, evaluate, load_data, prune, train
+from secateur.core.seeds import seed_of
+from secateur.core.tables import PERCENT, Column, Table
 from secateur.data import Dataset
-from secateur.seeds import seed_of
-from secateur.tables import PERCENT, Column, Table
 
 SEEDS = (0, 1, 2)
 TRAIN = {"epochs": 30, "batch_size": 64, "lr": 0.1, "warmup": "1ep"}

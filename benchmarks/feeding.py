@@ -24,8 +24,8 @@ from torchvision import transforms
 
 from harness import parser, record
 from secateur import data, models
+from secateur.core.tables import PERCENT, Column, Format, Table
 from secateur.data import Batches, Dataset, Split
-from secateur.tables import PERCENT, Column, Format, Table
 
 BATCH = 128
 SECONDS = Format(lambda value: f"{value:.3f}")

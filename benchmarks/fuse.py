@@ -15,7 +15,7 @@ import torch
 
 from harness import parser, record, trained
 from secateur import evaluate, prune
-from secateur.tables import PERCENT, Column, Table
+from secateur.core.tables import PERCENT, Column, Table
 
 NAME = "fuse"
 CUTS: dict[str, dict[str, Any]] = {

@@ -28,11 +28,11 @@ from secateur.compensation import COMPENSATIONS, Case
 from secateur.compensation.codable import Codable
 from secateur.compensation.coder import places
 from secateur.compensation.folding import chains, folded
+from secateur.core.tables import COUNT, Column, Format, Table
 from secateur.graph.cut import Cut
 from secateur.shrink.apply import apply
+from secateur.shrink.make import plan_for
 from secateur.shrink.plan import named_tensors
-from secateur.structured import plan_for
-from secateur.tables import COUNT, Column, Format, Table
 
 NAME = "fuse_speed"
 MODELS = {"resnet18": 64, "resnet50": 64, "vit_b_16": 224}

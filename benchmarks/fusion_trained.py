@@ -18,9 +18,9 @@ from typing import Any
 import torch
 
 from harness import parser, record
+from secateur.core.tables import PERCENT, Column, Table
 from secateur.steps import CompareFusion, Prune, Retrain, Train
 from secateur.steps.fusion_records import draw
-from secateur.tables import PERCENT, Column, Table
 
 EPOCHS, IMAGES, TESTED = 20, 10_000, 2_000
 TRAIN: dict[str, Any] = {

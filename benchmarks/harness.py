@@ -16,11 +16,11 @@ import torch
 from torch import nn
 
 from secateur import build, load_data
+from secateur.core.environment import environment
+from secateur.core.files import write_json
+from secateur.core.tables import Table
 from secateur.data import Dataset
-from secateur.environment import environment
-from secateur.files import write_json
 from secateur.models import load_weights
-from secateur.tables import Table
 
 RESULTS = Path(__file__).parent / "results"
 CHECKPOINTS = {"resnet20": "resnet20-12fca82f.th", "resnet56": "resnet56-4bfd9763.th"}

@@ -23,10 +23,10 @@ from transformers import AutoTokenizer
 
 from harness import parser, record
 from secateur import Calibration, analyze, build, evaluate, load, load_data, save, train
+from secateur.core.tables import PERCENT, Column, Format, Table
 from secateur.data import Dataset
 from secateur.graph.groups import Groups
 from secateur.importance import unit_scores
-from secateur.tables import PERCENT, Column, Format, Table
 
 LENGTH = 32
 TRAIN: dict[str, Any] = {

@@ -21,8 +21,8 @@ from transformers import AutoModelForCausalLM
 
 from harness import parser, record
 from secateur import Pruned, prune
+from secateur.core.tables import PERCENT, Column, Format, Table
 from secateur.measure.latency import compare_latency
-from secateur.tables import PERCENT, Column, Format, Table
 
 NAME = "heads"
 WINDOWS = 890

@@ -19,8 +19,8 @@ from torch.nn import functional as F
 
 from harness import parser, record, trained
 from secateur import Calibration, analyze, load_data
+from secateur.core.tables import Column, Format, Table
 from secateur.importance import unit_scores
-from secateur.tables import Column, Format, Table
 
 BATCH = 128
 CRITERIA = ("hrank", "chip", "apoz", "activation")

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from harness import parser, record
 from secateur import prune
-from secateur.tables import Column, Format, Table
+from secateur.core.tables import Column, Format, Table
 
 BATCH = 16
 CRITERIA = ("magnitude", "snip", "taylor", "grasp", "synflow")

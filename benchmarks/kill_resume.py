@@ -22,8 +22,8 @@ from pathlib import Path
 import torch
 
 from harness import parser, record
-from secateur.runs import Run
-from secateur.tables import COUNT, Column, Table
+from secateur.core.tables import COUNT, Column, Table
+from secateur.runs.run import Run
 
 
 def start(folder: Path, words: list[str]) -> subprocess.Popen[str]:

@@ -13,8 +13,8 @@ import torchvision
 
 from harness import parser, record
 from secateur import prune
+from secateur.core.tables import PERCENT, Column, Format, Table
 from secateur.measure.latency import compare_latency, latency
-from secateur.tables import PERCENT, Column, Format, Table
 
 NAME = "latency_budget"
 MODELS = ("resnet18", "mobilenet_v2")

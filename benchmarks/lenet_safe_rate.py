@@ -16,8 +16,8 @@ import torch
 
 from harness import parser, record
 from secateur import build, evaluate, load_data, prune, safe_rate, train
-from secateur.seeds import seed_of
-from secateur.tables import NUMBER, PERCENT, Column, Table
+from secateur.core.seeds import seed_of
+from secateur.core.tables import NUMBER, PERCENT, Column, Table
 
 SEEDS = (0, 1, 2)
 TRAIN = {"epochs": 25, "batch_size": 256, "augment": "none"}

@@ -19,7 +19,7 @@ import torch
 
 from harness import parser, record
 from secateur.report.charts import save, tickets
-from secateur.runs import Run
+from secateur.runs.run import Run
 from secateur.steps import Lottery, Train
 from secateur.steps.lottery_records import points, table
 

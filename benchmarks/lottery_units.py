@@ -17,10 +17,10 @@ from typing import Any
 import torch
 
 from harness import parser, record
+from secateur.core.tables import Table
 from secateur.report.charts import save, tickets
 from secateur.steps import Lottery, Train
 from secateur.steps.lottery_records import points, table
-from secateur.tables import Table
 
 NAME, SEEDS = "lottery_units", (0, 1, 2)
 STARTS = ("weights", "lr", "none", "reinit", "scratch_b")

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 import secateur
 from harness import parser, record
-from secateur.tables import MILLISECONDS, NUMBER, PERCENT, Column, Table
+from secateur.core.tables import MILLISECONDS, NUMBER, PERCENT, Column, Table
 
 BATCH, SPARSITY = 128, 0.8
 

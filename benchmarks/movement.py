@@ -17,7 +17,7 @@ import torch
 
 from harness import earlier_rows, has, parser, record
 from secateur import build, load_data, prune, train
-from secateur.tables import PERCENT, Column, Table
+from secateur.core.tables import PERCENT, Column, Table
 
 NAME = "movement"
 LEFT = (0.03, 0.10, 0.15)

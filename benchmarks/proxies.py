@@ -27,11 +27,11 @@ from torch import Tensor
 
 from harness import earlier_rows, parser, record
 from secateur import build, load_data, proxies
+from secateur.core.tables import COUNT, MILLISECONDS, Column, Format, Table
 from secateur.data import Dataset
 from secateur.models import nasbench201
 from secateur.proxies import PROXIES, Row
 from secateur.proxies.pairs import signs
-from secateur.tables import COUNT, MILLISECONDS, Column, Format, Table
 
 BATCH = 64
 SEED = 0

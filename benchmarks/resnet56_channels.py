@@ -17,8 +17,8 @@ import torch
 
 from harness import earlier_rows, has, parser, record, trained
 from secateur import evaluate, prune, train
+from secateur.core.tables import PERCENT, Column, Table
 from secateur.data import Batches
-from secateur.tables import PERCENT, Column, Table
 
 NAME = "resnet56_channels"
 BUDGETS = (0.5, 0.75)

@@ -14,7 +14,7 @@ import torch
 
 from harness import earlier_rows, has, parser, record, trained
 from secateur import evaluate, prune, train
-from secateur.tables import PERCENT, Column, Table
+from secateur.core.tables import PERCENT, Column, Table
 
 NAME = "resnet56_sparsity"
 AMOUNTS = (0.5, 0.7, 0.8, 0.9, 0.95)

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 from harness import earlier_rows, has, parser, record
+from secateur.core.tables import Column, Table
 from secateur.steps import Lottery, Train
-from secateur.tables import Column, Table
 
 NAME = "rewinding"
 EPOCHS, REWIND, IMAGES = 24, 2, 20_000

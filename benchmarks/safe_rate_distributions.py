@@ -15,7 +15,7 @@ import torch
 
 from harness import parser, record
 from secateur.analysis import safe_rate
-from secateur.tables import NUMBER, Column, Table
+from secateur.core.tables import NUMBER, Column, Table
 
 PUBLISHED = {"uniform": 0.75, "normal": 0.80, "logistic": 0.82, "laplace": 0.84}
 SAMPLES = 2_000_000

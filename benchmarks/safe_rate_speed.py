@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from harness import parser, record
-from secateur.tables import COUNT, NUMBER, Column, Table
+from secateur.core.tables import COUNT, NUMBER, Column, Table
 
 
 def model(parameters: int) -> dict[str, Tensor]:

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from harness import earlier_rows, has, parser, record
 from secateur import build, evaluate, load_data, prune, train
+from secateur.core.seeds import seed_of
+from secateur.core.tables import PERCENT, Column, Format, Table
 from secateur.report.charts import save
 from secateur.report.charts.drawing import dressed, inline
-from secateur.seeds import seed_of
-from secateur.tables import PERCENT, Column, Format, Table
 
 NAME = "slimming"
 STRENGTHS = (0.0, 3e-3, 1e-2)

@@ -23,7 +23,7 @@ from torch import nn
 from coverage import dependency_pruned
 from harness import parser, record
 from secateur import analyze, prune
-from secateur.tables import Column, Format, Table
+from secateur.core.tables import Column, Format, Table
 
 NAME = "structure_speed"
 MODELS = {

@@ -19,8 +19,8 @@ import torch
 
 from harness import earlier_rows, has, parser, record, trained
 from secateur import CRITERIA, evaluate, prune, train
+from secateur.core.tables import Column, Table
 from secateur.data import Batches
-from secateur.tables import Column, Table
 
 NAME = "structured_criteria"
 LOSS: dict[str, Any] = {"reduction": "sum", "normalization": "none"}

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from harness import parser, record
+from secateur.core.tables import Column, Format, Table
 from secateur.study import ENGINES, Place, Standing, conduct, engines, read_study
 from secateur.study.pivot import pivot
 from secateur.study.summary import flat
-from secateur.tables import Column, Format, Table
 
 NAME = "study_kill"
 STUDY = """

@@ -21,9 +21,9 @@ from torch import nn
 
 from harness import parser, record
 from secateur import build
-from secateur.runs import Run
+from secateur.core.tables import Column, Table
+from secateur.runs.run import Run
 from secateur.steps import Supermask, Train
-from secateur.tables import Column, Table
 
 SEEDS = (0, 1, 2)
 GLOROT = "supermasks:glorot"

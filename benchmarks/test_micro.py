@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from secateur import Masks, prune, safe_rate
-from secateur.allocate import allocate, keep_highest
-from secateur.granularity import keep_pattern, parse
+from secateur.pruning.allocate_weights import allocate, keep_highest
+from secateur.sparsity.granularity import keep_pattern, parse
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM
 from harness import parser, record, trained
 from heads import WINDOWS, loss
 from secateur import evaluate, prune
-from secateur.tables import PERCENT, Column, Format, Table
+from secateur.core.tables import PERCENT, Column, Format, Table
 
 NAME = "weight_reconstruction"
 COMMAND = f"python benchmarks/{NAME}.py"

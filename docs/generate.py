@@ -22,12 +22,12 @@ import typer
 from secateur import CRITERIA, METHODS, SCOPES, data, models
 from secateur.cli.app import app
 from secateur.cli.listings import compensations
+from secateur.core.tables import COUNT, Column, Table
 from secateur.data import AUGMENTATIONS
 from secateur.lottery import KEPT, MASK_CRITERIA, MASKED, STARTS
 from secateur.proxies import PROXIES
-from secateur.spread import SPREADS
+from secateur.pruning.allocate_units import SPREADS
 from secateur.steps import STEPS
-from secateur.tables import COUNT, Column, Table
 from secateur.training.optimizers import OPTIMIZERS
 from secateur.training.schedules import SCHEDULES
 

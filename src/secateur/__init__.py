@@ -13,14 +13,11 @@
 The same road with folders, files and a report is the command `secateur`, or `secateur.run` on a recipe.
 """
 
-from secateur import waiting  # noqa: F401  # isort: skip  (before torch starts its threads)
-from secateur.allocate import SCOPES, allocate
+from secateur.core import threads  # noqa: F401  # isort: skip  (before torch starts its threads)
 from secateur.analysis import SafeRate, safe_rate
 from secateur.compensation.synthetic import synthetic_inputs
-from secateur.criteria import CRITERIA, Calibration, criterion, score
-from secateur.data import load as load_data
-from secateur.environment import version
-from secateur.errors import (
+from secateur.core.environment import version
+from secateur.core.errors import (
     DataError,
     InputError,
     MissingExtraError,
@@ -30,17 +27,20 @@ from secateur.errors import (
     StoreError,
     VerificationError,
 )
+from secateur.criteria import CRITERIA, Calibration, criterion, score
+from secateur.data import load as load_data
 from secateur.export import Exported, export, save_pretrained
-from secateur.masks import Masks
+from secateur.graph.analyze import analyze
 from secateur.measure import Measurement, measure
 from secateur.methods import METHODS
 from secateur.models import build
-from secateur.prune import prune
-from secateur.pruned import Pruned
-from secateur.recipe import run
-from secateur.runs import Run
-from secateur.store import load, load_masks, save
-from secateur.structured import analyze
+from secateur.pruning.allocate_weights import SCOPES, allocate
+from secateur.pruning.api import prune
+from secateur.pruning.result import Pruned
+from secateur.runs.run import Run
+from secateur.sparsity.masks import Masks
+from secateur.steps.recipe import run
+from secateur.storage.model_files import load, load_masks, save
 from secateur.training import Fit, TrainConfig, evaluate, train
 
 __version__ = version("secateur")

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.analysis.kurtosis import kurtosis
-from secateur.errors import InputError, ModelError, StoreError
+from secateur.core.errors import InputError, ModelError, StoreError
 
 CHUNK = 1 << 17
 """Ranks handled at a time in float64: 1 MB, so that the work stays in the processor's cache."""

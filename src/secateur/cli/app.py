@@ -10,12 +10,12 @@ from typing import Annotated, Any, TextIO
 import typer
 from typer.core import TyperCommand
 
-from secateur.cli import listings, roads, studies
+from secateur.cli import listings, recipes, studies
 from secateur.cli.options import command_of, has_arguments
 from secateur.cli.output import show
 from secateur.cli.spaced import Spaced
-from secateur.environment import version
-from secateur.errors import SecateurError, SecateurWarning
+from secateur.core.environment import version
+from secateur.core.errors import SecateurError, SecateurWarning
 from secateur.steps import STEPS, Step
 
 UsageProblem: Any = typer.BadParameter.__mro__[2]
@@ -114,6 +114,6 @@ for _step in STEPS.values():
     app.command(_step.do, cls=TyperCommand if has_arguments(_step) else Spaced)(command_of(_step, perform))
 for _name, _listing in listings.COMMANDS.items():
     app.command(_name)(_listing)
-for _name, _road in roads.COMMANDS.items():
+for _name, _road in recipes.COMMANDS.items():
     app.command(_name)(_road)
 app.add_typer(studies.app, name="study")

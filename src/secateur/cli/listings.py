@@ -13,11 +13,11 @@ from rich.tree import Tree
 from secateur import data, models
 from secateur.cli.output import show
 from secateur.compensation import COMPENSATIONS
+from secateur.core.tables import COUNT, Column, Table
 from secateur.criteria import CRITERIA
 from secateur.methods import METHODS
 from secateur.steps import Outcome
-from secateur.steps.loose import meanings
-from secateur.tables import COUNT, Column, Table
+from secateur.steps.extra_options import meanings
 
 Format = Annotated[str, typer.Option("--format", help="text, json, csv or markdown", metavar="TEXT")]
 

@@ -18,9 +18,9 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from secateur.errors import InputError
+from secateur.core.errors import InputError
+from secateur.core.validation import sentence
 from secateur.steps import Step
-from secateur.validation import sentence
 
 
 def command_of(step: type[Step], perform: Callable[[Step], None]) -> Callable[..., None]:

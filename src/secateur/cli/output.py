@@ -7,9 +7,9 @@ import json
 from rich.console import Console, RenderableType
 from rich.measure import Measurement
 
-from secateur.errors import InputError
+from secateur.core.errors import InputError
+from secateur.core.tables import Table
 from secateur.steps import Outcome
-from secateur.tables import Table
 
 FORMATS = ("text", "json", "csv", "markdown", "latex")
 WIDE = 10_000

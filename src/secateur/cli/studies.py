@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 
 from secateur.cli.output import show
-from secateur.errors import InputError
+from secateur.core.errors import InputError
 from secateur.steps import Outcome
 from secateur.study import Place, Results, Standing, conduct, read_study
-from secateur.study.board import board
 from secateur.study.engines import ENGINES
 from secateur.study.pivot import pivot
+from secateur.study.progress import board
 from secateur.study.report import page
 from secateur.study.summary import flat, state
 

@@ -11,13 +11,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from secateur.compensation.coder import even
-from secateur.graph.couple import Coupling
+from secateur.graph.coupling import Coupling
 from secateur.graph.groups import Group, Member
 from secateur.graph.labels import FIXED, Vector
 from secateur.graph.program import Node, refs
-from secateur.graph.sides import summed
+from secateur.graph.readers import summed
 from secateur.importance.sites import Sites
-from secateur.targets import DTYPES
+from secateur.sparsity.targets import DTYPES
 
 MOVED = frozenset(
     {"view", "_unsafe_view", "reshape", "_reshape_alias", "flatten", "unflatten", "permute", "transpose", "t"}

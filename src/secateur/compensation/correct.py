@@ -15,8 +15,8 @@ from torch import Tensor
 
 from secateur.compensation.lockstep import Lockstep
 from secateur.compensation.registry import Case
-from secateur.errors import InputError
-from secateur.graph.couple import Coupling
+from secateur.core.errors import InputError
+from secateur.graph.coupling import Coupling
 from secateur.graph.probe import Place
 from secateur.importance.products import Norm, Product, Products, channels_last
 from secateur.shrink.plan import named_tensors

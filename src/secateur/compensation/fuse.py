@@ -19,7 +19,7 @@ from secateur.compensation.codable import Codable
 from secateur.compensation.coder import Code, coded
 from secateur.compensation.folding import Chain, chains, folded
 from secateur.compensation.registry import Case, compensation
-from secateur.errors import InputError
+from secateur.core.errors import InputError
 from secateur.graph.groups import Group
 from secateur.shrink.plan import named_tensors
 

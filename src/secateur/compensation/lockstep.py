@@ -18,14 +18,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from secateur.core.contexts import no_fast_path
+from secateur.core.errors import InputError
+from secateur.core.progress import track
+from secateur.core.seeds import same_draws
 from secateur.criteria.calibration import Calibration
-from secateur.errors import InputError
 from secateur.graph.probe import Place, Probe
 from secateur.graph.program import Program
 from secateur.measure.inputs import Inputs, batch_size
-from secateur.modes import no_fast_path
-from secateur.progress import track
-from secateur.seeds import same_draws
 from secateur.shrink.plan import named_tensors
 
 AT_ONCE = 2**28

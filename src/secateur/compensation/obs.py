@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from secateur.damping import damped
+from secateur.linalg.damping import damped
 
 
 class Choice(Protocol):
@@ -115,7 +115,7 @@ class Hessian:
 
     @classmethod
     def of(cls, moment: Tensor, damping: float) -> Hessian:
-        """Factor a second moment, float64, symmetric and positive semidefinite; see `secateur.damping`."""
+        """Factor a second moment, float64, symmetric and positive semidefinite; see `secateur.linalg.damping`."""
         # H = R Rᵀ with R upper triangular is a Cholesky factorisation from the last column on; then U = R⁻¹
         matrix, lower, damping = damped(moment.flip(1, 2), damping)
         eye = torch.eye(moment.shape[-1], dtype=moment.dtype, device=moment.device)

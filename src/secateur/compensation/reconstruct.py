@@ -17,12 +17,12 @@ from torch import Tensor
 from secateur.compensation.correct import corrections
 from secateur.compensation.lockstep import Lockstep
 from secateur.compensation.registry import Case, compensation
-from secateur.errors import SecateurWarning
+from secateur.core.errors import SecateurWarning
+from secateur.core.options import check_least
 from secateur.graph.probe import Place
 from secateur.importance.products import Product, Products, channels_last, draw, patches
-from secateur.options import check_least
+from secateur.linalg.ridge import Squares
 from secateur.shrink.plan import named_tensors
-from secateur.squares import Squares
 
 FEW = 2
 """Rows for each unknown below which a fit follows chance."""

@@ -14,16 +14,16 @@ from typing import Any, TypeAlias, TypeVar
 import torch
 from torch import Tensor, nn
 
+from secateur.core.errors import InputError
+from secateur.core.registry import Registry
 from secateur.criteria.calibration import Calibration
 from secateur.criteria.registry import parameters_of
-from secateur.errors import InputError
-from secateur.granularity import Granularity
 from secateur.graph.cut import Cut
 from secateur.graph.groups import Group
 from secateur.graph.program import Program
-from secateur.masks import Masks
-from secateur.registry import Registry
 from secateur.shrink.plan import Plan, named_tensors
+from secateur.sparsity.granularity import Granularity
+from secateur.sparsity.masks import Masks
 
 
 @dataclass(frozen=True)

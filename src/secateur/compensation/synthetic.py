@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from secateur.errors import InputError, ModelError
+from secateur.core.contexts import evaluating
+from secateur.core.errors import InputError, ModelError
+from secateur.core.options import check_least
+from secateur.core.progress import Bar, bar
+from secateur.core.seeds import same_draws, seed_of
 from secateur.measure.inputs import Inputs, batch_size, forward
-from secateur.modes import evaluating
-from secateur.options import check_least
-from secateur.progress import Bar, bar
-from secateur.seeds import same_draws, seed_of
-from secateur.targets import require_module
+from secateur.sparsity.targets import require_module
 
 
 def synthetic_inputs(

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from secateur.compensation.coder import taken
-from secateur.errors import InputError
+from secateur.core.errors import InputError
 from secateur.graph.groups import Group, Member
 
 LEAST = 1e-6

@@ -19,12 +19,12 @@ from secateur.compensation.lockstep import Lockstep
 from secateur.compensation.obs import Cheapest, CheapestOfEach, Choice, Given, Hessian, refine, sweep
 from secateur.compensation.reconstruct import FEW, Fit, tell
 from secateur.compensation.registry import Case, compensation
-from secateur.errors import InputError
+from secateur.core.errors import InputError
+from secateur.core.options import check_least
 from secateur.graph.couple import couple
 from secateur.importance.products import Product, Products
-from secateur.masks import Masks
-from secateur.options import check_least
 from secateur.shrink.plan import named_tensors
+from secateur.sparsity.masks import Masks
 
 SELECT = ("criterion", "obs")
 

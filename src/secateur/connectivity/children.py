@@ -8,10 +8,10 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from secateur import store
+from secateur.core.seeds import seed_of
 from secateur.data import Dataset
-from secateur.masks import Masks
-from secateur.seeds import seed_of
+from secateur.sparsity.masks import Masks
+from secateur.storage import model_files
 from secateur.training import TrainConfig, read_snapshot, train
 from secateur.training.checkpoint import Checkpoint
 from secateur.training.launch import identity_of
@@ -58,13 +58,13 @@ class Children:
         config = self.config.model_copy(update={"start_at": f"{k}it", "seed": seed, "snapshots": ()})
         made_with = {"of": self.weights, **identity_of(config, model, self.data, self.masks)}
         if (folder / MODEL).exists():
-            stored = store.read(folder / MODEL)
+            stored = model_files.read(folder / MODEL)
             if stored.about == made_with:
                 model.load_state_dict(stored.state)
                 return model
         model.load_state_dict(read_snapshot(self.parent, k))
         context = {"do": f"child {number} of {k}it"}
         train(model, self.data, config, masks=self.masks, folder=folder, context=context, identity=made_with)
-        store.save(model, folder / MODEL, masks=self.masks, about=made_with)
+        model_files.save(model, folder / MODEL, masks=self.masks, about=made_with)
         Checkpoint(folder, made_with).remove()
         return model

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from secateur.errors import InputError, ModelError
-from secateur.masks import Masks
+from secateur.core.errors import InputError, ModelError
+from secateur.sparsity.masks import Masks
 
 
 class Between:

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from secateur.connectivity.interpolation import Between
 from secateur.connectivity.statistics import STATISTICS
+from secateur.core.errors import InputError, ModelError
+from secateur.core.progress import bar
 from secateur.data import Dataset
-from secateur.errors import InputError, ModelError
-from secateur.progress import bar
 from secateur.training import evaluate
 
 Row = Mapping[str, float]

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from secateur.core.contexts import evaluating
+from secateur.core.registry import Registry
 from secateur.data import Batches, Dataset
 from secateur.data.dataset import positive
-from secateur.modes import evaluating
-from secateur.registry import Registry
 from secateur.training.evaluation import logits_of
 
 STATISTICS: Registry[Callable[[nn.Module, Dataset, int, int, int, str | None], None]] = Registry(

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from secateur.core.errors import InputError
 from secateur.criteria.registry import OBSERVED, criterion
-from secateur.criteria.spectra import nuclear_losses, ranks
-from secateur.errors import InputError
+from secateur.linalg.spectra import nuclear_losses, ranks
 
 OBSERVED.add("maps", "the feature maps")
 

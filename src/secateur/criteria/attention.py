@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from secateur.core.errors import InputError
 from secateur.criteria.registry import OBSERVED, criterion
-from secateur.errors import InputError
 
 OBSERVED.add("attention", "the output of the heads")
 OBSERVED.add("gradient_of_attention", "its gradient")

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from secateur.errors import InputError
+from secateur.core.errors import InputError
+from secateur.core.progress import track
 from secateur.measure.inputs import batch_size
-from secateur.progress import track
 
 if TYPE_CHECKING:
     from secateur.data import Dataset

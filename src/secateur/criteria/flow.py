@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_leaves, tree_map
 
+from secateur.core.errors import ModelError, reason_of
 from secateur.criteria.normalisation import normalising
 from secateur.criteria.registry import quantity
-from secateur.errors import ModelError, reason_of
 
 
 @quantity("flow_gradient", "the flow through the network")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from secateur.core.errors import InputError
 from secateur.criteria.registry import OBSERVED, criterion
-from secateur.errors import InputError
 
 OBSERVED.add("change", "the gradient")
 

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur.core.contexts import evaluating
+from secateur.core.errors import InputError, reason_of
 from secateur.criteria.calibration import Calibration
 from secateur.criteria.quantities import Batches
 from secateur.criteria.registry import criterion, quantity
-from secateur.errors import InputError, reason_of
-from secateur.modes import evaluating
 
 Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from secateur.core.errors import InputError
 from secateur.criteria.registry import criterion
-from secateur.errors import InputError
 
 
 def lamp_scores(scores: Tensor) -> Tensor:

@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from secateur.core.contexts import unfused
+from secateur.core.errors import InputError, reason_of
+from secateur.core.options import check_least
+from secateur.core.seeds import seed_of
 from secateur.criteria.calibration import Calibration
 from secateur.criteria.normalisation import normalising
 from secateur.criteria.quantities import Batches
 from secateur.criteria.registry import quantity
-from secateur.errors import InputError, reason_of
 from secateur.measure.inputs import batch_size
-from secateur.modes import unfused
-from secateur.options import check_least
-from secateur.seeds import seed_of
 
 Grads = Sequence[Tensor | None]
 

@@ -8,8 +8,8 @@ from contextlib import ExitStack, contextmanager
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from secateur.modes import evaluating
-from secateur.registry import Registry
+from secateur.core.contexts import evaluating
+from secateur.core.registry import Registry
 
 BATCH_NORMS: Registry[Callable[[_BatchNorm, ExitStack], None]] = Registry("batch_norm")
 """How a batch normalisation takes part: by name, what is done to the module until the stack is closed."""

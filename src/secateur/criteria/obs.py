@@ -15,15 +15,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from secateur.core.contexts import evaluating
+from secateur.core.errors import InputError
+from secateur.core.options import check_least
 from secateur.criteria.calibration import Calibration
 from secateur.criteria.input_norms import Layer, run_on
 from secateur.criteria.losses import gradients
 from secateur.criteria.quantities import Batches
 from secateur.criteria.registry import criterion, quantity
-from secateur.damping import damped
-from secateur.errors import InputError
-from secateur.modes import evaluating
-from secateur.options import check_least
+from secateur.linalg.damping import damped
 
 AT_ONCE = 2**24
 """Numbers of a layer's inputs that are brought together at once."""

@@ -12,8 +12,8 @@ from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
+from secateur.core.errors import InputError
 from secateur.criteria.registry import CRITERIA, QUANTITIES
-from secateur.errors import InputError
 
 Batches: TypeAlias = Iterable[tuple[Any, Tensor | None]]
 """Calibration data: pairs of what the model takes (a tensor, or a dict of keywords) and its labels, int64 [N].

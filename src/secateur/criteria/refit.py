@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from secateur.core.options import check_least
+from secateur.criteria.readers import Reader
 from secateur.criteria.registry import OBSERVED, criterion
-from secateur.damping import damped
-from secateur.options import check_least
-
-if TYPE_CHECKING:
-    from secateur.graph.labels import Vector
-    from secateur.importance.refit import Reader
+from secateur.graph.labels import Vector
+from secateur.linalg.damping import damped
 
 OBSERVED.add("readers", "the inputs and outputs of what reads the units")
 

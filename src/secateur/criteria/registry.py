@@ -18,9 +18,9 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from secateur.errors import InputError
-from secateur.options import check_options, options_of
-from secateur.registry import Registry
+from secateur.core.errors import InputError
+from secateur.core.options import check_options, options_of
+from secateur.core.registry import Registry
 
 Score = TypeVar("Score", bound=Callable[..., Tensor])
 Measure = TypeVar("Measure", bound=Callable[..., dict[str, Tensor]])

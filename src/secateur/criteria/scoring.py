@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from secateur.core.errors import InputError
+from secateur.core.registry import Registry
+from secateur.core.seeds import seed_of
 from secateur.criteria.registry import CRITERIA
-from secateur.errors import InputError
-from secateur.granularity import UNITS
-from secateur.registry import Registry
-from secateur.seeds import seed_of
+from secateur.sparsity.granularity import UNITS
 
 PROVIDERS: Registry[Callable[[str, Tensor, int], Any]] = Registry("quantity for a criterion")
 PROVIDERS.add("weight", lambda name, tensor, seed: tensor.detach())

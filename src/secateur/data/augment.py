@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from secateur.registry import Registry
+from secateur.core.registry import Registry
 
 
 class Augmentation(Protocol):

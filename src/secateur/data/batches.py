@@ -13,10 +13,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from secateur.core.errors import InputError
 from secateur.data.augment import AUGMENTATIONS
 from secateur.data.dataset import Dataset, Inputs, Split, each, positive
 from secateur.data.sampling import generator
-from secateur.errors import InputError
 
 
 class Batch(NamedTuple):

@@ -13,9 +13,9 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from secateur.core.errors import DataError, InputError, MissingExtraError
 from secateur.data.dataset import Dataset, Inputs, Split, pixel_statistics
 from secateur.data.registry import Request
-from secateur.errors import DataError, InputError, MissingExtraError
 
 LABELS = ("label", "labels", "fine_label")
 TEXTS = (

@@ -15,8 +15,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from secateur.core.errors import DataError, InputError
 from secateur.data.sampling import balanced_order, generator
-from secateur.errors import DataError, InputError
 
 Inputs = Tensor | dict[str, Tensor]
 

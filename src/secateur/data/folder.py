@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from secateur.core.errors import DataError
 from secateur.data.dataset import Dataset, Split, pixel_statistics
 from secateur.data.registry import Request, source
 from secateur.data.sampling import generator, held_out
-from secateur.errors import DataError
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 TRAIN, TEST = ("train", "training"), ("test", "val", "validation")

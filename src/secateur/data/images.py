@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from secateur.core.errors import DataError
+from secateur.core.progress import bar
 from secateur.data.dataset import Split
-from secateur.errors import DataError
-from secateur.progress import bar
 
 T = TypeVar("T")
 Encoded = bytes | str | os.PathLike[str]

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from secateur.core.errors import InputError
+from secateur.core.registry import Registry
 from secateur.data.dataset import Dataset, positive
 from secateur.data.held import once
-from secateur.errors import InputError
-from secateur.registry import Registry
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 Constants = tuple[tuple[float, ...], tuple[float, ...]]

@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from secateur.core.errors import DataError
 from secateur.data.dataset import Dataset, Split, pixel_statistics
 from secateur.data.registry import Constants, Request, source
 from secateur.data.sampling import balanced_order, generator
-from secateur.errors import DataError
 
 DOWNLOAD_TIMEOUT = 15.0  # seconds without an answer
 DIGITS_TEST = 360

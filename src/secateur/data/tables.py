@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from secateur.core.errors import DataError, MissingExtraError
 from secateur.data.dataset import Dataset
 from secateur.data.registry import Request, source
-from secateur.errors import DataError, MissingExtraError
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -17,14 +17,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from secateur.errors import InputError, ModelError, StoreError, reason_of
+from secateur.core.contexts import evaluating
+from secateur.core.errors import InputError, ModelError, StoreError, reason_of
+from secateur.core.files import writing
 from secateur.export.formats import FORMATS, Format
-from secateur.files import writing
 from secateur.graph.trace import tensors_of
 from secateur.measure.inputs import Inputs, arguments, batch_size, forward, with_batch
-from secateur.modes import evaluating
 from secateur.shrink.verify import distance
-from secateur.targets import require_module
+from secateur.sparsity.targets import require_module
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from secateur.errors import MissingExtraError, ModelError
+from secateur.core.errors import MissingExtraError, ModelError
+from secateur.core.registry import Registry
 from secateur.graph.trace import tensors_of
 from secateur.measure.inputs import Inputs, arguments
-from secateur.registry import Registry
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram

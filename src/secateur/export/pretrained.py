@@ -22,11 +22,11 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from secateur.errors import InputError, MissingExtraError, ModelError, StoreError
-from secateur.files import make_folder, os_errors
+from secateur.core.contexts import evaluating
+from secateur.core.errors import InputError, MissingExtraError, ModelError, StoreError
+from secateur.core.files import make_folder, os_errors
 from secateur.graph.trace import tensors_of
 from secateur.measure.inputs import Inputs, forward
-from secateur.modes import evaluating
 from secateur.shrink.verify import distance
 
 Change: TypeAlias = tuple[str, int]

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from secateur.graph.couple import Coupling
+from secateur.graph.coupling import Coupling
 from secateur.graph.labels import FIXED, KERNEL, Lock, Vector
-from secateur.graph.sides import reading
+from secateur.graph.readers import reading
 
 
 @dataclass(frozen=True)

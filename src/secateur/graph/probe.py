@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from secateur.errors import InputError, ModelError, SecateurError, reason_of
-from secateur.graph.ghost import copy_with, is_plain_attention
+from secateur.core.contexts import no_fast_path
+from secateur.core.errors import InputError, ModelError, SecateurError, reason_of
+from secateur.graph.attention import stand_in
+from secateur.graph.copies import copy_with, is_plain_attention
+from secateur.graph.forwards import call_name
 from secateur.graph.program import Call, Program, Ref
 from secateur.graph.recorder import SIZE_READERS
 from secateur.measure.inputs import Inputs, arguments, batch_size
-from secateur.modes import no_fast_path
-from secateur.shrink.overrides import call_name
-from secateur.shrink.standins import stand_in
 
 
 class Point(NamedTuple):

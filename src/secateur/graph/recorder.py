@@ -18,10 +18,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from secateur.graph.ghost import tensors_in
+from secateur.graph.copies import tensors_in
+from secateur.graph.forwards import call_name
 from secateur.graph.program import Call, Node, Program, Ref, Run, Value, refs, replace
 from secateur.graph.sizes import Extent, Size
-from secateur.shrink.overrides import call_name
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 SIZE_READERS = {"torch.Tensor.shape.__get__", "torch.Tensor.size"}

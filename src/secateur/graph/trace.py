@@ -19,15 +19,15 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map
 
-from secateur.errors import ModelError, reason_of
-from secateur.graph.ghost import copy_with, is_plain_attention, like, tag_attributes
+from secateur.core.contexts import evaluating, own_code_training, unfused
+from secateur.core.errors import ModelError, reason_of
+from secateur.core.seeds import same_draws
+from secateur.graph.attention import stand_in
+from secateur.graph.copies import copy_with, is_plain_attention, like, tag_attributes
 from secateur.graph.program import Program
 from secateur.graph.recorder import Arguments, Recorder
 from secateur.graph.sizes import remembered_roots
 from secateur.measure.inputs import Inputs, arguments, shapes
-from secateur.modes import evaluating, own_code_training, unfused
-from secateur.seeds import same_draws
-from secateur.shrink.standins import stand_in
 
 
 def trace(model: nn.Module, example_inputs: Inputs, *, training: bool = False) -> Program:

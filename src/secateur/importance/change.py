@@ -8,9 +8,9 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from secateur.core.errors import InputError
 from secateur.criteria.calibration import Calibration
 from secateur.criteria.losses import gradients
-from secateur.errors import InputError
 from secateur.graph.groups import Group
 from secateur.importance.observed import remembered
 from secateur.importance.parts import VIEWS, Part, Parts, Question

@@ -13,17 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from secateur.core.errors import InputError, ModelError, reason_of
+from secateur.core.progress import bar
+from secateur.core.seeds import same_draws
 from secateur.criteria.calibration import Calibration
 from secateur.criteria.losses import loss_of
-from secateur.errors import InputError, ModelError, reason_of
 from secateur.graph.labels import Vector
 from secateur.graph.probe import Place, Probe
 from secateur.importance.observed import by_samples, check_reached, coupling_of, remembered
 from secateur.importance.parts import VIEWS, Part, Parts, Question
 from secateur.importance.sites import Sites, Spot
 from secateur.measure.inputs import batch_size
-from secateur.progress import bar
-from secateur.seeds import same_draws
 
 
 class Reading(NamedTuple):

@@ -8,15 +8,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from secateur.core.errors import InputError
+from secateur.core.seeds import same_draws
 from secateur.criteria.calibration import Calibration
-from secateur.errors import InputError
 from secateur.graph.groups import Member
 from secateur.graph.probe import Place, Probe
 from secateur.importance.observed import by_samples, check_reached, coupling_of, remembered
 from secateur.importance.parts import VIEWS, Parts, Question, gather
 from secateur.importance.sites import Sites, Spot
 from secateur.measure.inputs import batch_size
-from secateur.seeds import same_draws
 
 
 @VIEWS.register("map")

@@ -7,10 +7,10 @@ from typing import TypeVar
 
 from torch import Tensor
 
+from secateur.core.errors import InputError
 from secateur.criteria.calibration import Calibration
 from secateur.criteria.registry import OBSERVED
-from secateur.errors import InputError
-from secateur.graph.couple import Coupling
+from secateur.graph.coupling import Coupling
 from secateur.importance.parts import Question
 from secateur.importance.sites import Spot
 

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from secateur.core.registry import Registry
 from secateur.criteria import Batches, Criterion
-from secateur.graph.couple import Coupling
+from secateur.graph.coupling import Coupling
 from secateur.graph.groups import Group, Member
-from secateur.registry import Registry
 from secateur.shrink.plan import named_tensors
-from secateur.targets import DTYPES, role
+from secateur.sparsity.targets import DTYPES, role
 
 
 class Part(NamedTuple):
@@ -56,7 +56,7 @@ class Question:
         }
 
     def roles(self) -> dict[str, str]:
-        """Return name → role of every parameter; see `secateur.targets`."""
+        """Return name → role of every parameter; see `secateur.sparsity.targets`."""
         return {
             f"{path}.{leaf}" if path else leaf: role(module, leaf, parameter)
             for path, module in self.model.named_modules()

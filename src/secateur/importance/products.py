@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.graph.cost import MACS
-from secateur.graph.couple import Coupling
+from secateur.graph.coupling import Coupling
 from secateur.graph.probe import Place
 from secateur.graph.program import Node, Ref, refs
 from secateur.importance.sites import Sites

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from secateur.core.errors import InputError
+from secateur.core.seeds import same_draws
 from secateur.criteria.calibration import Calibration
-from secateur.errors import InputError
+from secateur.criteria.readers import Reader
 from secateur.graph.labels import Vector
 from secateur.graph.probe import Place, Probe
 from secateur.importance.observed import coupling_of, remembered
 from secateur.importance.parts import VIEWS, Part, Parts, Question
 from secateur.importance.products import Product, Products, channels_last, draw, patches
-from secateur.seeds import same_draws
+from secateur.linalg.ridge import Squares
 from secateur.shrink.plan import named_tensors
-from secateur.squares import Squares
 
 ROWS = 64
 """Rows of inputs looked at for each entry of one."""
@@ -34,22 +34,6 @@ class Moments(NamedTuple):
     gram: Tensor
     variance: float
     scale: Tensor
-
-
-@dataclass(frozen=True)
-class Reader:
-    """A product y = x M that reads units: `gram`, E[xᵀx], [inputs, inputs], and `weight`, M, [inputs, outputs].
-
-    Outputs are as a batch normalisation behind the product scales them. `variance` is that of the value they are part
-    of, of the residual stream where they are added to one, summed over all outputs. `unit` says which of the `units`
-    each input is of, −1 for one that stays. Tensors are float64.
-    """
-
-    gram: Tensor
-    weight: Tensor
-    variance: float
-    unit: Vector
-    units: int
 
 
 @VIEWS.register("readers")

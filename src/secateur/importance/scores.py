@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur.core.errors import InputError
+from secateur.core.registry import Registry
 from secateur.criteria import CRITERIA, Batches
-from secateur.errors import InputError
-from secateur.graph.couple import Coupling
+from secateur.graph.coupling import Coupling
 from secateur.graph.groups import Group
 from secateur.importance.parts import REDUCTIONS, VIEWS, Question
-from secateur.registry import Registry
 
 NORMALIZATIONS: Registry[Callable[[Tensor], Tensor]] = Registry("normalization")
 NORMALIZATIONS.add("none", lambda scores: scores)

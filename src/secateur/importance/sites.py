@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from secateur.graph.cost import MACS
-from secateur.graph.couple import Coupling
+from secateur.graph.coupling import Coupling
 from secateur.graph.groups import Group
 from secateur.graph.labels import FIXED, Vector
 from secateur.graph.probe import Place, Places

@@ -6,17 +6,17 @@ own. The step `secateur.steps.Lottery` does it with run folders. `ask` puts a qu
 another one.
 """
 
-from secateur.lottery.asking import ask
-from secateur.lottery.course import TRAININGS, Course
 from secateur.lottery.cutting import cut, multiples
 from secateur.lottery.early import early_stop
+from secateur.lottery.levels import pace
+from secateur.lottery.mask_criteria import KEPT, MASK_CRITERIA, MASKED
 from secateur.lottery.order import Job, order
-from secateur.lottery.pace import pace
 from secateur.lottery.plan import plan
-from secateur.lottery.questions import KEPT, MASK_CRITERIA, MASKED
+from secateur.lottery.retraining import TRAININGS, Course
 from secateur.lottery.search import Level, find
 from secateur.lottery.starts import STARTS, Start, start
 from secateur.lottery.subnetwork import Subnetwork, subnetwork
+from secateur.lottery.supermask import ask
 
 __all__ = [
     "KEPT",

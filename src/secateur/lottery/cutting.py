@@ -8,16 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur.core.errors import InputError
+from secateur.core.options import check_least
+from secateur.core.registry import Registry
 from secateur.criteria import Batches
-from secateur.errors import InputError
-from secateur.granularity import parse
-from secateur.lottery.pace import check_rate, left_of
-from secateur.masks import Masks
+from secateur.lottery.levels import check_rate, left_of
 from secateur.measure.inputs import Inputs
-from secateur.options import check_least
-from secateur.prune import prune
-from secateur.registry import Registry
-from secateur.targets import matches, prunable
+from secateur.pruning.api import prune
+from secateur.sparsity.granularity import parse
+from secateur.sparsity.masks import Masks
+from secateur.sparsity.targets import matches, prunable
 
 KINDS: Registry[Callable[[str, Mapping[str, Tensor]], bool]] = Registry("kind of layer")
 """Name → whether a tensor of all that may be cut, in the model's order, is of that kind."""

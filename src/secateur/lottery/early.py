@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from secateur.errors import InputError
+from secateur.core.errors import InputError
 from secateur.training.journal import Row
 
 

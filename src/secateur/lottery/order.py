@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from secateur.errors import InputError
-from secateur.granularity import parse
+from secateur.core.errors import InputError
 from secateur.lottery.starts import STARTS
+from secateur.sparsity.granularity import parse
 
 
 class Job(NamedTuple):

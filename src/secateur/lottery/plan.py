@@ -8,13 +8,13 @@ from typing import Any
 
 from torch import nn
 
+from secateur.core.errors import InputError
 from secateur.criteria import CRITERIA
-from secateur.errors import InputError
-from secateur.granularity import parse
 from secateur.lottery.cutting import check, multiples
-from secateur.lottery.pace import RATE, pace
+from secateur.lottery.levels import RATE, pace
 from secateur.lottery.subnetwork import subnetwork
-from secateur.targets import prunable
+from secateur.sparsity.granularity import parse
+from secateur.sparsity.targets import prunable
 
 TARGETS: Mapping[str, Sequence[str]] = {"include": ("weights",), "keep": (), "layers": ()}
 

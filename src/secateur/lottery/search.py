@@ -14,25 +14,25 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from secateur.core.errors import InputError
+from secateur.core.seeds import same_draws
+from secateur.core.validation import sentence
 from secateur.data import Dataset
 from secateur.data.dataset import each
-from secateur.errors import InputError
-from secateur.granularity import parse
-from secateur.lottery.course import Course
 from secateur.lottery.early import early_stop
 from secateur.lottery.order import Job, check_finetune, check_shuffled, order
 from secateur.lottery.plan import TARGETS, plan
+from secateur.lottery.retraining import Course
 from secateur.lottery.starts import STARTS, start_seed
 from secateur.lottery.subnetwork import subnetwork
-from secateur.masks import Masks
 from secateur.measure import cost
-from secateur.seeds import same_draws
 from secateur.shrink.apply import apply
 from secateur.shrink.plan import Plan
-from secateur.targets import prunable
+from secateur.sparsity.granularity import parse
+from secateur.sparsity.masks import Masks
+from secateur.sparsity.targets import prunable
 from secateur.training import Duration, TrainConfig, read_snapshot, train
 from secateur.training.journal import Row
-from secateur.validation import sentence
 
 
 @dataclass(frozen=True)

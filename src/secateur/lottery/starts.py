@@ -22,10 +22,10 @@ from typing import Any, TypeAlias, TypeVar
 import torch
 from torch import Tensor
 
-from secateur.lottery.course import TRAININGS
-from secateur.masks import Masks
-from secateur.registry import Registry
-from secateur.seeds import seed_of
+from secateur.core.registry import Registry
+from secateur.core.seeds import seed_of
+from secateur.lottery.retraining import TRAININGS
+from secateur.sparsity.masks import Masks
 
 State: TypeAlias = Mapping[str, Tensor]
 Begin: TypeAlias = Callable[..., tuple[State, Masks]]

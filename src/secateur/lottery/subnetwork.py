@@ -14,16 +14,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from secateur.errors import InputError
-from secateur.granularity import UNITS, parse
+from secateur.core.errors import InputError
+from secateur.core.registry import Registry
 from secateur.lottery.cutting import check, cut
-from secateur.lottery.pace import check_rate, left_of
-from secateur.masks import Masks
+from secateur.lottery.levels import check_rate, left_of
 from secateur.measure.inputs import Inputs
-from secateur.prune import prune
-from secateur.pruned import Pruned
-from secateur.registry import Registry
+from secateur.pruning.api import prune
+from secateur.pruning.result import Pruned
 from secateur.shrink.apply import apply
+from secateur.sparsity.granularity import UNITS, parse
+from secateur.sparsity.masks import Masks
 
 
 @dataclass(frozen=True)

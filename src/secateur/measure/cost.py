@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from secateur.core.contexts import evaluating, unfused
 from secateur.measure.inputs import Inputs, forward, masked
-from secateur.modes import evaluating, unfused
 
 aten = torch.ops.aten
 FACTORS = defaultdict(

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from secateur.errors import InputError, ModelError
-from secateur.masks import Masks
+from secateur.core.errors import InputError, ModelError
+from secateur.sparsity.masks import Masks
 
 Inputs: TypeAlias = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
 

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from secateur.errors import InputError
+from secateur.core.contexts import evaluating
+from secateur.core.errors import InputError
+from secateur.core.progress import bar
 from secateur.measure.inputs import Inputs, arguments, forward, with_batch
-from secateur.modes import evaluating
-from secateur.progress import bar
 
 if TYPE_CHECKING:
     from torch.utils.benchmark import Measurement, Timer

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from secateur.errors import ModelError
+from secateur.core.errors import ModelError
 from secateur.measure.inputs import masked
 
 LEVEL = 6

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from secateur.errors import ModelError
+from secateur.core.errors import ModelError
 from secateur.measure.inputs import masked
 
 

@@ -16,10 +16,10 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from secateur.errors import InputError
-from secateur.masks import Masks, before_step
+from secateur.core.errors import InputError
 from secateur.measure.inputs import Inputs
-from secateur.targets import matches, prunable
+from secateur.sparsity.masks import Masks, before_step
+from secateur.sparsity.targets import matches, prunable
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional
 
-from secateur.errors import InputError
+from secateur.core.errors import InputError
 
 BLOCK = re.compile(r"([1-9][0-9]{0,6}|all)x([1-9][0-9]{0,6}|all)")
 

@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from secateur.errors import MissingExtraError, ModelError, StoreError
-from secateur.masks import Masks
+from secateur.core.errors import MissingExtraError, ModelError, StoreError
 from secateur.methods.base import Method
 from secateur.methods.registry import METHODS, start
-from secateur.store import read_tree, write_tree
+from secateur.sparsity.masks import Masks
+from secateur.storage.model_files import read_tree, write_tree
 
 STATE = "secateur.safetensors"
 
@@ -132,7 +132,7 @@ def lightning(name: str, **options: Any) -> Any:
         raise MissingExtraError("lightning", "lightning", "A callback for its Trainer") from None
     pruning = Pruning(name, options)
 
-    class PruningCallback(Callback):  # type: ignore[misc]
+    class PruningCallback(Callback):
         """Prunes while the Trainer trains."""
 
         held: dict[str, Any] | None = None

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from secateur.seeds import seed_of
+from secateur.core.seeds import seed_of
 
 
 def uniform(shape: Sequence[int], device: torch.device | str, *purpose: str | int) -> Tensor:

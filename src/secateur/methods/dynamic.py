@@ -12,14 +12,14 @@ import math
 import torch
 from torch import Tensor, nn
 
-from secateur.allocate import SCOPES, allocate, check_amount, keep_highest
-from secateur.errors import InputError
-from secateur.masks import Masks
+from secateur.core.errors import InputError
 from secateur.methods.base import Job
 from secateur.methods.draws import uniform
 from secateur.methods.masking import Masking
 from secateur.methods.registry import method
 from secateur.methods.schedule import check_every, check_span
+from secateur.pruning.allocate_weights import SCOPES, allocate, check_amount, keep_highest
+from secateur.sparsity.masks import Masks
 
 
 class Dynamic(Masking):

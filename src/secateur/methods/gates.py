@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from secateur.errors import ModelError
+from secateur.core.errors import ModelError
 
 
 class Gate(nn.Module):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from secateur.allocate import allocate, check_amount
-from secateur.masks import Masks
 from secateur.methods.base import Job
 from secateur.methods.masking import Masking
 from secateur.methods.registry import method
 from secateur.methods.schedule import already_cut, check_every, check_span, cubic
+from secateur.pruning.allocate_weights import allocate, check_amount
+from secateur.sparsity.masks import Masks
 
 
 @method("gradual", paper="Zhu & Gupta 2018")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from secateur.errors import InputError
-from secateur.masks import Masks
+from secateur.core.errors import InputError
 from secateur.methods.base import Job, Method
 from secateur.methods.registry import method
 from secateur.methods.units import Units
-from secateur.spread import SPREADS, spread
+from secateur.pruning.allocate_units import SPREADS, spread
+from secateur.sparsity.masks import Masks
 
 
 @method("group_lasso", paper="Yuan & Lin 2006, Wen et al. 2016")

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from secateur.errors import InputError
-from secateur.masks import Masks
+from secateur.core.errors import InputError
 from secateur.methods.base import Job, Method
 from secateur.methods.group_lasso import lowest_cut
 from secateur.methods.registry import method
 from secateur.methods.schedule import check_every, check_span
 from secateur.methods.units import Units
-from secateur.spread import SPREADS
+from secateur.pruning.allocate_units import SPREADS
+from secateur.sparsity.masks import Masks
 
 
 @method("growing", paper="Wang et al. 2021, GReg-1")

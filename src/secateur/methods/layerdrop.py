@@ -6,13 +6,13 @@ from typing import Any
 
 from torch import nn
 
-from secateur.allocate import check_amount
-from secateur.errors import ModelError
+from secateur.core.errors import ModelError
 from secateur.graph.trace import trace
-from secateur.layers import Block, blocks_of
 from secateur.methods.base import Clock, Job, Method
 from secateur.methods.draws import uniform
 from secateur.methods.registry import method
+from secateur.pruning.allocate_weights import check_amount
+from secateur.pruning.layers import Block, blocks_of
 from secateur.shrink.skip import SkipForward
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from secateur.errors import InputError
-from secateur.masks import Masks
+from secateur.core.errors import InputError
 from secateur.methods.base import Job, Method
+from secateur.sparsity.masks import Masks
 
 
 class Masking(Method):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secateur.errors import InputError
+from secateur.core.errors import InputError
 from secateur.methods.base import Job
 from secateur.methods.registry import method
 from secateur.methods.scored import Penalised, ScoreGate, TopScores, straight_through

@@ -16,15 +16,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from secateur.allocate import check_amount
-from secateur.errors import InputError
-from secateur.masks import Masks
+from secateur.core.errors import InputError
+from secateur.core.options import check_options, options_of
+from secateur.core.registry import Registry
 from secateur.measure.inputs import Inputs
 from secateur.methods.base import Job, Method
 from secateur.methods.running import RUNNING, check_free
-from secateur.options import check_options, options_of
-from secateur.registry import Registry
-from secateur.targets import as_names, matches, require_module
+from secateur.pruning.allocate_weights import check_amount
+from secateur.sparsity.masks import Masks
+from secateur.sparsity.targets import as_names, matches, require_module
 
 AnyMethod = TypeVar("AnyMethod", bound=type[Method])
 
@@ -108,7 +108,8 @@ def start(
         steps: how many times `optimizer.step()` will be called; schedules are fractions of it.
         amount: the fraction to cut in the end, exactly round(amount · n) of all n weights that may be cut, or of all
             units for methods that count them (group_lasso, growing).
-        include: roles that may be cut, see `secateur.targets`; methods of units and layers choose by themselves.
+        include: roles that may be cut, see `secateur.sparsity.targets`; methods of units and layers choose by
+            themselves.
         keep: names or globs of parameters or modules to leave alone.
         layers: names or globs; when given, only these are touched.
         masks: earlier cuts; they stay cut and count towards `amount`.

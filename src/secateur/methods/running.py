@@ -8,7 +8,7 @@ from weakref import WeakSet
 from torch import nn
 from torch.nn.utils import parametrize
 
-from secateur.errors import InputError
+from secateur.core.errors import InputError
 from secateur.methods.base import Job, Method
 from secateur.methods.gates import Gate
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from secateur.errors import InputError
-from secateur.masks import Masks
+from secateur.core.errors import InputError
+from secateur.sparsity.masks import Masks
 
 
 def cubic(

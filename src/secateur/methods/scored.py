@@ -18,14 +18,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from secateur.allocate import SCOPES, allocate, check_amount
-from secateur.errors import InputError, SecateurWarning
-from secateur.masks import Masks
+from secateur.core.errors import InputError, SecateurWarning
 from secateur.methods.base import Clock, Job, Method
 from secateur.methods.blocks import Blocks
 from secateur.methods.draws import uniform
 from secateur.methods.gates import Gate, Gates, rank
 from secateur.methods.schedule import already_cut, check_span, cubic
+from secateur.pruning.allocate_weights import SCOPES, allocate, check_amount
+from secateur.sparsity.masks import Masks
 
 
 class ScoreGate(Gate):

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from secateur.errors import InputError, ModelError
+from secateur.core.errors import InputError, ModelError
 from secateur.methods.base import Job, Method
 from secateur.methods.registry import method
 

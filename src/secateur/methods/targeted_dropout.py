@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from secateur.allocate import allocate, check_amount
-from secateur.masks import Masks
 from secateur.methods.base import Clock, Job, Method
 from secateur.methods.draws import uniform
 from secateur.methods.gates import Gate, Gates
 from secateur.methods.registry import method
+from secateur.pruning.allocate_weights import allocate, check_amount
+from secateur.sparsity.masks import Masks
 
 
 class TargetedGate(Gate):

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from secateur.errors import ModelError
+from secateur.core.errors import ModelError
+from secateur.graph.analyze import analyze
 from secateur.graph.groups import Group
-from secateur.masks import Masks
 from secateur.methods.base import Job
-from secateur.structured import analyze
-from secateur.targets import DTYPES
+from secateur.sparsity.masks import Masks
+from secateur.sparsity.targets import DTYPES
 
 
 class Units:

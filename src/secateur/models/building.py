@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from secateur.errors import InputError
+from secateur.core.errors import InputError
+from secateur.core.registry import unknown
 from secateur.models import user
 from secateur.models.call import call, parameters
 from secateur.models.registry import MODELS, SOURCES, Arguments, Factory, Shape
 from secateur.models.sources import weights_only
-from secateur.registry import unknown
 
 
 def build(

@@ -7,9 +7,9 @@ import re
 
 from torch import nn
 
-from secateur.errors import InputError, ModelError, SecateurError
+from secateur.core.errors import InputError, ModelError, SecateurError
+from secateur.core.registry import unknown
 from secateur.models.registry import Arguments, Factory
-from secateur.registry import unknown
 
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 

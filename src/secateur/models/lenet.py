@@ -7,7 +7,7 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from secateur.errors import InputError
+from secateur.core.errors import InputError
 from secateur.models.init import kaiming
 from secateur.models.registry import Shape, model
 

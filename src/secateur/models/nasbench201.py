@@ -17,11 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from secateur.errors import InputError
+from secateur.core.errors import InputError
+from secateur.core.registry import Registry
+from secateur.core.seeds import seed_of
 from secateur.models.init import kaiming
 from secateur.models.registry import model
-from secateur.registry import Registry
-from secateur.seeds import seed_of
 
 Cell: TypeAlias = tuple[tuple[str, ...], ...]
 """The operations into nodes 1, 2 and 3, each in the order of the nodes they read."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from secateur.registry import Registry
+from secateur.core.registry import Registry
 
 Shape = tuple[int, ...]
 Arguments = dict[str, Any]

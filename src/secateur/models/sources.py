@@ -17,10 +17,10 @@ from typing import Any
 
 from torch import nn
 
-from secateur.errors import InputError, MissingExtraError, ModelError
+from secateur.core.errors import InputError, MissingExtraError, ModelError
+from secateur.core.registry import unknown
 from secateur.models.call import parameters, reason
 from secateur.models.registry import Arguments, Factory, Shape, source
-from secateur.registry import unknown
 
 
 @contextmanager

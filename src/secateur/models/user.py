@@ -14,10 +14,10 @@ from contextlib import contextmanager, suppress
 
 from torch import nn
 
-from secateur.errors import InputError, ModelError
+from secateur.core.errors import InputError, ModelError
+from secateur.core.registry import unknown
 from secateur.models.call import parameters, reason
 from secateur.models.registry import SOURCES, Arguments, Factory
-from secateur.registry import unknown
 
 
 def is_user_code(name: str) -> bool:

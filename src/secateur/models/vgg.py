@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from secateur.errors import InputError
+from secateur.core.errors import InputError
 from secateur.models.init import kaiming
 from secateur.models.registry import model
 

@@ -18,8 +18,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from secateur.errors import ModelError, StoreError
-from secateur.files import existing_file, os_errors
+from secateur.core.errors import ModelError, StoreError
+from secateur.core.files import existing_file, os_errors
 
 NESTINGS = ("state_dict", "model_state_dict", "model")
 PREFIXES = ("module.", "_orig_mod.")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from scipy import stats
 
-from secateur.errors import InputError
+from secateur.core.errors import InputError
 from secateur.proxies.pairs import ordered
 from secateur.proxies.ranking import Row
 

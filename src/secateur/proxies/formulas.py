@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from secateur.core.errors import InputError
 from secateur.criteria import initialisation
-from secateur.errors import InputError
 from secateur.proxies import quantities  # noqa: F401  (registers)
 from secateur.proxies.pairs import preferred
 from secateur.proxies.registry import proxy

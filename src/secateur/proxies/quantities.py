@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur.core.errors import InputError, ModelError, reason_of
 from secateur.criteria import Batches, Calibration, quantity
 from secateur.criteria.losses import Grads, derivatives, differentiable
 from secateur.criteria.normalisation import normalising
-from secateur.errors import InputError, ModelError, reason_of
 
 
 @quantity("unit_effect", "the effect of single channels on the loss")

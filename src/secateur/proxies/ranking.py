@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from secateur.errors import SecateurError, reason_of
-from secateur.progress import track
+from secateur.core.errors import SecateurError, reason_of
+from secateur.core.progress import track
+from secateur.core.seeds import same_draws, seed_of
 from secateur.proxies.registry import PROXIES, Proxy
 from secateur.proxies.scoring import Data, Subject, checked, entry
-from secateur.seeds import same_draws, seed_of
 
 Builders = Iterable[tuple[str, Callable[[], nn.Module]]]
 """Names of networks, each with what builds it."""

@@ -17,10 +17,10 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
+from secateur.core.options import check_options
+from secateur.core.registry import Registry
 from secateur.criteria import QUANTITIES
 from secateur.criteria.registry import parameters_of
-from secateur.options import check_options
-from secateur.registry import Registry
 
 Formula = TypeVar("Formula", bound=Callable[..., Tensor])
 

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from secateur.core.errors import InputError, ModelError
+from secateur.core.seeds import same_draws
 from secateur.criteria import QUANTITIES, Calibration
 from secateur.criteria.quantities import Source
-from secateur.errors import InputError, ModelError
 from secateur.proxies.registry import PROXIES, Proxy
-from secateur.seeds import same_draws
-from secateur.targets import prunable, require_module, role
+from secateur.sparsity.targets import prunable, require_module, role
 
 Data: TypeAlias = tuple[Any, Tensor | None]
 """One batch: what the networks take, and labels, int64 [N], or None for proxies that look at no loss."""

@@ -5,8 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from secateur.core.tables import (
+    BYTES,
+    COUNT,
+    MILLISECONDS,
+    NUMBER,
+    PERCENT,
+    POINTS,
+    SI,
+    Column,
+    Table,
+    change,
+)
 from secateur.report.content import RunView, result
-from secateur.tables import BYTES, COUNT, MILLISECONDS, NUMBER, PERCENT, POINTS, SI, Column, Table, change
 
 RESULTS = (
     Column("label", "Run"),

@@ -11,12 +11,30 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from secateur.core.tables import Table
+from secateur.measure import Measurement
+
 if TYPE_CHECKING:
-    from secateur.measure import Measurement
-    from secateur.report.sections import Figure
-    from secateur.tables import Table
+    import altair as alt
 
 Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart with its title, the caption that says how to read it, and its numbers as a table.
+
+    `panels` counts the small multiples, which wrap on a narrow screen; `square` asks for one scale on both
+    axes.
+    """
+
+    key: str
+    title: str
+    chart: alt.TopLevelMixin
+    caption: str
+    table: Table
+    panels: int = 1
+    square: bool = False
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from secateur.core.tables import COUNT, NUMBER, PERCENT, Column, Table
 from secateur.report import charts
-from secateur.report.content import ReportContent, Row, RunView, is_cut, method, removed, result
-from secateur.tables import COUNT, NUMBER, PERCENT, Column, Table
+from secateur.report.content import Figure, ReportContent, Row, RunView, is_cut, method, removed, result
 
 if TYPE_CHECKING:
-    import altair as alt
+    pass
 
 SAFE_RATE = (
     Column("safe", "Safe rate", PERCENT),
@@ -22,23 +22,6 @@ SAFE_RATE = (
     Column("modifier", "Modifier", NUMBER, help="Safe rate = optimum · modifier"),
     Column("parameters", "Parameters", COUNT),
 )
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A chart with its title, the caption that says how to read it, and its numbers as a table.
-
-    `panels` counts the small multiples, which wrap on a narrow screen; `square` asks for one scale on both
-    axes.
-    """
-
-    key: str
-    title: str
-    chart: alt.TopLevelMixin
-    caption: str
-    table: Table
-    panels: int = 1
-    square: bool = False
 
 
 @dataclass(frozen=True)

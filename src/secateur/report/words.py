@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from secateur.core.tables import percent
 from secateur.report.content import RunView
-from secateur.tables import percent
 
 TOLERANCE = 0.005
 WITHIN = f"{100 * TOLERANCE:g} points"

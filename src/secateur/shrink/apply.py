@@ -13,13 +13,14 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from secateur.graph.ghost import copy_with, forget_caches
-from secateur.modes import evaluating
+from secateur.core.contexts import evaluating
+from secateur.graph.attention import stand_in
+from secateur.graph.copies import copy_with, forget_caches
+from secateur.graph.forwards import restore
 from secateur.shrink.describe import describe, set_attributes
-from secateur.shrink.overrides import function_called, resize, restore
+from secateur.shrink.overrides import function_called, resize
 from secateur.shrink.plan import Plan, named_tensors
 from secateur.shrink.skip import skip
-from secateur.shrink.standins import stand_in
 
 REMADE = (WeightNorm, SpectralNorm, BasePruningMethod)
 """Hooks that compute a weight from other tensors before each forward."""

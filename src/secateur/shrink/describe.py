@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from secateur.errors import ModelError
+from secateur.core.errors import ModelError
 from secateur.shrink.plan import named_tensors
 
 

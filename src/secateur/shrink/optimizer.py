@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.errors import InputError
+from secateur.core.errors import InputError
 from secateur.shrink.plan import Plan
 
 

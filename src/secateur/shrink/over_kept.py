@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from secateur.errors import VerificationError
+from secateur.core.errors import VerificationError
 from secateur.graph.cut import Cut
 from secateur.graph.program import Node, Ref
 from secateur.shrink import draws

@@ -7,67 +7,16 @@ the module's attribute `forward`, so the module keeps its class, and a deep copy
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import CodeType
 from typing import Any
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode, resolve_name
+from torch.overrides import TorchFunctionMode
 
-from secateur.errors import InputError, ModelError
+from secateur.core.errors import InputError, ModelError
+from secateur.graph.forwards import Forward, call_name
 from secateur.shrink.plan import Override
-
-
-@functools.cache
-def call_name(function: Callable[..., Any]) -> str:
-    """Return the name of a torch function as its documentation writes it: "torch.Tensor.view"."""
-    return resolve_name(function) or f"{function.__module__}.{function.__qualname__}"
-
-
-class Forward:
-    """A callable in the place of one module's `forward`, which it keeps in `replaced` where it was no method."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
-        self.replaced: Callable[..., Any] | None = module.__dict__.get("forward")
-        module.__dict__["forward"] = self
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Do what the module's own forward does."""
-        return self.original(*args, **kwargs)
-
-    @property
-    def original(self) -> Callable[..., Any]:
-        """The forward that ran before this one took its place."""
-        if self.replaced is not None:
-            return self.replaced
-        return functools.partial(type(self.module).forward, self.module)
-
-    @property
-    def __signature__(self) -> inspect.Signature:
-        return inspect.signature(self.original)
-
-    @property
-    def __code__(self) -> CodeType:  # torch.export names a program by the code it came from
-        return type(self).__call__.__code__
-
-    def remove(self) -> None:
-        """Give the module back what was there before."""
-        if self.replaced is None:
-            del self.module.__dict__["forward"]
-        else:
-            self.module.__dict__["forward"] = self.replaced
-
-
-def restore(model: nn.Module) -> None:
-    """Give every module of `model` back the forward that a `Forward` took the place of."""
-    for module in model.modules():
-        while isinstance(own := module.__dict__.get("forward"), Forward):
-            own.remove()
-
 
 Place = tuple[int | str, ...]
 Changes = Mapping[Callable[..., Any], Mapping[int, Sequence[tuple[Place, int | float]]]]

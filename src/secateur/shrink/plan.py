@@ -18,7 +18,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from secateur.errors import InputError, ModelError
+from secateur.core.errors import InputError, ModelError
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from secateur.shrink.overrides import Forward
+from secateur.graph.forwards import Forward
 
 
 class SkipForward(Forward):

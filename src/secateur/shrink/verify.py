@@ -17,18 +17,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from secateur.errors import ModelError, VerificationError, reason_of
+from secateur.core.contexts import evaluating, own_code_training, unfused
+from secateur.core.errors import ModelError, VerificationError, reason_of
+from secateur.core.seeds import same_draws
+from secateur.graph.attention import stand_in
+from secateur.graph.copies import copy_with, is_plain_attention
 from secateur.graph.cut import Cut
-from secateur.graph.ghost import copy_with, is_plain_attention
 from secateur.graph.program import Node, refs
 from secateur.graph.trace import tensors_of
 from secateur.measure.inputs import Inputs, arguments
-from secateur.modes import evaluating, own_code_training, unfused
-from secateur.seeds import same_draws
 from secateur.shrink.draws import Draws
 from secateur.shrink.over_kept import NARROW, Widened, crossing, type_for
 from secateur.shrink.plan import named_tensors
-from secateur.shrink.standins import stand_in
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}
 

@@ -6,7 +6,7 @@ Importing this package registers them; the order here is the order in which the 
 from secateur.steps.base import STEPS, Context, Outcome, Step, step
 from secateur.steps.train import Retrain, Train
 
-from secateur.steps.adopt import Import  # isort: skip
+from secateur.steps.import_checkpoint import Import  # isort: skip
 from secateur.steps.inspect import Inspect  # isort: skip
 from secateur.steps.safe_rate import SafeRateStep  # isort: skip
 from secateur.steps.prune import Prune  # isort: skip

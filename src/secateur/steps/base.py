@@ -18,13 +18,13 @@ from pydantic_core import to_jsonable_python
 from rich.tree import Tree
 
 from secateur import models
+from secateur.core.errors import InputError, StoreError
+from secateur.core.options import kinds_of
+from secateur.core.registry import Registry
+from secateur.core.tables import Table
+from secateur.core.validation import sentence
 from secateur.data import held
-from secateur.errors import InputError, StoreError
-from secateur.options import kinds_of
-from secateur.registry import Registry
-from secateur.runs import ABOUT, Run
-from secateur.tables import Table
-from secateur.validation import sentence
+from secateur.runs.run import ABOUT, Run
 
 SAMPLES = 2
 """How many samples a model is traced on to find its groups."""

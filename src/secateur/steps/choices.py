@@ -8,11 +8,11 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, Field
 
 from secateur import data as data_sources
-from secateur.allocate import check_amount
+from secateur.core.registry import Registry
 from secateur.criteria import CRITERIA
 from secateur.data import Dataset
 from secateur.models import check_name
-from secateur.registry import Registry
+from secateur.pruning.allocate_weights import check_amount
 from secateur.steps.base import MACHINE, Context, DataRoot
 
 

@@ -6,11 +6,11 @@ from typing import Annotated
 
 from pydantic import Field
 
+from secateur.core.tables import Table
 from secateur.report import comparison
 from secateur.steps.base import ARGUMENT, MACHINE, Context, DataRoot, Outcome, Step, Trust, step
 from secateur.steps.choices import OutputFormat
 from secateur.steps.measuring import notes, open_runs, views
-from secateur.tables import Table
 
 Runs = Annotated[
     tuple[str, ...],

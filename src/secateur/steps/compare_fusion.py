@@ -11,21 +11,21 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from secateur.core.environment import command_line, environment
+from secateur.core.errors import InputError
+from secateur.core.progress import track
 from secateur.criteria import CRITERIA, Calibration
-from secateur.environment import command_line, environment
-from secateur.errors import InputError
+from secateur.graph.analyze import analyze
 from secateur.graph.groups import Group
-from secateur.progress import track
-from secateur.runs import Run
-from secateur.steps.adopt import Import
+from secateur.runs.run import Run
 from secateur.steps.base import MACHINE, SAMPLES, Context, Outcome, Step, Trust, require, step
-from secateur.steps.cells import Cells
 from secateur.steps.choices import DataName, DataOptions, ModelName, OutputFormat
 from secateur.steps.cutting import samples
+from secateur.steps.extra_options import Options, options_of_cuts
 from secateur.steps.fusing import NORMS, ORIGINAL, WAYS, Bench, Subject, check_device, from_output, known
 from secateur.steps.fusion_records import IDENTITY, RESULTS, Charts, Record, draw, is_record, table, whole
-from secateur.steps.loose import Options, options_of_cuts
-from secateur.structured import analyze
+from secateur.steps.import_checkpoint import Import
+from secateur.steps.result_file import Cells
 
 
 @step("compare-fusion")

@@ -9,15 +9,15 @@ from pydantic import BaseModel, Field, field_validator
 from torch import nn
 
 from secateur import connectivity, models
+from secateur.core.environment import command_line, environment
+from secateur.core.files import existing_file, write_json
+from secateur.core.tables import NUMBER, PERCENT, Column, Format, Table
 from secateur.data import Dataset
-from secateur.environment import command_line, environment
-from secateur.files import existing_file, write_json
-from secateur.masks import Masks
-from secateur.runs import Run
+from secateur.runs.run import Run
+from secateur.sparsity.masks import Masks
 from secateur.steps.base import ARGUMENT, MACHINE, Context, Outcome, Step, Trust, percent, require, step
 from secateur.steps.choices import DataChoice, DataName, DataOptions, ModelName, OutputFormat
 from secateur.steps.fusing import check_device
-from secateur.tables import NUMBER, PERCENT, Column, Format, Table
 
 End = Annotated[
     str, Field(min_length=1, description="run folder, or a checkpoint file", json_schema_extra=ARGUMENT)

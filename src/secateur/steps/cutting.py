@@ -10,9 +10,9 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 
 from secateur.data import Dataset
-from secateur.masks import Masks
-from secateur.runs import Run
-from secateur.settings import Settings
+from secateur.pruning.settings import Settings
+from secateur.runs.run import Run
+from secateur.sparsity.masks import Masks
 from secateur.steps.base import (
     Context,
     DataRoot,

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from secateur.export import export
-from secateur.runs import Run
+from secateur.runs.run import Run
 from secateur.steps.base import MACHINE, Context, DataRoot, In, Outcome, Step, Trust, step
 
 

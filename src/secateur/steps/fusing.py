@@ -14,14 +14,14 @@ import torch
 from torch import nn
 
 from secateur.compensation import COMPENSATIONS
+from secateur.core.errors import InputError, ModelError
 from secateur.criteria import CRITERIA, Calibration
 from secateur.data import Dataset
 from secateur.data.dataset import each
-from secateur.errors import InputError, ModelError
 from secateur.graph.groups import Group, Groups
-from secateur.masks import Masks
 from secateur.measure import compare_latency, cost
-from secateur.prune import prune
+from secateur.pruning.api import prune
+from secateur.sparsity.masks import Masks
 from secateur.steps.base import SAMPLES
 from secateur.training import evaluate
 

@@ -9,9 +9,9 @@ from typing import Annotated, Any, TypeAlias
 
 from pydantic import Field
 
+from secateur.core.tables import COUNT, MILLISECONDS, PERCENT, POINTS, SI, Column, Table, change
 from secateur.steps.base import MACHINE
 from secateur.steps.fusing import ORIGINAL, WAYS
-from secateur.tables import COUNT, MILLISECONDS, PERCENT, POINTS, SI, Column, Table, change
 
 RESULTS = "fusion.json"
 TITLES = {

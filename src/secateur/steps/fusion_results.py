@@ -7,12 +7,12 @@ from typing import Annotated
 
 from pydantic import Field
 
-from secateur.errors import InputError, StoreError
-from secateur.files import read_json
+from secateur.core.errors import InputError, StoreError
+from secateur.core.files import read_json
 from secateur.steps.base import ARGUMENT, Context, Outcome, Step, step
-from secateur.steps.cells import are
 from secateur.steps.choices import OutputFormat
 from secateur.steps.fusion_records import Charts, Record, draw, is_record, table
+from secateur.steps.result_file import are
 
 
 @step("fusion-results")

@@ -7,11 +7,11 @@ from typing import Any
 from rich.text import Text
 from rich.tree import Tree
 
+from secateur.core.tables import COUNT, Column, Table
 from secateur.graph.groups import Group, Groups
 from secateur.graph.outline import locked, through, unit_parameters
-from secateur.runs import Run
+from secateur.runs.run import Run
 from secateur.steps.base import Outcome
-from secateur.tables import COUNT, Column, Table
 
 COLUMNS = (
     Column("group", "Group"),

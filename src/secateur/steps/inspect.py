@@ -8,14 +8,14 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from secateur.analysis import kurtosis
+from secateur.core.tables import COUNT, NUMBER, PERCENT, SI, Column, Table
+from secateur.graph.analyze import analyze
 from secateur.measure import cost, statistics
 from secateur.measure.inputs import with_batch
-from secateur.runs import Run
+from secateur.runs.run import Run
 from secateur.steps import grouping
 from secateur.steps.base import MACHINE, SAMPLES, Context, DataRoot, In, Outcome, Step, Trust, step
 from secateur.steps.choices import OutputFormat
-from secateur.structured import analyze
-from secateur.tables import COUNT, NUMBER, PERCENT, SI, Column, Table
 
 
 @step("inspect")

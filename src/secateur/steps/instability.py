@@ -14,20 +14,20 @@ from pydantic import Field, ValidationInfo, field_validator
 from torch import nn
 
 from secateur import connectivity, models
+from secateur.core.environment import command_line, environment
+from secateur.core.tables import COUNT, PERCENT, Column, Format, Table, percent
+from secateur.core.validation import NO_SETTING
 from secateur.data import Dataset
-from secateur.environment import command_line, environment
-from secateur.masks import Masks
-from secateur.runs import Run
+from secateur.runs.run import Run
+from secateur.sparsity.masks import Masks
 from secateur.steps.base import MACHINE, Context, Outcome, Step, Stopwatch, Trust, require, step
-from secateur.steps.cells import Cells
 from secateur.steps.choices import DataChoice, ModelChoice, OutputFormat
 from secateur.steps.connect import PathOptions
+from secateur.steps.result_file import Cells
 from secateur.steps.train import Train
-from secateur.tables import COUNT, PERCENT, Column, Format, Table, percent
 from secateur.training import Duration, TrainConfig
 from secateur.training.snapshots import FOLDER as SNAPSHOTS
 from secateur.training.snapshots import snapshot_path
-from secateur.validation import NO_SETTING
 
 RESULTS, DENSE, CHILDREN = "instability.json", "dense", "children"
 NOT_HERE = ("start_at", "snapshots", "method", "amount", "options")

@@ -10,13 +10,13 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
-from secateur.errors import StoreError
-from secateur.files import locked, sweep
-from secateur.granularity import parse
+from secateur.core.errors import StoreError
+from secateur.core.files import locked, sweep
+from secateur.core.progress import track
 from secateur.lottery import STARTS, Course, Job, order, plan
 from secateur.lottery.order import check_finetune, check_shuffled
-from secateur.progress import track
-from secateur.runs import ABOUT, Run
+from secateur.runs.run import ABOUT, Run
+from secateur.sparsity.granularity import parse
 from secateur.steps.base import (
     ARGUMENT,
     MACHINE,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from secateur.runs import ABOUT, Run
+from secateur.runs.run import ABOUT, Run
 from secateur.steps.base import identity
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, TypeAlias
 
-from secateur.files import read_json, write_json
-from secateur.granularity import parse
+from secateur.core.files import read_json, write_json
+from secateur.core.tables import PERCENT, Column, Format, Table
 from secateur.lottery import STARTS, early_stop
-from secateur.steps.cells import are
+from secateur.sparsity.granularity import parse
 from secateur.steps.dense import Dense
 from secateur.steps.lottery_levels import Trained
-from secateur.tables import PERCENT, Column, Format, Table
+from secateur.steps.result_file import are
 from secateur.training.journal import Row
 
 RESULTS = "lottery.json"

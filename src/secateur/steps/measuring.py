@@ -6,11 +6,11 @@ import glob
 from collections.abc import Sequence
 from dataclasses import replace
 
-from secateur.errors import InputError
+from secateur.core.errors import InputError
+from secateur.core.progress import track
 from secateur.measure import Measurement, compare_latency, measure, statistics
-from secateur.progress import track
 from secateur.report.content import RunView, is_cut, method, removed
-from secateur.runs import ABOUT, Run
+from secateur.runs.run import ABOUT, Run
 from secateur.steps.base import Context
 
 

@@ -12,16 +12,15 @@ from pydantic import Field, field_validator
 from torch import nn
 
 from secateur import models, proxies
+from secateur.core.environment import command_line, environment
+from secateur.core.errors import ModelError
+from secateur.core.progress import track
+from secateur.core.seeds import seed_of
 from secateur.data import Dataset
 from secateur.data.dataset import each
-from secateur.environment import command_line, environment
-from secateur.errors import ModelError
 from secateur.models import nasbench201
-from secateur.progress import track
 from secateur.proxies import PROXIES, Row
-from secateur.seeds import seed_of
 from secateur.steps.base import MACHINE, Context, Outcome, Step, require, step
-from secateur.steps.cells import Cells
 from secateur.steps.choices import DataChoice, OutputFormat
 from secateur.steps.fusing import check_device
 from secateur.steps.proxy_tables import (
@@ -35,6 +34,7 @@ from secateur.steps.proxy_tables import (
     read_cells,
     told,
 )
+from secateur.steps.result_file import Cells
 
 RESULTS = "proxies.json"
 IDENTITY = ("name", "settings")

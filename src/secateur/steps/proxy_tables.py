@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from secateur.errors import InputError
-from secateur.files import read_json
+from secateur.core.errors import InputError
+from secateur.core.files import read_json
+from secateur.core.tables import COUNT, MILLISECONDS, NUMBER, Column, Format, Table
 from secateur.models import nasbench201
 from secateur.proxies import PROXIES, Row
-from secateur.tables import COUNT, MILLISECONDS, NUMBER, Column, Format, Table
 
 PARTS = ("scores", "seconds", "reasons")
 RATIO = Format(lambda value: f"{value:.3f}".replace("-", "−"))

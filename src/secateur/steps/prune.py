@@ -9,14 +9,14 @@ from pydantic import Field, model_validator
 from secateur.analysis import SafeRate, safe_rate
 from secateur.compensation import COMPENSATIONS
 from secateur.criteria import CRITERIA, Calibration, sources
-from secateur.granularity import parse
-from secateur.prune import prune
-from secateur.runs import Run
+from secateur.pruning.api import prune
+from secateur.runs.run import Run
+from secateur.sparsity.granularity import parse
 from secateur.steps.base import SAMPLES, Context, require, step
 from secateur.steps.choices import CriterionName, Fraction, registered
-from secateur.steps.cuts import plain, smaller, sparser, tell_smaller, tell_sparser
+from secateur.steps.cut_records import plain, smaller, sparser, tell_smaller, tell_sparser
 from secateur.steps.cutting import Cut, Cutting, makes_sense, samples
-from secateur.steps.loose import Options, options_of_cuts
+from secateur.steps.extra_options import Options, options_of_cuts
 
 
 @step("prune")

@@ -8,14 +8,14 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from secateur.environment import command_line, environment
-from secateur.errors import InputError
-from secateur.files import write_text
-from secateur.history import steps_of, write_recipe
-from secateur.progress import track
+from secateur.core.environment import command_line, environment
+from secateur.core.errors import InputError
+from secateur.core.files import write_text
+from secateur.core.progress import track
 from secateur.report import sections
 from secateur.report.content import ReportContent
-from secateur.runs import Run
+from secateur.runs.history import steps_of, write_recipe
+from secateur.runs.run import Run
 from secateur.steps.base import MACHINE, Context, DataRoot, Outcome, Step, Trust, step
 from secateur.steps.compare import Batches, Runs
 from secateur.steps.measuring import open_runs, views

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from secateur.analysis import safe_rate
-from secateur.environment import command_line
-from secateur.files import write_json
-from secateur.runs import SAFE_RATE, Run
+from secateur.core.environment import command_line
+from secateur.core.files import write_json
+from secateur.core.tables import Column, Table
+from secateur.runs.run import SAFE_RATE, Run
 from secateur.steps.base import Context, In, Outcome, Step, Trust, step
 from secateur.steps.choices import OutputFormat
-from secateur.tables import Column, Table
 
 
 @step("safe-rate")

@@ -11,21 +11,21 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from secateur.environment import command_line, environment
-from secateur.errors import InputError
+from secateur.core.environment import command_line, environment
+from secateur.core.errors import InputError
+from secateur.core.progress import track
+from secateur.core.registry import Registry
+from secateur.core.seeds import seed_of
+from secateur.core.tables import COUNT, NUMBER, PERCENT, Column, Table
 from secateur.lottery import KEPT, MASK_CRITERIA, MASKED, ask
-from secateur.lottery.questions import SAME_SIGN
-from secateur.progress import track
-from secateur.registry import Registry
-from secateur.runs import Run
-from secateur.seeds import seed_of
+from secateur.lottery.mask_criteria import SAME_SIGN
+from secateur.runs.run import Run
+from secateur.sparsity.targets import prunable
 from secateur.steps.base import MACHINE, Context, DataRoot, In, Outcome, Step, Trust, percent, require, step
-from secateur.steps.cells import Cells
 from secateur.steps.choices import OutputFormat
 from secateur.steps.dense import Dense
 from secateur.steps.fusing import check_device
-from secateur.tables import COUNT, NUMBER, PERCENT, Column, Table
-from secateur.targets import prunable
+from secateur.steps.result_file import Cells
 from secateur.training import evaluate
 from secateur.training.snapshots import snapshot_path
 

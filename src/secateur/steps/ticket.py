@@ -13,22 +13,22 @@ from torch import nn
 from secateur import lottery
 from secateur.criteria import CRITERIA, Calibration, sources
 from secateur.data import Dataset
-from secateur.granularity import parse
 from secateur.lottery import STARTS, multiples
 from secateur.lottery.cutting import check
+from secateur.lottery.levels import RATE, left_of
 from secateur.lottery.order import check_shuffled
-from secateur.lottery.pace import RATE, left_of
 from secateur.lottery.search import copied
 from secateur.lottery.starts import start_seed
 from secateur.measure import cost
-from secateur.runs import Run
+from secateur.runs.run import Run
+from secateur.sparsity.granularity import parse
+from secateur.sparsity.targets import prunable
 from secateur.steps.base import MACHINE, SAMPLES, Context, require, step
 from secateur.steps.choices import CriterionName
-from secateur.steps.cuts import smaller, tell_sparser
+from secateur.steps.cut_records import smaller, tell_sparser
 from secateur.steps.cutting import Cut, Cutting, makes_sense, samples
 from secateur.steps.dense import Dense
-from secateur.steps.loose import Options
-from secateur.targets import prunable
+from secateur.steps.extra_options import Options
 from secateur.training import Duration
 
 

@@ -11,10 +11,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from secateur import methods, models
+from secateur.core.files import locked
+from secateur.core.seeds import seed_of
 from secateur.data import Dataset
-from secateur.files import locked
-from secateur.runs import ABOUT, Run
-from secateur.seeds import seed_of
+from secateur.runs.run import ABOUT, Run
 from secateur.steps.base import (
     MACHINE,
     Context,

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from secateur.files import locked
-from secateur.runs import ABOUT
+from secateur.core.files import locked
+from secateur.runs.run import ABOUT
 from secateur.steps import Context
 from secateur.study.engines import Engine
 from secateur.study.plan import Cell, Study, Task

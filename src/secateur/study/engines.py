@@ -16,8 +16,8 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Protocol, TypeAlias
 
-from secateur.errors import ModelError, SecateurError
-from secateur.registry import Registry
+from secateur.core.errors import ModelError, SecateurError
+from secateur.core.registry import Registry
 from secateur.study.plan import Task
 from secateur.study.work import Done, Place, carry_out
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from secateur.errors import MissingExtraError, ModelError
+from secateur.core.errors import MissingExtraError, ModelError
 from secateur.study.engines import ATTEMPTS, ENGINES, Result, attempted
 from secateur.study.plan import Task
 from secateur.study.work import Place

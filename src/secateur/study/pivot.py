@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, TypeAlias
 
-from secateur.errors import InputError
-from secateur.registry import unknown
+from secateur.core.errors import InputError
+from secateur.core.registry import unknown
+from secateur.core.tables import NUMBER, TEXT, Column, Format, Table
 from secateur.study.quantities import difference, is_cost, written
 from secateur.study.statistics import front, paired, summarise
 from secateur.study.summary import REPEATS, Flat, default_value
-from secateur.tables import NUMBER, TEXT, Column, Format, Table
 
 Values: TypeAlias = tuple[Hashable, ...]
 Sample: TypeAlias = Mapping[tuple[Values, Values], Flat]

@@ -25,9 +25,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from secateur.errors import InputError
-from secateur.recipe import combinations, parse_recipe, read_yaml
+from secateur.core.errors import InputError
 from secateur.steps import Step
+from secateur.steps.recipe import combinations, parse_recipe, read_yaml
 
 RUNS = "runs"
 """The folder below a study's root that holds the run folders of its tasks, each named by its key."""

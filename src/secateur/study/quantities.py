@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from secateur.tables import NUMBER, Format, percent
+from secateur.core.tables import NUMBER, Format, percent
 
 FRACTIONS = ("top1", "top5", "achieved", "requested", "cut")
 COSTS = ("loss", "error", "seconds", "parameters", "nonzero", "macs", "bytes_compressed")

@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from secateur.environment import command_line, environment
-from secateur.files import read_text, write_text
+from secateur.core.environment import command_line, environment
+from secateur.core.files import read_text, write_text
+from secateur.core.tables import Column, Table
 from secateur.report.content import ReportContent, Section
 from secateur.study.conduct import Standing
 from secateur.study.pivot import pivot
 from secateur.study.quantities import is_fraction, written
 from secateur.study.statistics import summarise
 from secateur.study.summary import REPEATS, Flat, default_value, flat, state
-from secateur.tables import Column, Table
 
 
 def page(
@@ -27,8 +27,8 @@ def page(
 ) -> int:
     """Write the page to `out`, and the chart below `charts`, and return the page's size in bytes."""
     from secateur.report.charts import save
+    from secateur.report.content import Figure
     from secateur.report.html import render
-    from secateur.report.sections import Figure
 
     cells, variables = flat(standing), list(standing.study.variables)
     table = pivot(cells, variables, value=value, baseline=baseline)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from secateur.errors import InputError
+from secateur.core.errors import InputError
 
 
 @dataclass(frozen=True)

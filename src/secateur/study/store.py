@@ -21,9 +21,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from secateur.environment import environment
-from secateur.errors import StoreError
-from secateur.files import make_folder
+from secateur.core.environment import environment
+from secateur.core.errors import StoreError
+from secateur.core.files import make_folder
 
 FILE = "study.sqlite"
 TABLES = """

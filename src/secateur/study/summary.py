@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
-from secateur.errors import InputError
+from secateur.core.errors import InputError
+from secateur.core.tables import PERCENT, Column, Format, Table
 from secateur.study.conduct import Standing
-from secateur.tables import PERCENT, Column, Format, Table
 
 Flat: TypeAlias = Mapping[str, Any]
 """One finished cell: its variables, and its numbers as "step.number"."""

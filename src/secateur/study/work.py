@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from secateur.core.errors import InputError
 from secateur.data import held
-from secateur.errors import InputError
 from secateur.measure import measure
-from secateur.runs import ABOUT, Run
+from secateur.runs.run import ABOUT, Run
 from secateur.steps import Context
 from secateur.steps.base import Stopwatch
 from secateur.study.plan import Task

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from secateur.errors import StoreError
-from secateur.files import sweep
-from secateur.store import read_tree, write_tree
+from secateur.core.errors import StoreError
+from secateur.core.files import sweep
+from secateur.storage.model_files import read_tree, write_tree
 
 FILE = "checkpoint.safetensors"
 

@@ -9,7 +9,11 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from secateur.data import AUGMENTATIONS
+from secateur.methods import METHODS
 from secateur.training.duration import Duration
+from secateur.training.optimizers import OPTIMIZERS
+from secateur.training.schedules import SCHEDULES
 
 MACHINE = {"machine": True}
 """Marks fields that say where a run happens, not what it computes."""
@@ -81,32 +85,24 @@ class TrainConfig(BaseModel):
     @field_validator("optimizer")
     @classmethod
     def _optimizer(cls, value: str) -> str:
-        from secateur.training.optimizers import OPTIMIZERS
-
         OPTIMIZERS[value]
         return value
 
     @field_validator("schedule")
     @classmethod
     def _schedule(cls, value: str) -> str:
-        from secateur.training.schedules import SCHEDULES
-
         SCHEDULES[value]
         return value
 
     @field_validator("augment")
     @classmethod
     def _augment(cls, value: str | None) -> str | None:
-        from secateur.data import AUGMENTATIONS
-
         if value is not None:
             AUGMENTATIONS[value]
         return value
 
     @model_validator(mode="after")
     def _method(self) -> TrainConfig:
-        from secateur.methods import METHODS
-
         if self.method is None:
             if self.amount is not None or self.options:
                 raise ValueError(

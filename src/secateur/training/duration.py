@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from secateur.errors import InputError
+from secateur.core.errors import InputError
 
 UNITS = ("ep", "it", "%")
 FORM = re.compile(r"(\d+(?:\.\d+)?)\s*(ep|it|%)?")

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from secateur.core.contexts import evaluating
+from secateur.core.errors import ModelError
+from secateur.core.progress import bar
 from secateur.data import Batches, Dataset
 from secateur.data.dataset import each
-from secateur.errors import ModelError
-from secateur.modes import evaluating
-from secateur.progress import bar
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

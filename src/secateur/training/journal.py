@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from secateur.errors import MissingExtraError, StoreError
-from secateur.files import make_folder, os_errors, write_bytes
+from secateur.core.errors import MissingExtraError, StoreError
+from secateur.core.files import make_folder, os_errors, write_bytes
 
 FILE = "metrics.jsonl"
 Row = dict[str, Any]

@@ -10,14 +10,14 @@ from typing import Any
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from secateur.core.errors import InputError
+from secateur.core.validation import sentence
 from secateur.data import Dataset
-from secateur.errors import InputError
-from secateur.masks import Masks
+from secateur.sparsity.masks import Masks
 from secateur.training.checkpoint import Checkpoint
 from secateur.training.config import TrainConfig
 from secateur.training.loop import Fit, fit, make_fabric
 from secateur.training.processes import spread
-from secateur.validation import sentence
 
 
 def train(

@@ -20,21 +20,23 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from secateur import methods, modes
+from secateur import methods
+from secateur.core import contexts
+from secateur.core.errors import InputError, ModelError
+from secateur.core.options import options_from
+from secateur.core.progress import bar
+from secateur.core.seeds import seed_of
 from secateur.data import Batches, Dataset
 from secateur.data.dataset import each
-from secateur.errors import InputError, ModelError
-from secateur.masks import Held, Masks
 from secateur.methods import Method
-from secateur.progress import bar
-from secateur.seeds import seed_of
+from secateur.sparsity.masks import Held, Masks
 from secateur.training.checkpoint import Checkpoint
 from secateur.training.config import TrainConfig
 from secateur.training.duration import Duration
 from secateur.training.evaluation import Tally, evaluate, logits_of, try_out
 from secateur.training.journal import Journal, Row
+from secateur.training.learning_rate import learning_rate
 from secateur.training.optimizers import OPTIMIZERS
-from secateur.training.schedules import learning_rate
 from secateur.training.snapshots import Snapshots
 from secateur.training.state import State
 
@@ -87,12 +89,13 @@ def fit(
     snapshots = Snapshots.at(folder if fabric.is_global_zero else None, config.snapshots, per_epoch, total)
     enough = min(config.batch_size, len(data.train), 2 * fabric.world_size)
     try_out(model, data)
-    optimizer = OPTIMIZERS[config.optimizer](_trainable(model), config)
+    make = OPTIMIZERS[config.optimizer]
+    optimizer = make(_trainable(model), **options_from(config, make))
     checkpoint = Checkpoint(folder, identity or {})
     title = str((context or {}).get("do", "train"))
     with (
-        modes.channels_last(model) if config.channels_last and data.input_shape else nullcontext(),
-        modes.training(model),
+        contexts.channels_last(model) if config.channels_last and data.input_shape else nullcontext(),
+        contexts.training(model),
         Masks(masks or {}).hold(model, optimizer) as held,
         _method(model, optimizer, data, config, fabric.device, masks, per_epoch, enough) as method,
         torch.random.fork_rng([fabric.device] if fabric.device.type == "cuda" else []),

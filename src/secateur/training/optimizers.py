@@ -1,4 +1,4 @@
-"""Optimisers by name, built from a `TrainConfig`."""
+"""Optimisers by name: functions whose keyword-only parameters are fields of a `TrainConfig`."""
 
 from __future__ import annotations
 
@@ -7,32 +7,29 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import nn
 
-from secateur.registry import Registry
-from secateur.training.config import TrainConfig
+from secateur.core.registry import Registry
 
 Parameters = Iterable[nn.Parameter]
-OPTIMIZERS: Registry[Callable[[Parameters, TrainConfig], torch.optim.Optimizer]] = Registry("optimizer")
+OPTIMIZERS: Registry[Callable[..., torch.optim.Optimizer]] = Registry("optimizer")
 
 
 @OPTIMIZERS.register("sgd")
-def sgd(parameters: Parameters, config: TrainConfig) -> torch.optim.Optimizer:
+def sgd(
+    parameters: Parameters, *, lr: float, momentum: float, nesterov: bool, weight_decay: float
+) -> torch.optim.Optimizer:
     """Stochastic gradient descent with momentum, Nesterov's if asked."""
     return torch.optim.SGD(
-        parameters,
-        lr=config.lr,
-        momentum=config.momentum,
-        nesterov=config.nesterov and config.momentum > 0,
-        weight_decay=config.weight_decay,
+        parameters, lr=lr, momentum=momentum, nesterov=nesterov and momentum > 0, weight_decay=weight_decay
     )
 
 
 @OPTIMIZERS.register("adam")
-def adam(parameters: Parameters, config: TrainConfig) -> torch.optim.Optimizer:
+def adam(parameters: Parameters, *, lr: float, weight_decay: float) -> torch.optim.Optimizer:
     """Adam (Kingma & Ba 2015); the penalty is part of the gradient."""
-    return torch.optim.Adam(parameters, lr=config.lr, weight_decay=config.weight_decay)
+    return torch.optim.Adam(parameters, lr=lr, weight_decay=weight_decay)
 
 
 @OPTIMIZERS.register("adamw")
-def adamw(parameters: Parameters, config: TrainConfig) -> torch.optim.Optimizer:
+def adamw(parameters: Parameters, *, lr: float, weight_decay: float) -> torch.optim.Optimizer:
     """AdamW (Loshchilov & Hutter 2019); decoupled weight decay."""
-    return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
+    return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)

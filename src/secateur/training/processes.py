@@ -30,12 +30,12 @@ import torch
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import ProcessException, ProcessExitedException
 
-from secateur import errors
+from secateur.core import errors
+from secateur.core.errors import InputError, MissingExtraError, ModelError, SecateurError
+from secateur.core.files import read_json, write_json
 from secateur.data import Dataset, Split
-from secateur.errors import InputError, MissingExtraError, ModelError, SecateurError
-from secateur.files import read_json, write_json
-from secateur.masks import Masks
-from secateur.store import read_tree, write_tree
+from secateur.sparsity.masks import Masks
+from secateur.storage.model_files import read_tree, write_tree
 from secateur.training.config import TrainConfig
 from secateur.training.loop import Fit, fit, make_fabric
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from secateur.errors import InputError, StoreError
-from secateur.files import sweep
-from secateur.store import read_tree, write_tree
+from secateur.core.errors import InputError, StoreError
+from secateur.core.files import sweep
+from secateur.storage.model_files import read_tree, write_tree
 from secateur.training.duration import Duration
 
 FOLDER = "snapshots"

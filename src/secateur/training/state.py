@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from secateur.errors import StoreError
+from secateur.core.errors import StoreError
 from secateur.methods import Method
 from secateur.training.evaluation import Tally
 from secateur.training.journal import Journal

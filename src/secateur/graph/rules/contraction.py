@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from secateur.graph.couple import Coupling, Need, argument
+from secateur.graph.coupling import Coupling, Need, argument
 from secateur.graph.labels import KERNEL, Lock, Vector
 from secateur.graph.program import Call, Node, Ref
 from secateur.graph.rules.movement import collapse, units_along

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from secateur.graph.couple import Coupling, Dims, Need, argument, varies
+from secateur.graph.coupling import Coupling, Dims, Need, argument, varies
 from secateur.graph.labels import FIXED, Vector
 from secateur.graph.program import Node, Ref
 from secateur.graph.rules.pointwise import meet

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from secateur.graph.couple import Coupling, Dims, Need, argument
+from secateur.graph.coupling import Coupling, Dims, Need, argument
 from secateur.graph.labels import Vector
 from secateur.graph.program import Node, Ref
 from secateur.graph.rules.movement import collapse
+from secateur.graph.rules.pointwise import pointwise
 from secateur.graph.rules.table import rule, tensors
 
 
@@ -49,8 +50,6 @@ def statistic(c: Coupling, node: Node) -> None:
     """Mean, variance, extremes over dimensions."""
     operands = tensors(node.args)
     if len(operands) > 1:  # the maximum of two tensors
-        from secateur.graph.rules.pointwise import pointwise
-
         pointwise(c, node)
         return
     count = len(c.of(operands[0]))

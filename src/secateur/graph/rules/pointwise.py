@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from secateur.graph.couple import Coupling, Dims
+from secateur.graph.coupling import Coupling, Dims
 from secateur.graph.labels import Vector
 from secateur.graph.program import Node, Ref
 from secateur.graph.rules.table import rule, tensors

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
-from secateur.graph.couple import Coupling
+from secateur.graph.coupling import Coupling
 from secateur.graph.program import Node, Ref
+from secateur.graph.rules.movement import collapse
 from secateur.graph.rules.table import rule
 
 
@@ -45,8 +46,6 @@ def im2col(c: Coupling, node: Node) -> None:
 @rule("col2im")
 def col2im(c: Coupling, node: Node) -> None:
     """[N, C · kernel, windows] → [N, C, H, W]."""
-    from secateur.graph.rules.movement import collapse
-
     dims = list(c.of(node.args[0]))
     kernel = node.args[2][0] * node.args[2][1]
     runs = dims[-2]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from secateur.graph.couple import Coupling, Rule
+from secateur.graph.coupling import Coupling, Rule
 from secateur.graph.program import Call, Node, Ref, refs
 
 RULES: dict[str, Rule] = {}

@@ -7,9 +7,9 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from secateur.connectivity import MARGIN
+from secateur.core.tables import percent
 from secateur.report import theme
 from secateur.report.charts.drawing import Row, band, captioned, dressed, how_many, inline, level, some
-from secateur.tables import percent
 
 if TYPE_CHECKING:
     import altair as alt

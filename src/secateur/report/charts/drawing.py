@@ -8,8 +8,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from secateur.errors import InputError
-from secateur.files import write_bytes
+from secateur.core.errors import InputError
+from secateur.core.files import write_bytes
 from secateur.report import theme
 
 if TYPE_CHECKING:

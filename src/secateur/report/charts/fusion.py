@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from secateur.core.tables import percent
 from secateur.report import theme
 from secateur.report.charts.drawing import Row, dressed, how_many, inline, some
-from secateur.tables import percent
 
 if TYPE_CHECKING:
     import altair as alt

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from secateur.core.tables import percent
 from secateur.report.charts.drawing import BAR_STEP, Row, dressed, how_many, inline, largest, some
-from secateur.tables import percent
 
 if TYPE_CHECKING:
     import altair as alt

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from secateur.core.tables import percent
 from secateur.report import theme
 from secateur.report.charts.drawing import Row, band, captioned, dressed, how_many, inline, reference, some
-from secateur.tables import percent
 
 if TYPE_CHECKING:
     import altair as alt

@@ -1,0 +1,74 @@
+"""Names to things: how models, data sources, criteria, scopes, schedules and optimisers are found.
+
+A registry is a read-only mapping. Adding to the package means decorating one function; the command line, the
+documentation tables and the shared tests then find it by themselves.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Generic, TypeVar
+
+from secateur.core.errors import InputError
+
+T = TypeVar("T")
+
+
+class Registry(Mapping[str, T], Generic[T]):
+    """A mapping from names to registered things of one `kind` ("model", "criterion", …).
+
+    >>> colours: Registry[int] = Registry("colour")
+    >>> colours.add("red", 1)
+    1
+    >>> colours["red"]
+    1
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._items: dict[str, T] = {}
+
+    def add(self, name: str, item: T) -> T:
+        """Register `item` under `name`. Raises `InputError` where the name is taken."""
+        if name in self._items:
+            raise InputError(f"There is a {self.kind} named '{name}' already: choose another name.")
+        self._items[name] = item
+        return item
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Return the decorator form of `add`."""
+        return lambda item: self.add(name, item)
+
+    def __getitem__(self, name: str) -> T:
+        """Return what is registered under `name`. Raises `InputError` naming the nearest names."""
+        try:
+            return self._items[name]
+        except (KeyError, TypeError):
+            raise InputError(unknown(self.kind, str(name), list(self._items))) from None
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._items
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+
+def unknown(kind: str, name: str, known: list[str], listing: str | None = None) -> str:
+    """Compose the sentence for an unknown name: the nearest known ones, or all when they are few.
+
+    `listing` says where the whole list is to be had, for kinds with too many names to print.
+    """
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    if near:
+        hint = f"did you mean {' or '.join(near)}?"
+    elif listing is not None:
+        hint = f"see {listing}."
+    elif known:
+        hint = f"choose one of {', '.join(sorted(known))}."
+    else:
+        hint = "there is none to choose from."
+    return f"There is no {kind} named '{name}': {hint}"

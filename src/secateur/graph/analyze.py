@@ -1,0 +1,30 @@
+"""The groups of a model: which indices live and die together, and which must stay."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from secateur.core.errors import ModelError
+from secateur.graph.couple import couple
+from secateur.graph.groups import Groups, group
+from secateur.graph.trace import trace
+from secateur.measure.inputs import Inputs
+from secateur.sparsity.targets import require_module
+
+
+def analyze(model: nn.Module, example_inputs: Inputs) -> Groups:
+    """Find which indices of which tensors live and die together, and what must stay and why.
+
+    `example_inputs` is a tensor, a tuple of arguments or a dict of keyword arguments. The model is not touched and
+    may be on the meta device. Raises `ModelError` for a model that can't run on the inputs.
+
+    >>> groups = analyze(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), torch.ones(1, 4))
+    >>> [(group.name, group.units) for group in groups.free]
+    [('0.weight', 3)]
+    """
+    require_module(model)
+    for name, parameter in model.named_parameters():
+        if is_lazy(parameter):
+            raise ModelError(f"{name} has no shape yet: run the lazy module once.")
+    return group(couple(trace(model, example_inputs, training=True)))

@@ -1,0 +1,1 @@
+"""Linear algebra on second moments: ridge regression, damping, ranks and nuclear norms."""

@@ -1,0 +1,102 @@
+"""How an amount is spread over groups of units: which units go.
+
+The lowest-scored go first, exactly round(amount · n) of them, ties broken by position. No group ever loses all its
+units, nor more of them than `max_amount`; `round_to` keeps the nearest multiple of so many units, of two as near the
+larger, where a group has more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from secateur.core.errors import InputError
+from secateur.core.registry import Registry
+from secateur.graph.groups import Group
+from secateur.pruning.allocate_weights import keep_highest
+
+Scores = Mapping[str, Tensor]
+Masks = dict[str, Tensor]
+Spread = Callable[[Sequence[Group], Scores, float, float], Masks]
+
+SPREADS: Registry[Spread] = Registry("scope for units")
+
+
+def spread(
+    groups: Sequence[Group],
+    scores: Scores,
+    amount: float,
+    scope: str,
+    *,
+    max_amount: float = 1.0,
+    round_to: int | None = None,
+) -> Masks:
+    """Return group name → boolean [units], True for what stays.
+
+    Raises `InputError` for an unknown scope, or scores that are NaN or infinite.
+    """
+    for name, tensor in scores.items():
+        if not bool(tensor.isfinite().all()):
+            raise InputError(f"The scores of {name} hold NaN or infinity: they cannot be ranked.")
+    masks = SPREADS[scope](groups, scores, amount, max_amount)
+    if round_to and round_to > 1:
+        for name, mask in masks.items():
+            kept = int(mask.count_nonzero())
+            least = math.ceil((len(mask) - most(len(mask), max_amount)) / round_to)
+            wanted = min(max(least, math.floor(kept / round_to + 0.5)) * round_to, len(mask))
+            if len(mask) > round_to:
+                masks[name] = keep_highest(scores[name], len(mask) - wanted)
+    return masks
+
+
+def most(units: int, max_amount: float) -> int:
+    """Return how many of `units` may go at most: one always stays."""
+    return min(units - 1, math.floor(max_amount * units))
+
+
+def local(groups: Sequence[Group], scores: Scores, amount: float, max_amount: float) -> Masks:
+    """The same fraction of every group."""
+    return {
+        group.name: keep_highest(
+            scores[group.name], min(round(amount * group.units), most(group.units, max_amount))
+        )
+        for group in groups
+    }
+
+
+def ranked(groups: Sequence[Group], scores: Scores, amount: float, max_amount: float) -> Masks:
+    """All units ranked together."""
+    safe = []
+    for group in groups:
+        values = scores[group.name]
+        floor = keep_highest(values, most(group.units, max_amount))
+        safe.append(torch.where(floor, torch.inf, values))
+    if not safe:
+        return {}
+    joined = torch.cat(safe)
+    removable = int(joined.isfinite().sum())
+    kept = keep_highest(joined, min(round(amount * len(joined)), removable))
+    parts = torch.split(kept, [group.units for group in groups])
+    return {group.name: part for group, part in zip(groups, parts, strict=True)}
+
+
+def isomorphic(groups: Sequence[Group], scores: Scores, amount: float, max_amount: float) -> Masks:
+    """Units ranked together only with those of groups of the same shape: as many units, members alike."""
+    classes: dict[tuple[object, ...], list[Group]] = defaultdict(list)
+    for group in groups:
+        alike = sorted((m.name.rpartition(".")[2], m.dim, len(m.unit)) for m in group.members)
+        key = group.units, tuple(alike)
+        classes[key].append(group)
+    masks: Masks = {}
+    for alike_groups in classes.values():
+        masks |= ranked(alike_groups, scores, amount, max_amount)
+    return {group.name: masks[group.name] for group in groups}
+
+
+SPREADS.add("local", local)
+SPREADS.add("global", ranked)
+SPREADS.add("isomorphic", isomorphic)

@@ -1,0 +1,179 @@
+"""Prune whole layers: residual blocks that change little are bypassed.
+
+A block may go where its input reaches its output by additions alone: without the block, the input is handed on. The
+blocks are found in the trace, among the items of `nn.Sequential` and `nn.ModuleList`; their score is the mean of the
+criterion over their weights.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from secateur.core.errors import InputError, ModelError
+from secateur.core.progress import track
+from secateur.criteria import Calibration, measured, score
+from secateur.graph import cost
+from secateur.graph.cost import MACS
+from secateur.graph.couple import couple
+from secateur.graph.cut import Cut
+from secateur.graph.program import Program, Ref, refs
+from secateur.graph.trace import trace
+from secateur.measure.inputs import Inputs
+from secateur.pruning.allocate_weights import keep_highest
+from secateur.pruning.iterative import amounts, below
+from secateur.pruning.result import Pruned, spent, stored_bytes
+from secateur.pruning.settings import Settings
+from secateur.shrink.apply import apply
+from secateur.shrink.plan import Plan
+from secateur.shrink.skip import bypass
+from secateur.shrink.verify import verify
+from secateur.sparsity.masks import Masks
+from secateur.sparsity.targets import DTYPES, matches
+
+CARRIES = {
+    "add", "clone", "detach", "alias", "_to_copy", "contiguous", "relu", "native_layer_norm", "dropout", "view",
+    "_unsafe_view", "permute", "transpose",
+}  # fmt: skip
+"""Operators through which a residual stream stays what it is, or is normalised."""
+
+
+class Block(NamedTuple):
+    """A residual block: where it is, and how many items it returns, 0 for a tensor alone."""
+
+    path: str
+    items: int
+
+
+def blocks_of(model: nn.Module, program: Program) -> list[Block]:
+    """Return the residual blocks of a traced model, in the order they run."""
+    runs = Counter(run.path for run in program.runs)
+    found: list[Block] = []
+    for run in program.runs:
+        parent, _, _ = run.path.rpartition(".")
+        first = next(refs(run.outputs), None)
+        if not run.path or runs[run.path] > 1 or run.first < 0 or first is None:
+            continue
+        if not isinstance(model.get_submodule(parent), nn.Sequential | nn.ModuleList):
+            continue
+        if isinstance(model.get_submodule(run.path), nn.Sequential | nn.ModuleList):
+            continue
+        items = len(run.outputs) if isinstance(run.outputs, tuple | list) else 0
+        alone = items == 0 and isinstance(run.outputs, Ref)
+        if (
+            (alone or items)
+            and len(list(refs(run.outputs))) == 1
+            and _residual(program, run.first, first, run.nodes)
+        ):
+            found.append(Block(run.path, items))
+    paths = {block.path for block in found}
+    outer = [b for b in found if not any(b.path.startswith(f"{path}.") for path in paths)]
+    return sorted(outer, key=lambda block: next(r.nodes.start for r in program.runs if r.path == block.path))
+
+
+def _residual(program: Program, source: int, target: int, nodes: range) -> bool:
+    """Whether `source` reaches `target` by carrying operators and at least one sum, beside a product."""
+    if program.values[source].shape != program.values[target].shape:
+        return False
+    reached, summed, product = {source}, set[int](), False
+    for at in nodes:
+        node = program.nodes[at]
+        product |= node.op in MACS
+        operands = set(refs(node.args))
+        if node.op.rstrip("_") in CARRIES and operands & reached:
+            reached.update(node.outputs[:1])
+            if node.op.startswith("add") or operands & summed:
+                summed.update(node.outputs[:1])
+    return target in summed and product
+
+
+def skip_layers(model: nn.Module, example_inputs: Inputs | None, settings: Settings) -> Pruned:
+    """Bypass the least important blocks: exactly round(amount · blocks) of those that may go; one always stays.
+
+    Raises `ModelError` for a model without residual blocks. See `secateur.prune`.
+    """
+    if example_inputs is None:
+        raise InputError(
+            "The granularity layer needs example inputs to find blocks: pass prune(model, inputs, …)."
+        )
+    amount, before = settings.requested, stored_bytes(model)
+    *earlier, last = amounts(amount, settings.rounds, settings.schedule)
+    if settings.data is not None:
+        settings = replace(settings, data=Calibration.of(settings.data))
+    program = trace(model, example_inputs)
+    blocks = [
+        block
+        for block in blocks_of(model, program)
+        if not any(matches(block.path, pattern) for pattern in settings.keep)
+        and (not settings.layers or any(matches(block.path, pattern) for pattern in settings.layers))
+    ]
+    if len(blocks) < 2:
+        raise ModelError(
+            f"{type(model).__name__} has no two residual blocks to choose from: prune channels instead."
+        )
+    scores = _scores(model, blocks, example_inputs, settings)
+    gone: dict[str, int] = {}
+    for step in track(earlier, "rounds", len(earlier)) if earlier else ():
+        kept = _kept(scores, step)
+        if int((~kept).sum()) > len(gone):
+            gone = _gone(blocks, kept)
+            left = [block for block in blocks if block.path not in gone]
+            now = _scores(apply(model, Plan(skipped=gone)), left, example_inputs, settings)
+            scores = below(scores, torch.zeros_like(scores).masked_scatter_(kept, now), kept)
+    gone = _gone(blocks, _kept(scores, last))
+    plan = Plan(skipped=gone)
+    small = apply(model, plan)
+    whole, after = Cut.of(couple(program), []), Cut.of(couple(trace(small, example_inputs)), [])
+    proof = None
+    if settings.verify:
+        proof = verify(model, small, whole, example_inputs, lambda large: bypass(large, gone))
+    small = apply(model, plan, inplace=True) if settings.inplace else small
+    return Pruned(
+        small,
+        Masks({}),
+        requested=amount,
+        achieved=len(gone) / len(blocks),
+        choices=settings.choices("schedule") | {"rounds": len(earlier) + 1},
+        plan=plan,
+        verification=proof,
+        units=(len(blocks), len(blocks) - len(gone)),
+        parameters=(cost.parameters(whole), cost.parameters(after)),
+        macs=(cost.macs(whole), cost.macs(after)),
+        kept={block.path: int(block.path not in gone) for block in blocks},
+        **spent(model, small, example_inputs, settings, before),
+    )
+
+
+def _kept(scores: Tensor, amount: float) -> Tensor:
+    """Return which blocks stay; at least one does."""
+    return keep_highest(scores, min(round(amount * len(scores)), len(scores) - 1))
+
+
+def _gone(blocks: Sequence[Block], kept: Tensor) -> dict[str, int]:
+    """Return the others, and how many items each returns."""
+    return {block.path: block.items for block, stays in zip(blocks, kept.tolist(), strict=True) if not stays}
+
+
+def _scores(model: nn.Module, blocks: Sequence[Block], example_inputs: Inputs, settings: Settings) -> Tensor:
+    """Mean score of each block's weights, float64 [blocks]."""
+    criterion, seed, options = settings.criterion, settings.seed, settings.options
+    tensors = {
+        name: tensor
+        for name, tensor in model.named_parameters()
+        if tensor.dtype in DTYPES and any(name.startswith(f"{block.path}.") for block in blocks)
+    }
+    found = measured(
+        criterion, model, tensors, settings.data, example_inputs=example_inputs, seed=seed, **options
+    )
+    weights = score(criterion, tensors, seed=seed, granularity="layer", measured=found, **options)
+    means = []
+    for block in blocks:
+        own = [tensor for name, tensor in weights.items() if name.startswith(f"{block.path}.")]
+        total = sum(float(tensor.sum(dtype=torch.float64)) for tensor in own)
+        means.append(total / max(1, sum(tensor.numel() for tensor in own)))
+    return torch.tensor(means, dtype=torch.float64)

@@ -1,0 +1,133 @@
+"""The result of a cut: the pruned model, what was removed, and the bytes and latency saved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from secateur.core.errors import InputError
+from secateur.graph.groups import Groups
+from secateur.measure.inputs import Inputs, batch_size
+from secateur.measure.latency import compare_latency
+from secateur.pruning.settings import Settings
+from secateur.shrink.plan import Plan, named_tensors
+from secateur.shrink.verify import Verification
+from secateur.sparsity.masks import Masks
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What `prune` gives back.
+
+    `model` is the pruned model (same class), `requested` and `achieved` the fraction of the prunable weights or
+    units to remove and removed, `choices` the arguments that made it, `skipped` what was left alone and why.
+
+    A cut of weights has `masks` of what was kept, and in `redistributed` how many weights more (or, below 0, fewer)
+    a tensor kept than the scope alone would have left, so that none is empty.
+
+    A cut of units has a `plan`, the `verification` that the smaller model computes what the large one computes
+    without them, `units` (of those that may go), `parameters`, `macs`, `bytes` and, where asked for, `milliseconds`
+    before and after, the `groups` the units belong to (None for whole layers), and in `kept` how many of each group are
+    left. Its `masks` are those given, made smaller too.
+
+    `compensated` is what the compensation tells of itself.
+    """
+
+    model: nn.Module
+    masks: Masks
+    requested: float
+    achieved: float
+    choices: Mapping[str, Any]
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    plan: Plan | None = None
+    verification: Verification | None = None
+    units: tuple[int, int] | None = None
+    parameters: tuple[int, int] | None = None
+    macs: tuple[int, int] | None = None
+    bytes: tuple[int, int] | None = None
+    milliseconds: tuple[float, float] | None = None
+    groups: Groups | None = None
+    kept: Mapping[str, int] = field(default_factory=dict)
+    redistributed: Mapping[str, int] = field(default_factory=dict)
+    compensated: Mapping[str, Any] = field(default_factory=dict)
+
+    def summary(self) -> str:
+        """Say in a few lines what was removed from where."""
+        lines = [
+            f"{self.choices['granularity']} pruning by {self.choices['criterion']}, scope {self.choices['scope']}",
+        ]
+        lines += self._smaller() if self.plan is not None else self._sparser()
+        width = max((len(name) for name in self.skipped), default=0)
+        lines += [f"  {name:<{width}}  left alone: {reason}" for name, reason in self.skipped.items()]
+        return "\n".join([*lines, *self._made_up()])
+
+    def _made_up(self) -> list[str]:
+        told = self.compensated
+        done = [f"{len(told[what])} {what}" for what in ("layers", "groups") if what in told]
+        if "corrected" in told:
+            done.append(f"{told['corrected']} normalisations and biases corrected")
+        lines = [f"compensation {self.choices['compensation']}: {', '.join(done)}"] if done else []
+        lines += [f"  {name}  not made up for: {reason}" for name, reason in told.get("left", {}).items()]
+        return lines + [f"  not corrected: {told[key]}" for key in ("not corrected",) if key in told]
+
+    def _sparser(self) -> list[str]:
+        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        lines = [
+            f"removed {self.masks.pruned:,} of {self.masks.total:,} prunable weights "
+            f"({self.achieved:.2%}, requested {self.requested:.2%}); the model has {parameters:,} parameters",
+        ]
+        width = max(len(name) for name in self.masks)
+        for name, mask in self.masks.items():
+            kept = int(mask.count_nonzero())
+            lines.append(
+                f"  {name:<{width}}  kept {kept:>12,} of {mask.numel():>12,}  "
+                f"({1 - kept / max(1, mask.numel()):.2%} cut)"
+            )
+        moved = ", ".join(f"{name} {count:+d}" for name, count in self.redistributed.items())
+        return [*lines, *([f"  so that no tensor is empty: {moved}"] if moved else [])]
+
+    def _smaller(self) -> list[str]:
+        assert self.plan is not None
+        assert self.parameters is not None
+        assert self.macs is not None
+        lines = [f"removed {self.achieved:.2%} of the units that may go (requested {self.requested:.2%})"]
+        for what, pair in (("parameters", self.parameters), ("MACs", self.macs), ("bytes", self.bytes)):
+            if pair is not None:
+                before, after = pair
+                lines.append(f"  {what:<12}{before:>16,} → {after:>16,}  (×{after / max(1, before):.3f})")
+        if self.milliseconds is not None:
+            slow, fast = self.milliseconds
+            lines.append(f"  {'ms a pass':<12}{slow:>16.3f} → {fast:>16.3f}  (×{fast / slow:.3f})")
+        lines.append(f"  verified: {self.verification or 'not asked for'}")
+        changed = len(self.plan.attributes), len(self.plan.overrides), len(self.plan.standins)
+        if any(changed):
+            lines.append(
+                f"  in code: {changed[0]} attributes changed, {changed[1]} sizes overridden, "
+                f"{changed[2]} attention forwards replaced"
+            )
+        return lines
+
+
+def stored_bytes(model: nn.Module) -> int:
+    """Return what a model's tensors take, shared ones once and lazy ones, which have no size yet, not at all."""
+    tensors = (tensor for tensor in named_tensors(model).values() if not is_lazy(tensor))
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def spent(
+    large: nn.Module, small: nn.Module, example_inputs: Inputs, settings: Settings, before: int
+) -> dict[str, Any]:
+    """Return fields of `Pruned`: bytes, `before` and now, and where asked for the milliseconds of a pass of each."""
+    times = None
+    if settings.timed:
+        if settings.inplace:
+            raise InputError("Timing compares the model with the smaller one: leave inplace out.")
+        both = compare_latency(
+            {"large": large, "small": small}, example_inputs, (batch_size(example_inputs),)
+        )
+        times = both["large"][0].median * 1e3, both["small"][0].median * 1e3
+    return {"bytes": (before, stored_bytes(small)), "milliseconds": times}

@@ -1,0 +1,256 @@
+"""Prune units: find what is coupled, score it, spread the amount, make the model smaller, prove it.
+
+`analyze` finds the groups; `prune_units` is the whole pipeline for granularities that make a model smaller. Data
+flows one way: trace → couple → score → spread → settle → apply → verify. Where the model's own code turns out not
+to follow a cut, what that place touches is locked, with the reason, and the cut is made again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parameter import is_lazy
+
+from secateur.compensation import Case
+from secateur.core.errors import InputError, ModelError
+from secateur.core.progress import track
+from secateur.criteria import Calibration
+from secateur.graph import cost
+from secateur.graph.couple import couple
+from secateur.graph.cut import Cut
+from secateur.graph.groups import Group, Groups, group
+from secateur.graph.trace import trace
+from secateur.importance import unit_scores
+from secateur.measure.inputs import Inputs
+from secateur.measure.latency import latency
+from secateur.pruning import budget as budgets
+from secateur.pruning.allocate_units import spread
+from secateur.pruning.allocate_weights import check_amount
+from secateur.pruning.budget import Budget, LatencyBudget, meet, meet_latency, per_cost
+from secateur.pruning.compensate import make_up
+from secateur.pruning.iterative import Goal, goals, scored_again
+from secateur.pruning.result import Pruned, spent, stored_bytes
+from secateur.pruning.settings import Settings
+from secateur.shrink.apply import apply
+from secateur.shrink.make import Misfit, make
+from secateur.shrink.plan import named_tensors
+from secateur.sparsity.masks import Masks
+from secateur.sparsity.targets import as_names, check_finite, matches, require_module
+
+ATTEMPTS = 32
+"""How many places in the code that don't follow may be found and locked before a model is given up."""
+
+
+def prune_units(model: nn.Module, example_inputs: Inputs | None, settings: Settings) -> Pruned:
+    """Remove the least important units of `model`, or of a copy; see `secateur.prune`."""
+    require_module(model)
+    kind, round_to = settings.granularity.kind, settings.round_to
+    if example_inputs is None:
+        raise InputError(
+            f"The granularity {kind} needs example inputs to find what belongs together: "
+            "pass prune(model, example_inputs, …)."
+        )
+    budget = None if settings.budget is None else budgets.read(settings.budget)
+    goal = settings.requested if budget is None else budget
+    *earlier, last = goals(goal, settings.rounds, settings.schedule)
+    max_amount, before = check_amount(settings.max_amount), stored_bytes(model)
+    Masks(settings.masks or {}).of(model)
+    _require_values(model)
+    check_finite({name: t for name, t in named_tensors(model).items() if isinstance(t, nn.Parameter)})
+    program = trace(model, example_inputs, training=True)
+    # scored again where a place in the code is locked
+    data = None if settings.data is None else Calibration.of(settings.data)
+
+    def score(model: nn.Module, groups: Groups, wanted: Sequence[Group]) -> dict[str, Tensor]:
+        scores = unit_scores(
+            model,
+            wanted,
+            settings.criterion,
+            coupling=groups.coupling,
+            example_inputs=example_inputs,
+            data=data,
+            seed=settings.seed,
+            reduction=settings.reduction,
+            normalization=settings.normalization,
+            **settings.criterion_options,
+        )
+        return per_cost(groups, scores, budget) if settings.per_cost else scores
+
+    locks: list[tuple[int, str]] = []
+    for _ in range(ATTEMPTS):
+        groups = group(couple(program, locks))
+        chosen = _chosen(groups, kind, settings.keep, settings.layers)
+        if not chosen:
+            raise ModelError(_nothing(groups, kind))
+        scores = score(model, groups, chosen)
+        chosen = [each for each in chosen if each.name in scores]
+        if not chosen:
+            raise ModelError(
+                f"The criterion {settings.criterion} finds nothing to look at in any group: choose another."
+            )
+        cutter = _Cutter(groups, chosen, scores, settings.scope, max_amount, round_to)
+        try:
+            gone = 0
+            for step in track(earlier, "rounds", len(earlier)) if earlier else ():
+                cut = _reaching(step, cutter, model, example_inputs)
+                if len(cut.removed) > gone:
+                    small, plan, _ = make(model, cut, example_inputs, check=False)
+                    scores = scored_again(small, plan, cut, chosen, cutter.scores, score, example_inputs)
+                    cutter, gone = replace(cutter, scores=scores), len(cut.removed)
+            cut = _reaching(last, cutter, model, example_inputs)
+            small, plan, proof = make(model, cut, example_inputs, settings.verify)
+            break
+        except Misfit as misfit:
+            failures = misfit.failures
+        if set(failures) <= set(locks):
+            raise ModelError(f"{type(model).__name__} can't be made smaller: {failures[0][1]}.")
+        locks += failures
+    else:
+        raise ModelError(f"{type(model).__name__} can't be made smaller: {locks[-1][1]}.")
+    whole, units = Cut.of(groups.coupling, []), sum(each.units for each in chosen)
+    achieved = len(cut.removed) / max(1, units)
+    masks = Masks({name: plan.slice(name, mask) for name, mask in (settings.masks or {}).items()})
+    case = Case(
+        model,
+        small,
+        program,
+        data,
+        settings.seed,
+        settings.corrects,
+        cut=cut,
+        plan=plan,
+        groups=tuple(chosen),
+        scores=cutter.scores,
+    )
+    compensated = make_up(case, groups.coupling, settings)
+    masks.apply_(small)
+    if settings.inplace:
+        small = _taken_over(apply(model, plan, inplace=True), small)
+    return Pruned(
+        small,
+        masks,
+        requested=achieved if settings.amount is None else settings.amount,
+        achieved=achieved,
+        choices=settings.choices("budget", "max_amount", "round_to", "reduction", "normalization", "schedule")
+        | {"rounds": len(earlier) + 1},
+        skipped={
+            each.name: f"{each.lock.reason} ({each.lock.at})" for each in groups if each.lock is not None
+        },
+        plan=plan,
+        verification=proof,
+        units=(units, units - len(cut.removed)),
+        parameters=(cost.parameters(whole), cost.parameters(cut)),
+        macs=(cost.macs(whole), cost.macs(cut)),
+        groups=groups,
+        kept={each.name: int(cut.alive[each.roots].sum()) for each in groups},
+        compensated=compensated,
+        **spent(model, small, example_inputs, settings, before),
+    )
+
+
+@dataclass(frozen=True)
+class _Cutter:
+    """Makes the cut of any amount."""
+
+    groups: Groups
+    chosen: Sequence[Group]
+    scores: Mapping[str, Tensor]
+    scope: str
+    max_amount: float
+    round_to: int | None
+
+    def masks(self, amount: float) -> Mapping[str, Tensor]:
+        return spread(
+            self.chosen, self.scores, amount, self.scope, max_amount=self.max_amount, round_to=self.round_to
+        )
+
+    def cut(self, masks: Mapping[str, Tensor]) -> Cut:
+        units = [(each, masks[each.name].numpy()) for each in self.chosen]
+        return Cut.of(self.groups.coupling, units)
+
+    def restored(self, masks: Mapping[str, Tensor]) -> Iterator[Mapping[str, Tensor]]:
+        step = self.round_to or 1
+        for name, mask in masks.items():
+            gone = self.scores[name].masked_fill(mask, -torch.inf)
+            if int((~mask).sum()) >= step:
+                more = mask.clone()
+                more[gone.topk(step).indices] = True
+                yield {**masks, name: more}
+
+
+def _reaching(goal: Goal, cutter: _Cutter, model: nn.Module, example_inputs: Inputs) -> Cut:
+    """Return the cut that reaches an amount or a budget."""
+    if isinstance(goal, LatencyBudget):
+        return meet_latency(goal, cutter, partial(_milliseconds, model, example_inputs, goal.batch))
+    return meet(goal, cutter) if isinstance(goal, Budget) else cutter.cut(cutter.masks(goal))
+
+
+@torch.no_grad()
+def _taken_over(model: nn.Module, other: nn.Module) -> nn.Module:
+    """Give a model the values of another of the same shapes, and return it."""
+    for name, tensor in named_tensors(other).items():
+        named_tensors(model)[name].copy_(tensor)
+    return model
+
+
+def _milliseconds(model: nn.Module, example_inputs: Inputs, batch: int, cut: Cut) -> float:
+    """Measure one pass of the smaller model of a cut."""
+    small, _, _ = make(model, cut, example_inputs, check=False)
+    return latency(small, example_inputs, (batch,), seconds=1.0)[0].median * 1e3
+
+
+def _require_values(model: nn.Module) -> None:
+    """Raise `ModelError` for a model whose tensors have no values yet, or whose code can't be followed."""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ModelError(
+                f"{name or 'The model'} is a ScriptModule, whose code can't change: prune the module it was made from."
+            )
+    if isinstance(model, DistributedDataParallel):
+        raise ModelError(
+            "The model is wrapped for several processes: prune model.module, and wrap the result."
+        )
+    for name, tensor in named_tensors(model).items():
+        if is_lazy(tensor) or tensor.is_meta:
+            raise ModelError(f"{name} has no values yet: load weights, or run a lazy module once.")
+
+
+def _chosen(groups: Groups, granularity: str, keep: Sequence[str], layers: Sequence[str]) -> list[Group]:
+    """Return the groups that may be cut and are meant."""
+    keep, layers = as_names(keep), as_names(layers)
+    names = {member.name for each in groups for member in each.members}
+    for pattern in (*keep, *layers):
+        if not any(matches(name, pattern) for name in names) and pattern not in [g.name for g in groups]:
+            raise InputError(
+                f"No layer with parameters matches '{pattern}': list the layers with secateur inspect."
+            )
+
+    def meant(each: Group) -> bool:
+        owners = [member.name for member in each.members if not member.buffer]
+        kept = any(matches(name, pattern) for name in owners for pattern in keep)
+        chosen = not layers or any(
+            matches(name, pattern) or each.name == pattern for name in owners for pattern in layers
+        )
+        return chosen and not kept and (granularity != "head" or each.heads)
+
+    return [each for each in groups.free if meant(each)]
+
+
+def _nothing(groups: Groups, granularity: str) -> str:
+    """Say why there is nothing to cut."""
+    if granularity == "head" and not any(each.heads for each in groups):
+        return "There is nothing to prune by head: the model has no attention heads that were found."
+    because = next(
+        (
+            f" ({each.name}: {each.lock.reason}, at {each.lock.at})"
+            for each in groups
+            if each.lock is not None
+        ),
+        "",
+    )
+    return f"There is nothing to prune by {granularity}: every group is locked or left out{because}."

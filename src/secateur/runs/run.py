@@ -1,0 +1,238 @@
+"""A run folder: one model, where it came from, and what was measured of it.
+
+    run.json             what built the model, its data, and its history: every step with settings and result
+    model.safetensors    the weights, the masks at one bit a weight, and the plan that made the model smaller
+    recipe.yaml          the recipe that makes this folder again
+    metrics.jsonl        the training log
+    checkpoint.safetensors   only while a training is unfinished
+
+A step never changes a folder half: the model file and run.json are each replaced atomically, and an interrupted
+training continues from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from secateur import data as data_sources
+from secateur.core.environment import command_line, environment
+from secateur.core.errors import DataError, StoreError
+from secateur.core.files import make_folder, os_errors, read_json, sweep, write_json, write_text
+from secateur.data import Dataset
+from secateur.runs.history import recipe_of
+from secateur.sparsity.masks import Masks
+from secateur.sparsity.targets import check_finite
+from secateur.storage import model_files
+from secateur.storage.restore import fill
+from secateur.training.checkpoint import FILE as CHECKPOINT
+from secateur.training.journal import Row, read_journal
+
+FORMAT = 1
+ABOUT, MODEL, RECIPE, SAFE_RATE = "run.json", "model.safetensors", "recipe.yaml", "safe_rate.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder's content apart from the tensors.
+
+    `model` is {"name", "args"}; `data` the arguments of `secateur.data.load`; `history` one entry per step taken,
+    oldest first: {"do", "run", "config", "result", "seconds", "command", "environment", "weights"}.
+    """
+
+    folder: Path
+    model: Mapping[str, Any]
+    data: Mapping[str, Any]
+    input_shape: tuple[int, ...] | None
+    num_classes: int
+    history: tuple[Mapping[str, Any], ...] = field(default_factory=tuple)
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str]) -> Run:
+        """Read a finished run folder. Raises `StoreError` where there is none, or it isn't finished."""
+        path = Path(folder)
+        with os_errors(f"read {path}"):
+            if not path.exists():
+                raise StoreError(
+                    f"There is no run folder {path}: make one with secateur train or secateur import."
+                )
+            if not path.is_dir():
+                raise StoreError(f"{path} is a file, not a run folder: name the folder that holds {ABOUT}.")
+            if not (path / ABOUT).exists():
+                if (path / CHECKPOINT).exists():
+                    raise StoreError(
+                        f"{path} holds an unfinished training: give its secateur train command again."
+                    )
+                raise StoreError(
+                    f"{path} is no run folder, it has no {ABOUT}: make one with secateur train or import."
+                )
+        about = read_json(path / ABOUT)
+        try:
+            if about["format"] > FORMAT:
+                raise StoreError(f"A newer secateur wrote {path}: update with pip install -U secateur.")
+            shape = about["input_shape"]
+            return cls(
+                path,
+                about["model"],
+                about["data"],
+                tuple(shape) if shape else None,
+                int(about["num_classes"]),
+                tuple(about["history"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise StoreError(f"Cannot read {path / ABOUT}: it is no run description ({error}).") from None
+
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        return self.folder.resolve().name
+
+    @property
+    def title(self) -> str:
+        """Where the run stands, in a few words."""
+        return " → ".join(str(entry["do"]) for entry in self.history)
+
+    def load_model(self, *, trust: bool = False) -> tuple[nn.Module, Masks]:
+        """Return the model, on the CPU in training mode, and its masks. See `secateur.load` for `trust`."""
+        path = self.folder / MODEL
+        stored = model_files.read(path)
+        model = model_files.build_stored(
+            {**self.model, "num_classes": self.num_classes, "input_shape": self.input_shape},
+            path,
+            trust=trust,
+        )
+        fill(model, stored.state, stored.plan, str(path))
+        check_finite(dict(model.named_parameters()))
+        self.check_model()
+        return model, stored.masks
+
+    def check_model(self) -> None:
+        """Raise `StoreError` where the model file is not the one that the last step left.
+
+        While a training is unfinished nothing is said: it may have been stopped between the two files it writes.
+        """
+        path = self.folder / MODEL
+        if self.weights is None or (self.folder / CHECKPOINT).exists() or _digest(path) == self.weights:
+            return
+        raise StoreError(
+            f"{path} is not the file that {self.title} left here, its SHA-256 is another: bring that one back, or take "
+            "this one into a run of its own with secateur import."
+        )
+
+    def load_data(self, **overrides: Any) -> Dataset:
+        """Return the run's data set; `overrides` (such as root=…) replace what was recorded where not None."""
+        chosen = {key: value for key, value in overrides.items() if value is not None}
+        arguments: dict[str, Any] = {**self.data, **chosen}
+        arguments["subset"] = tuple(arguments.get("subset") or (None, None))
+        found = data_sources.load(**arguments)
+        if found.input_shape != self.input_shape or found.num_classes != self.num_classes:
+            raise DataError(
+                f"{found.name} has inputs {found.input_shape} and {found.num_classes} classes, but {self.name} was "
+                f"made for {self.input_shape} and {self.num_classes}: name its own data."
+            )
+        return found
+
+    def example(self, **overrides: Any) -> Any:
+        """Return one input for measuring: noise of the recorded image shape, a test sample for text."""
+        if self.input_shape is None:
+            return self.load_data(**overrides).example()
+        return torch.randn(1, *self.input_shape, generator=torch.Generator().manual_seed(0))
+
+    def journal(self) -> list[Row]:
+        """Return the rows of the training log."""
+        return read_journal(self.folder)
+
+    def log_of(self, at: int) -> list[Row]:
+        """Return the rows of the training that is step number `at`; none where its log is elsewhere.
+
+        Raises `StoreError` where the log ends before the training did.
+        """
+        rows = [row for row in self.journal() if row.get("step") == at]
+        result = self.history[at]["result"]
+        if rows and not all(_close(rows[-1].get(name), result.get(name)) for name in ("loss", "top1")):
+            raise StoreError(
+                f"The log of {self.folder} ends at iteration {rows[-1].get('iteration')}, before its training did: "
+                "bring metrics.jsonl back, or delete the folder and train anew."
+            )
+        return rows
+
+    def safe_rate(self) -> dict[str, Any] | None:
+        """Return the saved safe-rate analysis, None where none was made of the present weights."""
+        path = self.folder / SAFE_RATE
+        if not path.exists():
+            return None
+        saved: dict[str, Any] = read_json(path)
+        return saved if saved.get("weights") == self.weights else None
+
+    @property
+    def weights(self) -> str | None:
+        """Digest of the model file the last step left."""
+        return self.history[-1].get("weights") if self.history else None
+
+    def record(
+        self,
+        model: nn.Module,
+        masks: Mapping[str, Tensor],
+        step: Mapping[str, Any],
+        result: Mapping[str, Any],
+        seconds: float,
+        folder: Path | None = None,
+    ) -> Run:
+        """Write the folder as it is after `step` ({"do", "config"}) and return it.
+
+        `folder` is another place to write to than the run's own.
+        """
+        target = make_folder(folder or self.folder)
+        model_files.save(model, target / MODEL, masks=masks)
+        device = next((str(parameter.device) for parameter in model.parameters()), "cpu")
+        entry = {
+            "do": step["do"],
+            "run": target.resolve().name,
+            "config": dict(step["config"]),
+            "result": dict(result),
+            "seconds": round(seconds, 3),
+            "command": command_line(),
+            "environment": environment(device),
+            "weights": _digest(target / MODEL),
+        }
+        run = replace(self, folder=target, history=(*self.history, entry))
+        write_text(target / RECIPE, recipe_of(run.history))
+        sweep(target)  # before run.json, behind which a killed step is not taken again
+        run.write()
+        return run
+
+    def write(self) -> None:
+        """Write run.json."""
+        write_json(
+            self.folder / ABOUT,
+            {
+                "format": FORMAT,
+                "model": dict(self.model),
+                "data": dict(self.data),
+                "input_shape": list(self.input_shape) if self.input_shape else None,
+                "num_classes": self.num_classes,
+                "history": [dict(entry) for entry in self.history],
+            },
+        )
+
+
+def _close(one: Any, other: Any) -> bool:
+    return one == other or (
+        isinstance(one, float) and isinstance(other, float) and math.isclose(one, other, rel_tol=1e-6)
+    )
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with os_errors(f"read {path}"), path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,72 @@
+"""The smaller model of a cut: planned, applied and proved."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from secateur.core.errors import VerificationError
+from secateur.graph.copies import is_plain_attention
+from secateur.graph.cut import Cut
+from secateur.measure.inputs import Inputs
+from secateur.shrink.apply import apply
+from secateur.shrink.mismatch import misfits, products_of_activations
+from secateur.shrink.plan import Plan, named_tensors
+from secateur.shrink.resize import settle
+from secateur.shrink.verify import Verification, verify
+
+
+class Misfit(Exception):
+    """Raised where the code does not follow a cut at these calls (number, reason)."""
+
+    def __init__(self, failures: list[tuple[int, str]]) -> None:
+        self.failures = failures
+
+
+def make(
+    model: nn.Module, cut: Cut, example_inputs: Inputs, check: bool
+) -> tuple[nn.Module, Plan, Verification | None]:
+    """Make the smaller model of a cut, and prove it. Raises `Misfit` where the model's code does not follow."""
+    plan, failures = plan_for(model, cut)
+    if failures:
+        raise Misfit(failures)
+    small = apply(model, plan)
+    if check:
+        try:
+            return small, plan, verify(model, small, cut, example_inputs)
+        except VerificationError:
+            failures = misfits(small, cut, example_inputs) or products_of_activations(cut)
+            if failures:
+                raise Misfit(failures) from None
+            raise
+    if failures := misfits(small, cut, example_inputs):
+        raise Misfit(failures)
+    return small, plan, None
+
+
+def plan_for(model: nn.Module, cut: Cut) -> tuple[Plan, list[tuple[int, str]]]:
+    """Turn a cut into a plan: what every tensor keeps and what the code must be told; and what can't be."""
+    kept = cut.kept_indices()
+    if not kept:
+        return Plan(), []
+    settlement = settle(cut)
+    tensors = named_tensors(model)
+    return Plan(
+        kept=kept,
+        shapes={name: tuple(tensors[name].shape) for name in kept},
+        attributes={**settlement.attributes, **_bare_norms(model, cut)},
+        overrides=tuple(settlement.overrides),
+        standins=tuple(name for name, module in model.named_modules() if is_plain_attention(module)),
+    ), settlement.failures
+
+
+def _bare_norms(model: nn.Module, cut: Cut) -> dict[str, int]:
+    """Return the widths of normalisations that hold no tensor to read them from, where they change."""
+    widths = {}
+    for run in cut.coupling.program.runs:
+        module = model.get_submodule(run.path)
+        if isinstance(module, _NormBase) and not module.state_dict() and run.first >= 0:
+            width = cut.shape(run.first)[1]
+            if width != module.num_features:
+                widths[f"{run.path}:num_features"] = width
+    return widths

@@ -1,0 +1,107 @@
+"""Check that a smaller model runs, size by size, before anything is computed with it.
+
+The smaller model is traced like the large one. Both make the same calls in the same order; the first whose result
+has another size than the cut foretells, or that fails, names the place in the code that does not follow, and what
+it touches is locked.
+"""
+
+from __future__ import annotations
+
+from itertools import zip_longest
+
+from torch import nn
+
+from secateur.core.errors import reason_of
+from secateur.graph.cut import Cut
+from secateur.graph.program import Call, Node, Program, refs
+from secateur.graph.trace import attempt
+from secateur.measure.inputs import Inputs
+
+
+def misfits(small: nn.Module, cut: Cut, example_inputs: Inputs) -> list[tuple[int, str]]:
+    """Return the calls (number, reason) at which the smaller model first goes another way; none if it fits."""
+    program = cut.coupling.program
+    training = program.training is not None
+    after, error = attempt(small, example_inputs, program.tensors_were, training=training)
+    for number, (call, other) in enumerate(zip_longest(program.calls, after.calls)):
+        if call is None:
+            break
+        if program.real and other is not None and call.name != other.name:
+            return []  # the path depends on the numbers, which differ
+        if other is None or call.name != other.name:
+            reason = _because(error) or "the code takes another path for other sizes"
+            return [(max(0, number - 1), reason)]
+        if other.outputs is None and call.outputs is not None:
+            return [(number, _because(error))]
+        if not _agree(cut, call, after, other):
+            return [(number, f"the code at {call.source} fixes its size in a way that can't be changed")]
+    if error is not None:
+        return [(len(program.calls) - 1, _because(error))]
+    return _rescaled(program, after)
+
+
+def _rescaled(program: Program, after: Program) -> list[tuple[int, str]]:
+    """Return the calls of the first module that computes with another number than before, made from a size."""
+    for node, other in zip(program.nodes, after.nodes, strict=False):
+        if node.op != other.op:
+            break
+        if node.call is not None and _numbers(node) != _numbers(other):
+            here = program.calls[node.call]
+            reason = f"the code at {here.source} computes with a number made from its size"
+            return [
+                (number, reason) for number, call in enumerate(program.calls) if call.module == here.module
+            ]
+    return []
+
+
+ARITHMETIC = {"add", "sub", "mul", "div", "pow", "rsub", "floor_divide", "clamp"}
+"""Operators in whose arguments whole numbers are values, not sizes or dimensions."""
+
+
+def _numbers(node: Node) -> list[str]:
+    """Return the numbers an operator computes with, written out: NaN is what NaN was."""
+    kinds = (int, float) if node.op.rstrip("_") in ARITHMETIC else (float,)
+    return [repr(float(argument)) for argument in node.args if isinstance(argument, kinds)]
+
+
+def products_of_activations(cut: Cut) -> list[tuple[int, str]]:
+    """Return the calls that sum products of two activations over what is cut.
+
+    Zeroed weights need not make both of them zero, as in attention without softmax: such a sum is not the same with
+    fewer terms.
+    """
+    program, dims = cut.coupling.program, cut.coupling.dims
+    weights = {value.id for value in program.values if value.kind in ("parameter", "buffer")}
+    found = []
+    for node in program.nodes:
+        operands = list(refs(node.args))
+        if operands and set(operands) <= weights:
+            weights.update(node.outputs)
+        elif node.op in ("mm", "bmm") and node.call is not None and not weights & set(operands):
+            summed = dims[operands[0]][-1]
+            if summed is not None and not cut.kept(summed).all():
+                found.append(
+                    (node.call, "the code sums products over it that are not zero without its weights")
+                )
+    return found
+
+
+def _agree(cut: Cut, call: Call, after: Program, other: Call) -> bool:
+    """Whether a call's results have the sizes the cut foretells; on real numbers only sizes that may be cut count."""
+    results, others = list(refs(call.outputs)), list(refs(other.outputs))
+    if len(results) != len(others):
+        return cut.coupling.program.real
+    for index, at in zip(results, others, strict=True):
+        dims, foretold, found = cut.coupling.dims[index], cut.shape(index), after.values[at].shape
+        if len(foretold) != len(found):
+            return False
+        for vector, size, there in zip(dims, foretold, found, strict=True):
+            if size != there and (vector is not None or not cut.coupling.program.real):
+                return False
+    return True
+
+
+def _because(error: Exception | None) -> str:
+    if error is None:
+        return ""
+    return f"the code does not run with another size ({reason_of(error)})"

@@ -1,0 +1,170 @@
+"""Settle the sizes in the code: which attributes to change so that the model's own Python fits a cut.
+
+Every size the code passes to torch is compared with what the cut makes of it. Where it would come out wrong, an
+attribute it was computed from gets a new value; where no attribute explains it (a literal, or a size of another
+tensor), the integer is overridden in that call.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from secateur.graph.coupling import Need
+from secateur.graph.cut import Cut
+from secateur.graph.sizes import Attribute, Extent, Leaf, Scale, Size, evaluate, leaves
+from secateur.shrink.plan import Override
+from secateur.shrink.size_arguments import SIZED, Place
+
+
+class Demand(NamedTuple):
+    """The number at `place` of call number `call` is `size` now and must become `need`."""
+
+    call: int
+    place: Place
+    size: float
+    need: float
+
+
+@dataclass
+class Settlement:
+    """New values of attributes, integers to override, and calls that can't be made to fit (call, reason)."""
+
+    attributes: dict[str, int] = field(default_factory=dict)
+    overrides: list[Override] = field(default_factory=list)
+    failures: list[tuple[int, str]] = field(default_factory=list)
+
+
+def settle(cut: Cut) -> Settlement:
+    """Find the attributes and overrides that make the code fit the cut."""
+    demands = [
+        Demand(number, place, size, need)
+        for number, call in enumerate(cut.coupling.program.calls)
+        if call.name in SIZED
+        for place, size, need in SIZED[call.name](cut, number, call)
+        if isinstance(size, int | float)
+    ]
+    settlement = Settlement(failures=_unmet(cut, demands))
+    fixed = _used_elsewhere(cut, demands)
+    attributes = _unanimous(demands, _direct, fixed)
+    extents: dict[Extent, int] = {}
+
+    def leaf(origin: Leaf, old: int) -> int:
+        if isinstance(origin, Attribute):
+            return attributes.get(origin.path, old)
+        if origin not in extents:
+            extents[origin] = cut.shape(origin.value)[origin.dim]
+        return extents[origin]
+
+    for _ in range(2):  # a size may need two attributes, solved one after the other
+        proposals = _unanimous(demands, lambda demand: _derived(demand, leaf, attributes), fixed)
+        attributes.update({path: value for path, value in proposals.items() if path not in attributes})
+    current = cut.coupling.program.attributes
+    settlement.attributes = {path: value for path, value in attributes.items() if value != current[path]}
+    _override(cut, [d for d in demands if evaluate(d.size, leaf) != d.need], settlement)
+    return settlement
+
+
+def _direct(demand: Demand) -> Iterator[tuple[str, int]]:
+    if type(demand.size) is Size and isinstance(demand.size.origin, Attribute):
+        yield demand.size.origin.path, int(demand.need)
+
+
+def _derived(
+    demand: Demand, leaf: Callable[[Leaf, int], int], known: dict[str, int]
+) -> Iterator[tuple[str, int]]:
+    """Propose a value for the one attribute that could make a computed size come out right."""
+    if evaluate(demand.size, leaf) == demand.need:
+        return
+    if not isinstance(demand.size, int) or not isinstance(demand.need, int):
+        return
+    now = int.__index__(demand.size)
+    for origin, old in leaves(demand.size):
+        if not isinstance(origin, Attribute) or origin.path in known:
+            continue
+        for proposal in (demand.need * old // now if now else old, demand.need, old + demand.need - now):
+
+            def trial(other: Leaf, value: int, origin: Leaf = origin, proposal: int = proposal) -> int:
+                return proposal if other == origin else leaf(other, value)
+
+            if proposal > 0 and evaluate(demand.size, trial) == demand.need:
+                yield origin.path, proposal
+                return
+
+
+def _unmet(cut: Cut, demands: list[Demand]) -> list[tuple[int, str]]:
+    """Return the calls that need another integer which is not found among their arguments."""
+    written: dict[int, set[int]] = defaultdict(set)
+    for demand in demands:
+        written[demand.call].add(int(demand.size))
+    failures = []
+    for number, needs in cut.coupling.needs.items():
+        ways: dict[int, list[Need]] = defaultdict(list)
+        for need in needs:
+            ways[need.number].append(need)
+        for alternatives in ways.values():
+            changes = any(need.value != need.sign * cut.count(need.labels) for need in alternatives)
+            if changes and not any(need.value in written[number] for need in alternatives):
+                failures.append((number, "the code computes a range of it in a way that can't be followed"))
+    return failures
+
+
+def _used_elsewhere(cut: Cut, demands: list[Demand]) -> set[str]:
+    """Return the attributes that calls use as something else than a size: they must not change."""
+    known = {(demand.call, demand.place) for demand in demands}
+    return {
+        origin.path
+        for number, call in enumerate(cut.coupling.program.calls)
+        for place, size in (*_sizes(call.args), *_sizes(call.kwargs))
+        if (number, place) not in known
+        for origin, _ in leaves(size)
+        if isinstance(origin, Attribute)
+    }
+
+
+def _sizes(tree: Any, place: Place = ()) -> Iterator[tuple[Place, Any]]:
+    """Yield every number with a memory in a nest of arguments, and where it is."""
+    if type(tree) in (Size, Scale):
+        yield place, tree
+    elif isinstance(tree, list | tuple):
+        for at, item in enumerate(tree):
+            yield from _sizes(item, (*place, at))
+    elif isinstance(tree, dict):
+        for key, item in tree.items():
+            yield from _sizes(item, (*place, key))
+    elif isinstance(tree, slice):
+        for end in ("start", "stop", "step"):
+            yield from _sizes(getattr(tree, end), (*place, end))
+
+
+def _unanimous(
+    demands: list[Demand], proposals: Callable[[Demand], Iterator[tuple[str, int]]], fixed: set[str]
+) -> dict[str, int]:
+    """Return the attributes, none of them `fixed`, on whose value all demands that propose one agree."""
+    wanted: dict[str, set[int]] = defaultdict(set)
+    for demand in demands:
+        for path, value in proposals(demand):
+            wanted[path].add(value)
+    return {path: values.pop() for path, values in wanted.items() if len(values) == 1 and path not in fixed}
+
+
+def _override(cut: Cut, wrong: list[Demand], settlement: Settlement) -> None:
+    """Override what no attribute explains; a module that runs several times must need the same each time."""
+    overrides: dict[tuple[Any, ...], Override] = {}
+    for demand in wrong:
+        call = cut.coupling.program.calls[demand.call]
+        if call.module not in call.nth:
+            settlement.failures.append((demand.call, "a hook of the model fixes its size"))
+            continue
+        totals = {run.calls.get(call.name, 0) for run in cut.coupling.program.runs if run.path == call.module}
+        place = call.nth[call.module], demand.place
+        override = Override(call.module, call.name, *place, demand.need, max(totals, default=0))
+        other = overrides.setdefault((call.module, call.name, *place), override)
+        fixes = f"the code fixes a size in {call.name}, and runs there several times with"
+        if other.value != override.value:
+            settlement.failures.append((demand.call, f"{fixes} different needs"))
+        elif len(totals) > 1:
+            settlement.failures.append((demand.call, f"{fixes} another number of such calls each time"))
+    settlement.overrides = list(overrides.values())

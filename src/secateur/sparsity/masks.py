@@ -1,0 +1,227 @@
+"""Sparsity as a value: one boolean tensor per pruned parameter, True where the weight is kept.
+
+`Masks` is a read-only mapping that validates itself, knows its numbers, zeroes a model, keeps it zeroed while any
+optimiser trains it, and packs itself to one bit a weight for storage. It lives beside the model, never inside it:
+the model's class, its state dict and its exports stay what they were.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from secateur.core.errors import InputError
+from secateur.sparsity.targets import require_module
+
+
+class Masks(Mapping[str, Tensor]):
+    """Parameter name → boolean mask of the parameter's shape; True keeps, False cuts.
+
+    >>> masks = Masks({"weight": torch.tensor([[True, False]])})
+    >>> masks.pruned, masks.total, masks.sparsity
+    (1, 2, 0.5)
+    """
+
+    def __init__(self, masks: Mapping[str, Tensor]) -> None:
+        """Take a mapping of boolean tensors. Raises `InputError` for anything else."""
+        for name, mask in masks.items():
+            kind = mask.dtype if isinstance(mask, Tensor) else f"a {type(mask).__name__}"
+            if kind != torch.bool:
+                raise InputError(
+                    f"The mask of {name} is {kind}: masks are boolean tensors, True keeps a weight."
+                )
+        self._masks = dict(masks)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._masks[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._masks)
+
+    def __len__(self) -> int:
+        return len(self._masks)
+
+    def __repr__(self) -> str:
+        return (
+            f"Masks({len(self)} tensors, {self.pruned:,} of {self.total:,} cut, sparsity {self.sparsity:.4f})"
+        )
+
+    @property
+    def total(self) -> int:
+        """Entries covered by a mask."""
+        return sum(mask.numel() for mask in self.values())
+
+    @property
+    def pruned(self) -> int:
+        """Entries cut."""
+        return sum(mask.numel() - int(mask.count_nonzero()) for mask in self.values())
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction of the covered entries that is cut; 0.0 where none is covered."""
+        return self.pruned / max(1, self.total)
+
+    def __and__(self, other: Mapping[str, Tensor]) -> Masks:
+        """Keep what both keep; a tensor that only one of them covers takes that one's mask.
+
+        Raises `InputError` where the two disagree on a tensor's shape.
+        """
+        merged = {**self, **other}
+        for name, mask in self.items():
+            if mask.shape != merged[name].shape:
+                raise InputError(
+                    f"Two masks of {name} differ in shape, {_shape(mask)} and {_shape(merged[name])}: "
+                    "they belong to different models."
+                )
+            merged[name] = mask & merged[name].to(mask.device)
+        return Masks(merged)
+
+    def to(self, device: torch.device | str) -> Masks:
+        """Return the masks on another device."""
+        return Masks({name: mask.to(device) for name, mask in self.items()})
+
+    def of(self, model: nn.Module) -> list[tuple[nn.Parameter, Tensor]]:
+        """Pair each mask with its parameter, on the parameter's device and in its memory layout.
+
+        A tied parameter answers to each of its names. Raises `InputError` where the model has no such parameter
+        or another shape.
+        """
+        require_module(model)
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        pairs = []
+        for name, mask in self.items():
+            if name not in parameters:
+                raise InputError(f"There is a mask for {name}, a parameter this model does not have.")
+            parameter = parameters[name]
+            if parameter.shape != mask.shape:
+                raise InputError(
+                    f"The mask of {name} is {_shape(mask)}, the parameter is {_shape(parameter)}: "
+                    "these masks belong to another model."
+                )
+            pairs.append((parameter, torch.empty_like(parameter, dtype=torch.bool).copy_(mask)))
+        return pairs
+
+    @torch.no_grad()
+    def apply_(self, model: nn.Module) -> None:
+        """Set every cut weight of `model` to zero, in place, whatever it was (NaN and infinity too)."""
+        for parameter, mask in self.of(model):
+            parameter.masked_fill_(~mask, 0)
+
+    def hold(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Held:
+        """Keep cut weights at exactly zero through every `optimizer.step()`, momentum and weight decay included.
+
+        >>> layer = nn.Linear(2, 1)
+        >>> optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+        >>> held = Masks({"weight": torch.tensor([[True, False]])}).hold(layer, optimizer)
+
+        Gradients of cut weights are zeroed before the step, so that they move neither momentum nor second
+        moments; the weights are zeroed after it. The first zeroing happens at once. Call `remove()` on the
+        result to let go, or use it in a `with`; call its `zero_gradients()` before clipping a gradient's norm.
+        Put the model on its device first. Zero times a gradient that has overflown is NaN, for cut weights too.
+        """
+        self.apply_(model)
+        return Held(self.of(model), optimizer)
+
+    @classmethod
+    def of_zeros(cls, model: nn.Module) -> Masks:
+        """Read the masks off a sparse model: every matrix or kernel that has zeros, cut where it is exactly zero."""
+        kept = {name: parameter.detach() != 0 for name, parameter in model.named_parameters()}
+        return cls({name: mask for name, mask in kept.items() if mask.ndim > 1 and not bool(mask.all())})
+
+    def pack(self) -> dict[str, Tensor]:
+        """Return the masks at one bit per weight: name → uint8 tensor of ⌈numel / 8⌉ bytes."""
+        return {
+            name: torch.from_numpy(np.packbits(mask.cpu().numpy().ravel())) for name, mask in self.items()
+        }
+
+    @classmethod
+    def unpack(cls, packed: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> Masks:
+        """Undo `pack`, given each mask's shape. Raises `InputError` where the two don't belong together."""
+        if packed.keys() != shapes.keys():
+            raise InputError("The packed masks and their shapes do not go by the same names.")
+        masks = {}
+        for name, shape in shapes.items():
+            bits, size = packed[name], math.prod(shape)
+            if min(shape, default=0) < 0 or bits.dtype != torch.uint8 or bits.shape != (-(-size // 8),):
+                raise InputError(
+                    f"The packed mask of {name} does not have the bits of its shape {list(shape)}."
+                )
+            flat = np.unpackbits(bits.cpu().numpy(), count=size).astype(np.bool_)
+            masks[name] = torch.from_numpy(flat).reshape(tuple(shape))
+        return cls(masks)
+
+
+class Held:
+    """Masks at work on a model and its optimiser, until `remove()` or the end of a `with`."""
+
+    def __init__(self, pairs: list[tuple[nn.Parameter, Tensor]], optimizer: torch.optim.Optimizer) -> None:
+        """Keep zeroed weights zero; one fused multiplication serves all of them, which is fast."""
+        self.change(pairs)
+        self._hooks = (
+            before_step(optimizer, self.zero_gradients),
+            optimizer.register_step_post_hook(lambda *_: self.zero_weights()),
+        )
+
+    def change(self, pairs: list[tuple[nn.Parameter, Tensor]]) -> None:
+        """Hold other masks from now on, as `Masks.of` pairs them; what they cut is zeroed after the next step."""
+        self._parameters: list[Tensor] = [parameter for parameter, _ in pairs]
+        self._factors = [mask.to(parameter.dtype) for parameter, mask in pairs]
+
+    @torch.no_grad()
+    def zero_gradients(self) -> None:
+        """Zero the gradients of cut weights; the optimiser's step does it by itself."""
+        gradients = [parameter.grad for parameter in self._parameters]
+        present = [
+            (grad, factor) for grad, factor in zip(gradients, self._factors, strict=True) if grad is not None
+        ]
+        if present:
+            torch._foreach_mul_([grad for grad, _ in present], [factor for _, factor in present])
+
+    @torch.no_grad()
+    def zero_weights(self) -> None:
+        """Zero the cut weights; the optimiser's step does it by itself."""
+        if self._parameters:
+            torch._foreach_mul_(self._parameters, self._factors)
+
+    def remove(self) -> None:
+        """Let go."""
+        for hook in self._hooks:
+            hook.remove()
+
+    def __enter__(self) -> Held:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
+
+
+def before_step(optimizer: torch.optim.Optimizer, act: Callable[[], None]) -> RemovableHandle:
+    """Have `act` run in every `optimizer.step()` when the gradients are there: after its closure, if it is given one.
+
+    Returns what takes the hook away again.
+    """
+
+    def hook(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        given = args[1] if len(args) > 1 else kwargs.get("closure")
+        if given is None:
+            act()
+            return args, kwargs
+
+        def closure() -> Any:
+            loss = given()
+            act()
+            return loss
+
+        return args[:1], {**kwargs, "closure": closure}
+
+    return optimizer.register_step_pre_hook(hook)
+
+
+def _shape(tensor: Tensor) -> str:
+    return "×".join(str(size) for size in tensor.shape) or "a scalar"

@@ -1,0 +1,124 @@
+"""Which parameters a cut may touch.
+
+Every parameter plays one role: `weights` (matrices and kernels), `biases`, `norms` (scale and shift of
+normalisation layers), `embeddings`, `others` (class tokens, position tables, layer scales). A prune names the
+roles it includes and, by name or glob, the layers it is limited to or must keep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from secateur.core.errors import InputError, ModelError
+
+ROLES = ("weights", "biases", "norms", "embeddings", "others")
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def role(module: nn.Module, name: str, parameter: nn.Parameter) -> str:
+    """Return the role of `parameter`, called `name` in `module`."""
+    vector = sum(size > 1 for size in parameter.shape) < 2
+    if isinstance(module, nn.LayerNorm | nn.RMSNorm) or (vector and "norm" in type(module).__name__.lower()):
+        return "norms"
+    if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+        return "embeddings"
+    words = name.split("_")  # bias, in_proj_bias, bias_hh_l0; but not relative_position_bias_table
+    if "bias" in (words[0], words[-1]):
+        return "biases"
+    if "weight" in name and parameter.ndim >= 2:
+        return "weights"
+    return "others"
+
+
+def prunable(
+    model: nn.Module,
+    include: str | Iterable[str] = ("weights",),
+    keep: str | Iterable[str] | None = (),
+    layers: str | Iterable[str] | None = (),
+) -> dict[str, nn.Parameter]:
+    """Return name → parameter for everything a cut may touch, in the model's order, tied parameters once.
+
+    `include` lists roles (`ROLES`, or "all"); `keep` and `layers` are names or globs of parameters or modules:
+    `keep` takes what it matches out, `layers`, when given, leaves only what it matches. A tied parameter has
+    the role of its first name and is matched by any of them. Parameters of other dtypes than `DTYPES` are
+    never cut.
+
+    Raises `InputError` for an unknown role or a pattern that matches nothing, `ModelError` for a model with
+    nothing to prune, or with weights that are NaN, infinite or not there yet.
+    """
+    require_module(model)
+    wanted, keep, layers = roles(include), as_names(keep), as_names(layers)
+    aliases: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if is_lazy(parameter) or parameter.is_meta:
+            raise ModelError(f"{name} has no values yet: load weights, or run a lazy module once.")
+        aliases.setdefault(id(parameter), []).append(name)
+    for pattern in (*keep, *layers):
+        if not any(matches(name, pattern) for names in aliases.values() for name in names):
+            raise InputError(
+                f"No layer with parameters matches '{pattern}': list the layers with secateur inspect."
+            )
+    chosen: dict[str, nn.Parameter] = {}
+    for module in model.modules():
+        for leaf, parameter in module.named_parameters(recurse=False):
+            names = aliases.pop(id(parameter), None)
+            if names is None or parameter.dtype not in DTYPES or role(module, leaf, parameter) not in wanted:
+                continue
+            kept = any(matches(name, pattern) for name in names for pattern in keep)
+            meant = not layers or any(matches(name, pattern) for name in names for pattern in layers)
+            if meant and not kept:
+                chosen[names[0]] = parameter
+    if not any(parameter.numel() for parameter in chosen.values()):
+        raise ModelError("There is nothing to prune: no parameter is left after include, keep and layers.")
+    check_finite(chosen)
+    return chosen
+
+
+def require_module(model: object) -> None:
+    """Raise `InputError` unless `model` is an `nn.Module`."""
+    if not isinstance(model, nn.Module):
+        what = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
+        raise InputError(f"A model is a torch.nn.Module, not {what}: pass the model itself.")
+
+
+def as_names(names: str | Iterable[str] | None) -> tuple[str, ...]:
+    """Return names as a tuple; a text alone is one name, None none."""
+    if names is not None and not isinstance(names, str | Iterable):
+        raise InputError(f"{names!r} is no name of a layer: give a name, a glob, or a list of them.")
+    return (names,) if isinstance(names, str) else tuple(names or ())
+
+
+def matches(parameter_name: str, pattern: str) -> bool:
+    """Whether `pattern`, a name or glob, means this parameter or a module that holds it."""
+    parts = parameter_name.split(".")
+    prefixes = (".".join(parts[:length]) for length in range(1, len(parts) + 1))
+    return any(fnmatchcase(prefix, pattern) for prefix in prefixes)
+
+
+def check_finite(tensors: dict[str, nn.Parameter]) -> None:
+    """Raise `ModelError` naming the first tensor that holds NaN or infinity."""
+    for name, tensor in tensors.items():
+        if not _finite(tensor.detach()):
+            raise ModelError(f"{name} holds NaN or infinite weights: train or load the model again.")
+
+
+def _finite(tensor: Tensor) -> bool:
+    if tensor.numel() == 0:
+        return True
+    # both ends of the range in one pass and no memory; NaN is both
+    ends = torch.aminmax(torch.view_as_real(tensor) if tensor.is_complex() else tensor)
+    return bool(torch.isfinite(torch.stack(ends)).all())
+
+
+def roles(include: str | Iterable[str]) -> set[str]:
+    """Return the roles that `include` names. Raises `InputError` for one there is not."""
+    names = as_names(include)
+    for name in names:
+        if name not in (*ROLES, "all"):
+            raise InputError(f"There is no role '{name}' to include: choose from {', '.join(ROLES)} or all.")
+    return set(ROLES) if "all" in names else set(names)

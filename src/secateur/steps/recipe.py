@@ -1,0 +1,204 @@
+"""Recipes: a whole road in one YAML file.
+
+    secateur: 1
+    steps:
+    - {do: train, model: convnet, data: digits, epochs: 15, out: dense}
+    - for:
+        criterion: [magnitude, random]
+        amount: [0.5, 0.9]
+      steps:
+      - {do: prune, run: dense, criterion: "{criterion}", amount: "{amount}", out: "{criterion}-{amount}"}
+      - {do: retrain, run: "{criterion}-{amount}"}
+    - {do: report, runs: ["*"], out: report.html}
+
+A step is the name of a command and its options, dashes as underscores. `for` repeats its steps for every
+combination of the listed values; a value in braces is filled in, whole values keeping their type. A listed value
+may itself be a mapping: then its own keys are filled in. Instead of a list, 1..4 stands for the whole numbers from 1
+to 4, and 1..0 for none. Steps already done are skipped, so a recipe that was interrupted continues where it stopped.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from secateur.core.errors import InputError
+from secateur.core.files import read_text
+from secateur.data import held
+from secateur.runs.history import VERSION
+from secateur.steps import STEPS, Context, Outcome, Step
+
+DEMO = Path(__file__).parent / "demo.yaml"
+HOLE = re.compile(r"\{(\w+)\}")
+MOST = 100_000
+"""Combinations that one grid may have."""
+RANGE = re.compile(r"(\d+)\.\.(\d+)")
+
+
+def run(
+    path: str | Path, root: str | Path = ".", *, data_root: str | None = None, trust: bool = False
+) -> list[Outcome]:
+    """Take every step of the recipe file `path`, run folders lying below `root`; steps already done are skipped.
+
+    `data_root` is where the data sets lie, `trust` allows runs to name user code (package.module:factory).
+    Returns what each step had to say. Raises the errors of the steps, `InputError` for a recipe that makes no sense.
+    """
+    return perform(read_recipe(path), Context(Path(root), trust, data_root))
+
+
+def read_recipe(path: str | Path) -> list[Step]:
+    """Read a recipe file into its steps, validated. Raises `InputError` naming the step at fault."""
+    content = read_yaml(path)
+    if isinstance(content, Mapping) and "study" in content:
+        raise InputError(f"{path} is a study: run it with secateur study run {path}.")
+    return parse_recipe(content, str(path))
+
+
+class Once(yaml.SafeLoader):
+    """Reads plain data, and refuses a key that stands twice in a mapping."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Build a mapping."""
+        keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        if twice := [key for key, count in keys.items() if count > 1]:
+            raise yaml.MarkedYAMLError(problem=f"{twice[0]} stands twice", problem_mark=node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: str | Path) -> Any:
+    """Return what a YAML file holds. Raises `InputError` with the line where it is not valid."""
+    try:
+        return yaml.load(read_text(path), Once)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
+        raise InputError(f"{path} is not valid YAML{where}: {problem}.") from None
+
+
+def parse_recipe(
+    content: Any, source: str = "the recipe", values: Mapping[str, Any] | None = None
+) -> list[Step]:
+    """Turn a recipe's content into validated steps, in order, every `for` written out.
+
+    `values` are filled in wherever their name stands in braces.
+    """
+    if not isinstance(content, Mapping) or "steps" not in content or not isinstance(content["steps"], list):
+        raise InputError(
+            f"{source} is no recipe: it needs the keys secateur: {VERSION} and steps: with a list."
+        )
+    if content.get("secateur") != VERSION:
+        raise InputError(
+            f"{source} has the version {content.get('secateur')}: this secateur reads secateur: {VERSION}."
+        )
+    if unknown := [str(key) for key in content if key not in ("secateur", "steps")]:
+        way = "secateur study run takes it" if unknown == ["study"] else "leave it out"
+        raise InputError(f"{source} has the key {unknown[0]}, which a recipe has not: {way}.")
+    steps = []
+    for number, entry in enumerate(_expand(content["steps"], values or {}, source), start=1):
+        where = f"Step {number} of {source}"
+        if "do" not in entry:
+            raise InputError(f"{where} does not say what to do: add do: with one of {', '.join(STEPS)}.")
+        fields = {str(key).replace("-", "_"): value for key, value in entry.items() if key != "do"}
+        try:
+            steps.append(STEPS[str(entry["do"])](**fields))
+        except InputError as error:
+            raise InputError(f"{where} ({entry['do']}): {error}") from None
+    return steps
+
+
+def combinations(loops: Any, source: str) -> Iterator[dict[str, Any]]:
+    """Yield every combination of listed values as name → value; a listed mapping stands for its own keys."""
+    if not isinstance(loops, Mapping):
+        raise InputError(f"{source} has a grid that does not map names to lists of values.")
+    choices = [_choices(name, value, source) for name, value in loops.items()]
+    if (count := math.prod(map(len, choices))) > MOST:
+        raise InputError(
+            f"{source} has a grid of {count:,} combinations, and {MOST:,} is the most: divide it."
+        )
+    for combination in itertools.product(*choices):
+        values: dict[str, Any] = {}
+        for name, choice in zip(loops, combination, strict=True):
+            own = named(name, choice)
+            if twice := sorted(own.keys() & values.keys()):
+                raise InputError(f"{source} gives {twice[0]} twice in one grid: leave one of them out.")
+            values |= own
+        yield values
+
+
+def named(name: str, choice: Any) -> dict[str, Any]:
+    """Return what a value of the variable `name` stands for: a mapping for its own keys, and its name for all of them.
+
+    >>> named("way", {"criterion": "magnitude", "scope": "lamp"})
+    {'way': 'magnitude, lamp', 'criterion': 'magnitude', 'scope': 'lamp'}
+    """
+    if not isinstance(choice, Mapping):
+        return {name: choice}
+    return {name: ", ".join(map(str, choice.values())), **choice}
+
+
+def _choices(name: Any, value: Any, source: str) -> Sequence[Any]:
+    """Return what a variable goes through: a list, or the numbers that FIRST..LAST stands for."""
+    if not isinstance(name, str) or not name.isidentifier():
+        raise InputError(
+            f"{source} has a variable {name!r} in a grid: name it with letters, digits and underscores."
+        )
+    if isinstance(value, list):
+        return value
+    if isinstance(value, str) and (ends := RANGE.fullmatch(value)):
+        return range(int(ends[1]), int(ends[2]) + 1)
+    raise InputError(f"{source} has {name}: {value!r} in a grid: give a list of values, or numbers as 1..4.")
+
+
+def perform(
+    steps: Sequence[Step], context: Context, show: Callable[[Outcome], None] = lambda outcome: None
+) -> list[Outcome]:
+    """Take the steps one after the other, hand each outcome to `show`, and return all outcomes."""
+    outcomes = []
+    context = replace(context, taken={})
+    with held():
+        for step in steps:
+            outcome = step.perform(context)
+            show(outcome)
+            outcomes.append(outcome)
+    return outcomes
+
+
+def _expand(entries: Any, values: Mapping[str, Any], source: str) -> Iterator[dict[str, Any]]:
+    """Yield the steps of a list, filled in with `values`, loops written out."""
+    for entry in entries:
+        if not isinstance(entry, Mapping):
+            raise InputError(f"{source} has a step that is no mapping ({entry!r}): write - {{do: …}}.")
+        if "for" not in entry:
+            yield {key: _fill(value, values, source) for key, value in entry.items()}
+            continue
+        for combination in combinations(_fill(entry["for"], values, source), source):
+            inner = {**values, **combination}
+            yield from _expand(entry.get("steps") or [], inner, source)
+
+
+def _fill(value: Any, values: Mapping[str, Any], source: str) -> Any:
+    """Replace {name} in a value; a value that is nothing but {name} keeps the type of what it stands for."""
+    if isinstance(value, list):
+        return [_fill(item, values, source) for item in value]
+    if isinstance(value, Mapping):
+        if len(value) == 1 and value == {(name := next(iter(value))): None} and name in values:
+            raise InputError(
+                f'{source} has {{{name}}} without quotes, a mapping in YAML: write "{{{name}}}".'
+            )
+        return {key: _fill(item, values, source) for key, item in value.items()}
+    if not isinstance(value, str):
+        return value
+    for name in HOLE.findall(value):
+        if name not in values:
+            raise InputError(f"{source} uses {{{name}}}, which neither a for: around it nor a study defines.")
+    whole = HOLE.fullmatch(value)
+    return values[whole[1]] if whole else HOLE.sub(lambda match: str(values[match[1]]), value)

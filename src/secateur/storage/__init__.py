@@ -1,0 +1,1 @@
+"""Models and training states on disk: safetensors for tensors, JSON for everything else, never pickle."""
