@@ -30,7 +30,7 @@ from secateur import build, load_data, proxies
 from secateur.core.tables import COUNT, MILLISECONDS, Column, Format, Table
 from secateur.data import Dataset
 from secateur.models import nasbench201
-from secateur.proxies import PROXIES, Row
+from secateur.proxies import PROXIES, NetworkScores
 from secateur.proxies.pairs import signs
 
 BATCH = 64
@@ -115,7 +115,7 @@ def main() -> None:
     record(name, {"rows": rows}, table=table(accuracies, rows, cells), **facts)
 
 
-def by_majority(rows: list[Row], accuracies: dict[str, float]) -> float:
+def by_majority(rows: list[NetworkScores], accuracies: dict[str, float]) -> float:
     """Share of pairs in which the majority of the voters prefers the better network, as the paper counts it."""
     scored = [row for row in rows if "vote" in row.scores]
     votes = torch.tensor(
@@ -140,12 +140,14 @@ def known(path: Path) -> dict[str, float]:
     return {nasbench201.written(nasbench201.parse(cell)): reached for cell, reached in found.items()}
 
 
-def of(rows: list[dict[str, Any]], convention: str, cells: list[str]) -> list[Row]:
+def of(rows: list[dict[str, Any]], convention: str, cells: list[str]) -> list[NetworkScores]:
     """The rows of a convention with their votes."""
     found = {row["name"]: row for row in rows if row["convention"] == convention}
     cells = [cell for cell in cells if cell in found]
     fields = ("name", "scores", "seconds", "reasons")
-    return proxies.voted([Row(**{key: copy(found[cell][key]) for key in fields}) for cell in cells], ["vote"])
+    return proxies.voted(
+        [NetworkScores(**{key: copy(found[cell][key]) for key in fields}) for cell in cells], ["vote"]
+    )
 
 
 def measured(accuracies: dict[str, float], rows: list[dict[str, Any]], cells: list[str]) -> Table:

@@ -21,7 +21,7 @@ from secateur.core.files import write_json
 from secateur.measure import cost
 from secateur.runs.run import Run
 from secateur.steps import CompareFusion, FusionResults, Train, fusing
-from secateur.steps.fusing import Subject, alone, from_output
+from secateur.steps.fusing import FusionSubject, alone, from_output
 from secateur.steps.recipe import parse_recipe
 
 pytest.importorskip("ot")
@@ -156,7 +156,7 @@ class Residual(nn.Module):
 def test_a_stream_goes_alone_too(monkeypatch):
     model, data = Residual(), secateur.load_data("digits")
     groups = from_output(model, secateur.analyze(model, data.example(2)))
-    subject = Subject(model, secateur.Masks({}), groups, data, "magnitude")
+    subject = FusionSubject(model, secateur.Masks({}), groups, data, "magnitude")
     inner, stream = sorted(groups, key=lambda group: group.name, reverse=True)
     small = subject.cut(inner, 0.5, "drop")
     assert (small.up.out_channels, small.stem.out_channels) == (4, 6)

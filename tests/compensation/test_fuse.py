@@ -197,7 +197,7 @@ def test_equal_units_keep_their_normalisation() -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("normalisation", transport.NORMALISATIONS)
+@pytest.mark.parametrize("normalisation", transport.TRANSPORT_NORMALISATIONS)
 def test_normalisations_need_not_be_folded_first(normalisation: str) -> None:
     model, x = net()
     model, x = model.double(), x.double()
@@ -426,7 +426,7 @@ def test_equal_units_become_one_by_clusters_too(keep: tuple[int, ...], normalisa
     targets = transport.cluster(points, kept)
     cost = transport.distances(points, targets, 1)
     plan = transport.exact(torch.full((8,), 1 / 8).double(), torch.full((4,), 1 / 4).double(), cost, 0.0)
-    encoder, decoder = transport.NORMALISATIONS[normalisation](plan, made, kept)
+    encoder, decoder = transport.TRANSPORT_NORMALISATIONS[normalisation](plan, made, kept)
     torch.testing.assert_close(decoder @ encoder @ made, made, rtol=1e-12, atol=1e-12)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from secateur.core.errors import InputError
 from secateur.criteria import CRITERIA, QUANTITIES, criterion, measured, quantity, score, sources
 from secateur.pruning.allocate_weights import SCOPES, allocate
-from secateur.sparsity.granularity import UNITS, keep_patterns, parse
+from secateur.sparsity.granularity import SHRINKING_KINDS, keep_patterns, parse
 
 EVERY = sorted(name for name in CRITERIA if "weight" in CRITERIA[name].granularities)
 """Those that score single weights; the others are tried in test_importance.py."""
@@ -86,7 +86,7 @@ def test_one_finite_score_for_each_weight(name: str, dtype: torch.dtype) -> None
     choices: list[dict[str, Any]] = [
         {"granularity": kind}
         for kind in CRITERIA[name].granularities
-        if kind not in UNITS or CRITERIA[name].per == "weight"
+        if kind not in SHRINKING_KINDS or CRITERIA[name].per == "weight"
     ]
     for options in ({}, CRITERIA[name].options, *choices):
         scores = score(name, weights, measured=quantities, **options)
@@ -209,7 +209,7 @@ def test_unknown_norms_are_refused(norm: object) -> None:
 def test_unknown_options_and_granularities_are_refused(name: str) -> None:
     with pytest.raises(InputError, match=f"The criterion {name} has no option 'colour'"):
         score(name, some_weights(), colour="red")
-    for kind in {"weight", "n:m", "column", *UNITS} - CRITERIA[name].granularities:
+    for kind in {"weight", "n:m", "column", *SHRINKING_KINDS} - CRITERIA[name].granularities:
         with pytest.raises(InputError, match=f"The criterion {name} scores .*, not {kind}: choose another"):
             score(name, some_weights(), granularity=kind)
 

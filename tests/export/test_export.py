@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 import secateur
 from secateur.core.errors import InputError, MissingExtraError, ModelError, StoreError
-from secateur.export import FORMATS, Format
+from secateur.export import EXPORT_FORMATS, ExportFormat
 from secateur.graph.trace import tensors_of
 from secateur.steps import STEPS
 
-SUFFIXES = list(FORMATS)
+SUFFIXES = list(EXPORT_FORMATS)
 suffixes = pytest.mark.parametrize("suffix", SUFFIXES)
 
 
@@ -216,11 +216,11 @@ def test_a_file_that_computes_something_else_never_appears(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def off(path: Path) -> Callable[[Any], list[Tensor]]:
-        run = FORMATS[".pt2"].open(path)
+        run = EXPORT_FORMATS[".pt2"].open(path)
         return lambda inputs: [1.001 * tensor for tensor in run(inputs)]
 
-    wrong = dataclasses.replace(FORMATS[".pt2"], open=off)
-    monkeypatch.setitem(FORMATS._items, ".wrong", wrong)
+    wrong = dataclasses.replace(EXPORT_FORMATS[".pt2"], open=off)
+    monkeypatch.setitem(EXPORT_FORMATS._items, ".wrong", wrong)
     with pytest.raises(ModelError, match=r"differs by 1\.0e-03 of the largest output"):
         secateur.export(nn.Linear(4, 2), torch.ones(1, 4), tmp_path / "m.wrong")
     assert names(tmp_path) == []
@@ -244,8 +244,10 @@ def test_onnx_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packa
 
 
 def test_formats_join_by_registering(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    program = FORMATS[".pt2"]
-    monkeypatch.setitem(FORMATS._items, ".mine", Format("file of mine", program.write, program.open))
+    program = EXPORT_FORMATS[".pt2"]
+    monkeypatch.setitem(
+        EXPORT_FORMATS._items, ".mine", ExportFormat("file of mine", program.write, program.open)
+    )
     assert secateur.export(nn.Linear(4, 2), torch.ones(1, 4), tmp_path / "m.mine").kind == "file of mine"
 
 

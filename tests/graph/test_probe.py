@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from secateur.core.errors import InputError, ModelError
-from secateur.graph.probe import Place, Places, Probe, first
+from secateur.graph.probe import Probe, TensorPlace, TensorPlaces, first
 from secateur.graph.program import refs
 from secateur.graph.trace import trace
 
@@ -26,12 +26,12 @@ class Twice(nn.Module):
         return self.block(torch.tanh(self.block(x)))
 
 
-def watched(model: nn.Module, example: Any, inputs: Any) -> dict[Place, list[Tensor]]:
+def watched(model: nn.Module, example: Any, inputs: Any) -> dict[TensorPlace, list[Tensor]]:
     """Everything that comes out of any call, in order."""
     program = trace(model, example)
-    places = Places(program)
+    places = TensorPlaces(program)
     every = {place for call in program.calls for value in refs(call.outputs) if (place := places.out(value))}
-    found: dict[Place, list[Tensor]] = {}
+    found: dict[TensorPlace, list[Tensor]] = {}
     Probe(model, program, every).run(inputs, lambda p, t: found.setdefault(p, []).append(t.clone()))
     assert found.keys() == every
     return found
@@ -53,7 +53,7 @@ def test_each_turn_of_a_shared_module_is_a_place_of_its_own() -> None:
 def test_what_is_given_for_an_argument_takes_its_place() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)).eval()
     program = trace(model, torch.ones(1, 3))
-    places = Places(program)
+    places = TensorPlaces(program)
     at, call = next((n, c) for n, c in enumerate(program.calls) if c.module == "1")
     place = places.into(at, next(refs(call.args)))
     assert place is not None
@@ -85,7 +85,7 @@ class Restless(nn.Module):
 
 def test_code_that_goes_another_way_on_the_data_is_refused_in_one_sentence() -> None:
     program = trace(Restless(), torch.ones(2, 3))
-    place = Places(program).out(next(refs(program.calls[-1].outputs)))
+    place = TensorPlaces(program).out(next(refs(program.calls[-1].outputs)))
     assert place is not None
     probe = Probe(Restless(), program, [place])
     with pytest.raises(
@@ -112,7 +112,7 @@ def test_where_the_samples_lie_is_told_by_running_fewer() -> None:
 
     model, x = Turned(), torch.ones(3, 3, 3)
     program = trace(model, x)
-    places = Places(program)
+    places = TensorPlaces(program)
     wanted = {
         call.name.rpartition(".")[2]: place
         for call in program.calls

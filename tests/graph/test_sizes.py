@@ -14,7 +14,16 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from secateur.graph.sizes import Attribute, Extent, Leaf, Scale, Size, evaluate, leaves, remembered_roots
+from secateur.graph.sizes import (
+    Attribute,
+    Extent,
+    Leaf,
+    Scale,
+    TracedSize,
+    evaluate,
+    leaves,
+    remembered_roots,
+)
 
 BINARY = {
     "+": operator.add,
@@ -69,12 +78,12 @@ def forgetful(recipe: Recipe) -> bool:
     if kind in ("size", "plain", "real"):
         return False
     values = [compute(operand, size) for operand in operands]
-    lost = type(values[0]) is float and type(values[-1]) is Size
+    lost = type(values[0]) is float and type(values[-1]) is TracedSize
     return lost or any(forgetful(operand) for operand in operands)
 
 
-def size(value: int) -> Size:
-    return Size(value, Attribute(f"m:n{value}"))
+def size(value: int) -> TracedSize:
+    return TracedSize(value, Attribute(f"m:n{value}"))
 
 
 def same(one: Any, other: Any) -> bool:
@@ -88,7 +97,7 @@ def test_arithmetic_gives_the_numbers_and_types_of_plain_integers(recipe: Recipe
     found = compute(recipe, size)
     assert same(found, expected)
     assert isinstance(found, type(expected))
-    assert type(found) in (Size, Scale, type(expected))
+    assert type(found) in (TracedSize, Scale, type(expected))
     assert hash(found) == hash(expected)
 
 
@@ -97,7 +106,7 @@ def test_arithmetic_gives_the_numbers_and_types_of_plain_integers(recipe: Recipe
 def test_an_expression_is_evaluated_again_with_other_leaves(recipe: Recipe, add: int) -> None:
     plain(recipe)
     found = compute(recipe, size)
-    assume(type(found) in (Size, Scale))
+    assume(type(found) in (TracedSize, Scale))
     assert same(evaluate(found, lambda leaf, old: old), found)
     if not forgetful(recipe):
         assert same(evaluate(found, lambda leaf, old: old + add), plain(recipe, add))
@@ -109,7 +118,7 @@ def test_every_operator_remembers_both_sides(name: str, left: bool, right: bool)
     one, other = size(7) if left else 7, size(2) if right else 2
     result = BINARY[name](one, other)
     assert result == BINARY[name](7, 2)
-    assert type(result) in (Size, Scale)
+    assert type(result) in (TracedSize, Scale)
     assert [old for _, old in leaves(result)] == [7] * left + [2] * right
     assert evaluate(result, lambda leaf, old: old + 4) == BINARY[name](7 + 4 * left, 2 + 4 * right)
 
@@ -125,7 +134,7 @@ def test_a_scale_goes_on_remembering(name: str) -> None:
 
 
 def test_one_of_several_leaves_changes() -> None:
-    width, heads = Size(64, Attribute("m:width")), Size(8, Attribute("m:heads"))
+    width, heads = TracedSize(64, Attribute("m:width")), TracedSize(8, Attribute("m:heads"))
     features = width // heads
 
     def leaf(origin: Leaf, old: int) -> int:
@@ -146,14 +155,14 @@ def test_what_is_no_size_is_what_it_is(value: object) -> None:
 
 
 def test_other_uses_are_those_of_an_integer() -> None:
-    six = Size(6, Extent(3, 1))
+    six = TracedSize(6, Extent(3, 1))
     assert [0] * six == [0] * 6
     assert list(range(six)) == list(range(6))
     assert "abcdefgh"[six] == "g"
     assert f"{six} {six:03d} {six!r}" == "6 006 6"
     assert json.dumps({"n": six}) == '{"n": 6}'
     assert {6: "found"}[six] == "found"
-    assert (six == 6, six < 7, bool(six), bool(Size(0, Attribute("m:n")))) == (True, True, True, False)
+    assert (six == 6, six < 7, bool(six), bool(TracedSize(0, Attribute("m:n")))) == (True, True, True, False)
     assert type(int(six)) is int
     assert divmod(six, 4) == (1, 2)
     assert (six & 3, six << 1, round(six), math.gcd(six, 4), pow(six, 2, 5)) == (2, 12, 6, 2, 1)

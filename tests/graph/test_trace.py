@@ -22,7 +22,7 @@ import secateur
 from secateur.core.errors import ModelError
 from secateur.graph.forwards import call_name
 from secateur.graph.program import Node, Program, Ref, refs, replace
-from secateur.graph.sizes import Attribute, Extent, Scale, Size, evaluate, leaves
+from secateur.graph.sizes import Attribute, Extent, Scale, TracedSize, evaluate, leaves
 from secateur.graph.trace import tensors_of, trace
 
 
@@ -523,7 +523,7 @@ def test_a_call_has_the_name_an_override_would_use() -> None:
 def test_slices_keep_the_sizes_in_them() -> None:
     program = trace(Code(lambda model, x: x[:, : x.shape[0]], width=2), torch.ones(2, 3))
     end = program.calls[0].args[1][1].stop
-    assert type(end) is Size
+    assert type(end) is TracedSize
     assert end == 2
 
 

@@ -20,7 +20,7 @@ from secateur import proxies
 from secateur.core.errors import InputError, ModelError
 from secateur.criteria import CRITERIA, measured
 from secateur.criteria import score as weigh
-from secateur.proxies import PROXIES, Row, correlations, rank, score, stream, voted
+from secateur.proxies import PROXIES, NetworkScores, correlations, rank, score, stream, voted
 from secateur.proxies.pairs import ordered, preferred
 
 DOUBLE = torch.float64
@@ -508,7 +508,7 @@ def test_a_vote_needs_a_list(name):
         score(net(), name, batch())
     with pytest.raises(InputError, match="compares networks"):
         list(stream(NETWORKS, [name], batch()))
-    rows = [Row("one", dict.fromkeys(PROXIES[name].voters, 1.0))]
+    rows = [NetworkScores("one", dict.fromkeys(PROXIES[name].voters, 1.0))]
     assert voted(rows, [name])[0].scores[name] == 0
 
 
@@ -518,9 +518,11 @@ def test_a_vote_needs_a_list(name):
 @settings(max_examples=50)
 @given(st.lists(st.tuples(st.integers(-4, 4), st.integers(0, 5)), min_size=2, max_size=12))
 def test_correlations_are_those_of_ranks_and_pairs(pairs):
-    rows = [Row(str(n), {"snip": float(s)}) for n, (s, _) in enumerate(pairs)]
+    rows = [NetworkScores(str(n), {"snip": float(s)}) for n, (s, _) in enumerate(pairs)]
     reached = {str(n): float(a) for n, (_, a) in enumerate(pairs)}
-    found = correlations([*rows, Row("unknown", {"snip": 9.0}), Row("failed")], {**reached, "failed": 1.0})
+    found = correlations(
+        [*rows, NetworkScores("unknown", {"snip": 9.0}), NetworkScores("failed")], {**reached, "failed": 1.0}
+    )
     scores, accuracies = zip(*pairs, strict=True)
     if len(set(scores)) == 1 or len(set(accuracies)) == 1:
         assert found["snip"] == {"spearman": None, "kendall": None, "pairs": None, "networks": len(pairs)}
@@ -538,7 +540,7 @@ def test_correlations_are_those_of_ranks_and_pairs(pairs):
 
 def test_accuracies_of_other_networks_are_refused():
     with pytest.raises(InputError, match="no accuracy"):
-        correlations([Row("a", {"snip": 1.0})], {"b": 0.5})
+        correlations([NetworkScores("a", {"snip": 1.0})], {"b": 0.5})
 
 
 # --- Mistakes ------------------------------------------------------------------------------------------------

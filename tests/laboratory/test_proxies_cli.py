@@ -169,7 +169,7 @@ def test_accuracies_give_correlations(secateur_command, tmp_path):
     words = ("proxies", "--cells", "accuracies.json", "--accuracies", "accuracies.json", *SMALL)
     told = json.loads(secateur_command(*words, "--format", "json").out)
     assert [row["name"] for row in told["networks"]] == list(map(nasbench201.written, drawn))
-    rows = [proxies.Row(**row) for row in told["networks"]]
+    rows = [proxies.NetworkScores(**row) for row in told["networks"]]
     reached = {nasbench201.written(cell): 50.0 + place for place, cell in enumerate(drawn)}
     assert told["correlations"] == proxies.correlations(rows, reached)
     table = list(csv.DictReader(io.StringIO(secateur_command(*words, "--format", "csv").out)))

@@ -15,7 +15,7 @@ from torch.nn import functional
 import secateur
 from secateur import InputError, ModelError
 from secateur.methods import start
-from secateur.methods.base import Job
+from secateur.methods.base import MethodJob
 from secateur.methods.units import Units
 
 
@@ -228,7 +228,9 @@ def test_layerdrop_says_what_it_needs() -> None:
 
 def test_unit_sizes_count_every_weight() -> None:
     model = Conv()
-    job = Job("x", model, optimizer_of(model), 1, 0.5, ("weights",), (), (), secateur.Masks({}), MAPS, 0)
+    job = MethodJob(
+        "x", model, optimizer_of(model), 1, 0.5, ("weights",), (), (), secateur.Masks({}), MAPS, 0
+    )
     sizes = Units(job).sizes
     assert {name: size.tolist() for name, size in sizes.items()} == {
         name: [float(len(unit)) for unit in units] for name, units in units_by_hand(model).items()

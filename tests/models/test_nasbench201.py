@@ -25,12 +25,12 @@ CELL = st.lists(st.sampled_from(NAMES), min_size=6, max_size=6).map(
 )
 
 
-def as_tuples(cell: nasbench201.Cell) -> str:
+def as_tuples(cell: nasbench201.CellOperations) -> str:
     """Write a cell as files of accuracies do."""
     return str([tuple((name, source) for source, name in enumerate(node)) for node in cell])
 
 
-def parameters(cell: nasbench201.Cell, classes: int = 10) -> int:
+def parameters(cell: nasbench201.CellOperations, classes: int = 10) -> int:
     """Count from the description in the paper: convolutions without biases, a scale and a shift for each channel."""
     kernel = {"nor_conv_1x1": 1, "nor_conv_3x3": 9}
     names = list(itertools.chain(*cell))

@@ -18,7 +18,7 @@ from secateur.core.errors import InputError
 from secateur.graph.cut import Cut
 from secateur.measure.cost import cost
 from secateur.pruning import units
-from secateur.pruning.budget import COSTS, TRIALS, Budget, LatencyBudget, meet, meet_latency, read
+from secateur.pruning.budget import BUDGET_COSTS, TRIALS, Budget, LatencyBudget, meet, meet_latency, read
 
 
 def parameters(model: nn.Module) -> int:
@@ -59,7 +59,7 @@ def small_networks() -> dict[str, tuple[nn.Module, Tensor]]:
 
 @pytest.mark.parametrize("scope", ["local", "global"])
 @pytest.mark.parametrize("fraction", [0.9, 0.5, 0.25])
-@pytest.mark.parametrize("kind", list(COSTS))
+@pytest.mark.parametrize("kind", list(BUDGET_COSTS))
 @pytest.mark.parametrize("name", small_networks())
 def test_a_budget_is_met_within_a_percent_or_a_unit(
     name: str, kind: str, fraction: float, scope: str
@@ -75,7 +75,7 @@ def test_a_budget_is_met_within_a_percent_or_a_unit(
     assert measured == left
     if left < 0.99 * target:
         for more in one_unit_more(result):
-            assert COSTS[kind](more) > target
+            assert BUDGET_COSTS[kind](more) > target
 
 
 def one_unit_more(result: Any) -> Iterator[Cut]:
@@ -89,7 +89,7 @@ def one_unit_more(result: Any) -> Iterator[Cut]:
 
 def test_a_budget_of_all_takes_nothing() -> None:
     model, inputs = small_networks()["mlp"]
-    for kind in COSTS:
+    for kind in BUDGET_COSTS:
         result = secateur.prune(model, inputs, granularity="channel", budget={kind: 1.0}, scope="global")
         assert parameters(result.model) == parameters(model)
 
@@ -119,7 +119,7 @@ def test_a_budget_is_a_fraction_of_the_whole_model_whatever_the_multiple() -> No
     assert result.kept["0.weight"] == 8  # 58 of 72 parameters, 0.806
 
 
-@pytest.mark.parametrize("kind", list(COSTS))
+@pytest.mark.parametrize("kind", list(BUDGET_COSTS))
 def test_a_budget_that_nothing_meets_is_refused_with_what_is_left(kind: str) -> None:
     model, inputs = small_networks()["mlp"]
     with pytest.raises(InputError, match=rf"^The budget {kind}=0\.001 can't be met: .*, 0\.0\d+ is left"):
@@ -150,7 +150,7 @@ class Line:
 
 @pytest.mark.parametrize("fraction", [0.011, 0.1, 0.505, 0.99, 1.0])
 def test_whole_units_fill_a_budget(monkeypatch: pytest.MonkeyPatch, fraction: float) -> None:
-    monkeypatch.setitem(COSTS._items, "units", lambda left: left)
+    monkeypatch.setitem(BUDGET_COSTS._items, "units", lambda left: left)
     assert meet(Budget("units", fraction), Line(100)) == int(fraction * 100)
 
 

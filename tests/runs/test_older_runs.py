@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from secateur import StoreError
-from secateur.runs.run import ABOUT, Run
+from secateur.runs.run import RUN_FILE, Run
 from secateur.steps import STEPS, Context
 from secateur.steps.base import identity
 from secateur.steps.prune import Prune
@@ -38,11 +38,11 @@ def computes(do: str) -> list[str]:
 
 def forget(folder: Path, names: dict[str, list[str]]) -> None:
     """Take settings out of the history, by step, as if they had not been there when it was written."""
-    about = json.loads((folder / ABOUT).read_text())
+    about = json.loads((folder / RUN_FILE).read_text())
     for entry in about["history"]:
         for name in names.get(entry["do"], ()):
             entry["config"].pop(name, None)
-    (folder / ABOUT).write_text(json.dumps(about))
+    (folder / RUN_FILE).write_text(json.dumps(about))
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from secateur.core.errors import InputError
-from secateur.sparsity.granularity import UNITS, keep_pattern, keep_patterns, misfit, parse
+from secateur.sparsity.granularity import SHRINKING_KINDS, keep_pattern, keep_patterns, misfit, parse
 
 PATTERNS = ["1:1", "1:2", "1:4", "2:4", "3:4", "4:4", "2:8", "5:6", "7:40"]
 SHAPES = [(3, 2), (5, 1, 3, 3), (2, 3, 1), (1, 2, 2, 1, 2), (0, 1), (4, 0, 3, 3), (2, 5, 0, 3)]
@@ -145,4 +145,4 @@ def test_other_granularities_are_refused(text: str) -> None:
         InputError, match=r"(?s)^There is no granularity '.*': choose weight, .* N:M"
     ) as caught:
         parse(text)
-    assert all(f" {name}," in str(caught.value) for name in UNITS)
+    assert all(f" {name}," in str(caught.value) for name in SHRINKING_KINDS)

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-CHUNK = 1 << 20
+KURTOSIS_CHUNK = 1 << 20
 """Entries converted to float64 at a time: 8 MB."""
 
 
@@ -30,7 +30,7 @@ def kurtosis(tensor: Tensor) -> float:
     spread = highest - lowest
     if not 0 < spread < math.inf:
         return math.nan
-    chunks = [values[start : start + CHUNK] for start in range(0, values.numel(), CHUNK)]
+    chunks = [values[start : start + KURTOSIS_CHUNK] for start in range(0, values.numel(), KURTOSIS_CHUNK)]
     mean = sum((chunk.double() - lowest).sum() for chunk in chunks) / values.numel() + lowest
     second = fourth = torch.zeros((), dtype=torch.float64, device=values.device)
     for chunk in chunks:

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from secateur.analysis.kurtosis import kurtosis
 from secateur.core.errors import InputError, ModelError, StoreError
 
-CHUNK = 1 << 17
+RANK_CHUNK = 1 << 17
 """Ranks handled at a time in float64: 1 MB, so that the work stays in the processor's cache."""
 
 
@@ -175,23 +175,23 @@ class _Spectrum:
             raise ModelError(
                 "All parameters are zero, so there is nothing to compare: load trained weights first."
             )
-        energies = [float(self._energy(start).sum()) for start in range(0, self.count, CHUNK)]
+        energies = [float(self._energy(start).sum()) for start in range(0, self.count, RANK_CHUNK)]
         self.kept_from = np.cumsum([0.0, *energies[::-1]])[::-1]
         """Energy of all chunks from each one on; the first entry is the energy of the whole vector."""
 
     def cosine(self, rank: int) -> float:
         """√(energy kept / energy), 1 at rank 0 and 0 where nothing is kept."""
-        chunk, offset = divmod(rank, CHUNK)
+        chunk, offset = divmod(rank, RANK_CHUNK)
         if offset == 0:
             kept = self.kept_from[chunk]
         else:
-            kept = self.kept_from[chunk + 1] + self._energy(chunk * CHUNK)[offset:].sum()
+            kept = self.kept_from[chunk + 1] + self._energy(chunk * RANK_CHUNK)[offset:].sum()
         return min(1.0, math.sqrt(kept / self.kept_from[0]))
 
     def nearest_to_utopia(self) -> tuple[int, float]:
         """Return the lowest rank that minimises (1 − cosine)² + (1 − rank/N)², and its cosine."""
         nearest, found = math.inf, 0
-        for chunk, start in enumerate(range(0, self.count, CHUNK)):
+        for chunk, start in enumerate(range(0, self.count, RANK_CHUNK)):
             kept = self.kept_from[chunk + 1] + np.cumsum(self._energy(start)[::-1])[::-1]
             cosine = np.sqrt(kept / self.kept_from[0])
             rate = np.arange(start, start + kept.size) / self.count
@@ -203,7 +203,7 @@ class _Spectrum:
 
     def _energy(self, start: int) -> npt.NDArray[np.float64]:
         """Squares of one chunk in float64, relative to the largest so that none overflows."""
-        chunk = self.magnitudes[start : start + CHUNK].astype(np.float64)
+        chunk = self.magnitudes[start : start + RANK_CHUNK].astype(np.float64)
         chunk /= self.largest
         return np.square(chunk, out=chunk)
 

@@ -112,8 +112,8 @@ def _stop(message: str, code: int) -> None:
 
 for _step in STEPS.values():
     app.command(_step.do, cls=TyperCommand if has_arguments(_step) else Spaced)(command_of(_step, perform))
-for _name, _listing in listings.COMMANDS.items():
+for _name, _listing in listings.LISTING_COMMANDS.items():
     app.command(_name)(_listing)
-for _name, _road in recipes.COMMANDS.items():
+for _name, _road in recipes.RECIPE_COMMANDS.items():
     app.command(_name)(_road)
 app.add_typer(studies.app, name="study")

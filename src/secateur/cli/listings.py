@@ -19,10 +19,12 @@ from secateur.methods import METHODS
 from secateur.steps import Outcome
 from secateur.steps.extra_options import meanings
 
-Format = Annotated[str, typer.Option("--format", help="text, json, csv or markdown", metavar="TEXT")]
+ListingFormatOption = Annotated[
+    str, typer.Option("--format", help="text, json, csv or markdown", metavar="TEXT")
+]
 
 
-def list_models(format: Format = "text") -> None:
+def list_models(format: ListingFormatOption = "text") -> None:
     """List the models --model knows."""
     rows = [
         {
@@ -42,7 +44,7 @@ def list_models(format: Format = "text") -> None:
     show(Outcome(table=Table(columns, rows), record=rows), format)
 
 
-def list_datasets(format: Format = "text") -> None:
+def list_datasets(format: ListingFormatOption = "text") -> None:
     """List the data sets --data knows."""
     rows = [{"name": name, "summary": summary} for name, summary in data.names()]
     columns = [Column("name", "Data"), Column("summary", "What it is")]
@@ -52,7 +54,7 @@ def list_datasets(format: Format = "text") -> None:
 MOMENTS = {"before": "before training", "after": "after training", "any": "any"}
 
 
-def list_criteria(format: Format = "text") -> None:
+def list_criteria(format: ListingFormatOption = "text") -> None:
     """List the criteria --criterion knows."""
     rows = [
         {
@@ -99,7 +101,7 @@ def compensations() -> list[dict[str, Any]]:
     ]
 
 
-def list_compensations(format: Format = "text") -> None:
+def list_compensations(format: ListingFormatOption = "text") -> None:
     """List the compensations --compensation of prune knows."""
     rows = [
         {**row, "options": ", ".join(f"{name}={value}" for name, value in row["options"].items()) or None}
@@ -115,7 +117,7 @@ def list_compensations(format: Format = "text") -> None:
     show(Outcome(table=Table(columns, rows), record=rows, tree=_tree("compensations", columns, rows)), format)
 
 
-def list_methods(format: Format = "text") -> None:
+def list_methods(format: ListingFormatOption = "text") -> None:
     """List the methods --method of train and retrain knows."""
     rows = [
         {
@@ -152,7 +154,7 @@ def _tree(title: str, columns: Sequence[Column], rows: Sequence[Mapping[str, Any
     return root
 
 
-COMMANDS: dict[str, Callable[..., None]] = {
+LISTING_COMMANDS: dict[str, Callable[..., None]] = {
     "models": list_models,
     "datasets": list_datasets,
     "criteria": list_criteria,

@@ -11,14 +11,14 @@ from secateur.core.errors import InputError
 from secateur.core.tables import Table
 from secateur.steps import Outcome
 
-FORMATS = ("text", "json", "csv", "markdown", "latex")
+OUTPUT_FORMATS = ("text", "json", "csv", "markdown", "latex")
 WIDE = 10_000
 
 
 def show(outcome: Outcome, format: str = "text") -> None:
-    """Print what a step has to say on standard output, in one of `FORMATS`."""
-    if format not in FORMATS:
-        raise InputError(f"There is no format '{format}': choose {', '.join(FORMATS)}.")
+    """Print what a step has to say on standard output, in one of `OUTPUT_FORMATS`."""
+    if format not in OUTPUT_FORMATS:
+        raise InputError(f"There is no format '{format}': choose {', '.join(OUTPUT_FORMATS)}.")
     if format == "json":
         print(json.dumps(outcome.record, indent=2, ensure_ascii=False))
     elif format == "csv" and outcome.table is not None:

@@ -12,14 +12,16 @@ from secateur.cli.output import show
 from secateur.steps import Context
 from secateur.steps.recipe import DEMO, perform, read_recipe
 
-Root = Annotated[Path, typer.Option("--root", help="Folder below which the recipe's run folders lie.")]
-DataRoot = Annotated[str | None, typer.Option("--data-root", help="Folder of the data sets.")]
+RecipeRootOption = Annotated[
+    Path, typer.Option("--root", help="Folder below which the recipe's run folders lie.")
+]
+DataRootOption = Annotated[str | None, typer.Option("--data-root", help="Folder of the data sets.")]
 
 
 def run(
     recipe: Annotated[Path, typer.Argument(help="Recipe file (YAML).", metavar="RECIPE")],
-    root: Root = Path(),
-    data_root: DataRoot = None,
+    root: RecipeRootOption = Path(),
+    data_root: DataRootOption = None,
     trust: Annotated[bool, typer.Option("--trust", help="Import the user code that runs name.")] = False,
 ) -> None:
     """Take every step of a recipe.
@@ -38,4 +40,4 @@ def demo(root: Annotated[Path, typer.Option("--out", help="Folder to work in.")]
     typer.echo(f"Open {root / 'report.html'} in a browser.")
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"run": run, "demo": demo}
+RECIPE_COMMANDS: dict[str, Callable[..., None]] = {"run": run, "demo": demo}

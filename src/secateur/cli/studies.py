@@ -26,12 +26,12 @@ app = typer.Typer(
 )
 
 File = Annotated[Path, typer.Argument(help="Study file (YAML).", metavar="STUDY", show_default=False)]
-Root = Annotated[
+StudyRootOption = Annotated[
     Path | None,
     typer.Option("--root", help="Folder to work in; beside the file and named after it when left out."),
 ]
-Form = Annotated[str, typer.Option("--format", help="text, json, csv, markdown or latex")]
-Value = Annotated[
+StudyFormatOption = Annotated[str, typer.Option("--format", help="text, json, csv, markdown or latex")]
+ShownValueOption = Annotated[
     str | None, typer.Option(help="Number to show, as step.number; the last step's top1 when left out.")
 ]
 Baseline = Annotated[
@@ -42,7 +42,7 @@ Baseline = Annotated[
 @app.command()
 def run(
     study: File,
-    root: Root = None,
+    root: StudyRootOption = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes to work in; one for each processor when left out.")
     ] = None,
@@ -75,7 +75,7 @@ def run(
 
 
 @app.command()
-def status(study: File, root: Root = None, format: Form = "text") -> None:
+def status(study: File, root: StudyRootOption = None, format: StudyFormatOption = "text") -> None:
     """Show which cells of a study are done."""
     table = state(_standing(study, root))
     done = sum(row["state"] == "done" for row in table.rows)
@@ -85,15 +85,15 @@ def status(study: File, root: Root = None, format: Form = "text") -> None:
 @app.command()
 def table(
     study: File,
-    root: Root = None,
+    root: StudyRootOption = None,
     rows: Annotated[list[str] | None, typer.Option(help="Variable whose values are rows.")] = None,
     columns: Annotated[str | None, typer.Option(help="Variable whose values are columns.")] = None,
-    value: Value = None,
+    value: ShownValueOption = None,
     baseline: Baseline = None,
     against: Annotated[
         str | None, typer.Option(help="A cost, such as retrain.nonzero: marks rows that none beats.")
     ] = None,
-    format: Form = "text",
+    format: StudyFormatOption = "text",
 ) -> None:
     """Show what came of a study, with spread over repeats."""
     standing = _standing(study, root)
@@ -116,9 +116,9 @@ def table(
 @app.command()
 def report(
     study: File,
-    root: Root = None,
+    root: StudyRootOption = None,
     out: Annotated[Path, typer.Option("--out", help="HTML file to write.")] = Path("study.html"),
-    value: Value = None,
+    value: ShownValueOption = None,
     baseline: Baseline = None,
     charts: Annotated[
         Path | None, typer.Option("--charts", help="Folder to write the chart to, as SVG and PNG.")

@@ -34,7 +34,7 @@ class Code:
     decoder: Tensor
 
 
-class Job(NamedTuple):
+class CodedDimension(NamedTuple):
     """One dimension of one tensor, and what becomes of it."""
 
     member: Member
@@ -58,7 +58,7 @@ def taken(tensor: Tensor, member: Member, units: int) -> Tensor:
     return tensor.movedim(member.dim, 0)[places(member, units).to(tensor.device)]
 
 
-def put(tensor: Tensor, job: Job, blocks: Tensor) -> Tensor:
+def put(tensor: Tensor, job: CodedDimension, blocks: Tensor) -> Tensor:
     """Return a tensor with `blocks`, [m, indices of a unit, rest …], where the kept units lie; zeros for the others."""
     index = places(job.member, job.code.group.units).to(tensor.device)
     new = tensor.clone()
@@ -81,10 +81,10 @@ def coded(
     A product and the batch normalisation that alone reads it, one of `chains`, are coded as the one linear map they
     are in eval mode.
     """
-    jobs: dict[str, list[Job]] = {}
+    jobs: dict[str, list[CodedDimension]] = {}
     for code in codes:
         for member in code.group.members:
-            jobs.setdefault(member.name, []).append(Job(member, code))
+            jobs.setdefault(member.name, []).append(CodedDimension(member, code))
     new: dict[str, Tensor] = {}
     for name, own in jobs.items():
         new[name] = tensors[name].detach().double()
@@ -102,11 +102,11 @@ def coded(
     return new
 
 
-def _coded(tensor: Tensor, job: Job, matrix: Tensor) -> Tensor:
+def _coded(tensor: Tensor, job: CodedDimension, matrix: Tensor) -> Tensor:
     return mixed(matrix, taken(tensor, job.member, job.code.group.units))
 
 
-def _follows(chain: Chain, job: Job) -> bool:
+def _follows(chain: Chain, job: CodedDimension) -> bool:
     """Whether a dimension is coded with the other tensors of a chain."""
     found = _members(chain, job.code.group)
     return found is not None and any(job.member is member for member in found.values())
@@ -138,4 +138,6 @@ def _chain(tensors: Mapping[str, Tensor], chain: Chain, code: Code) -> dict[str,
     new |= zip(chain.norm, (after.scale, after.shift, after.mean, after.variance), strict=True)
     if chain.bias and after.bias is not None:
         new[chain.bias] = after.bias
-    return {name: put(tensors[name], Job(members[name], code), blocks) for name, blocks in new.items()}
+    return {
+        name: put(tensors[name], CodedDimension(members[name], code), blocks) for name, blocks in new.items()
+    }

@@ -17,7 +17,7 @@ from secateur.compensation.lockstep import Lockstep
 from secateur.compensation.registry import Case
 from secateur.core.errors import InputError
 from secateur.graph.coupling import Coupling
-from secateur.graph.probe import Place
+from secateur.graph.probe import TensorPlace
 from secateur.importance.products import Norm, Product, Products, channels_last
 from secateur.shrink.plan import named_tensors
 
@@ -67,7 +67,7 @@ CONSTANT = 1e-6
 """What is left of a variance, as a fraction, where an input has become constant and has no scale."""
 
 
-class Moments:
+class ChannelMoments:
     """Mean and variance of each channel of rows, float64, from sums of differences to a first guess of the mean."""
 
     def __init__(self, near: Tensor) -> None:
@@ -103,15 +103,15 @@ class Moments:
 class Rescale:
     """A batch normalisation whose running statistics move as its input's statistics did."""
 
-    earlier: tuple[Place, ...] = ()
+    earlier: tuple[TensorPlace, ...] = ()
 
-    def __init__(self, case: Case, norm: Norm, place: Place) -> None:
+    def __init__(self, case: Case, norm: Norm, place: TensorPlace) -> None:
         self.place, self.norm, self.done = place, norm, False
-        self.dense: tuple[Place, ...] = (place,)
+        self.dense: tuple[TensorPlace, ...] = (place,)
         own = named_tensors(case.pruned)
         self.mean, self.variance = own[norm.mean], own[norm.variance]
         self.stay = case.stays(norm.mean, 0)
-        self.before, self.after = Moments(self.mean), Moments(self.mean)
+        self.before, self.after = ChannelMoments(self.mean), ChannelMoments(self.mean)
 
     def see(self, pruned: Tensor, dense: Sequence[Tensor], earlier: Sequence[Tensor], share: float) -> None:
         """Add a batch of inputs of the normalisation, [N, channels, …]."""
@@ -139,14 +139,14 @@ class Rescale:
 class Shift:
     """A bias that takes back how far the mean of its product's output has moved."""
 
-    earlier: tuple[Place, ...] = ()
+    earlier: tuple[TensorPlace, ...] = ()
 
     def __init__(self, case: Case, product: Product, bias: str) -> None:
         self.place, self.product, self.done = product.out, product, False
-        self.dense: tuple[Place, ...] = (product.out,)
+        self.dense: tuple[TensorPlace, ...] = (product.out,)
         self.name, self.bias = bias, named_tensors(case.pruned)[bias]
         self.stay = case.stays(bias, 0)
-        self.before, self.after = Moments(self.bias.detach()), Moments(self.bias.detach())
+        self.before, self.after = ChannelMoments(self.bias.detach()), ChannelMoments(self.bias.detach())
         self.shift = torch.zeros_like(self.bias)
 
     def see(self, pruned: Tensor, dense: Sequence[Tensor], earlier: Sequence[Tensor], share: float) -> None:

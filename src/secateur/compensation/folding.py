@@ -144,7 +144,7 @@ class BatchNormed:
         variance = mean @ self.variance
         power = mean @ self.scale.square()
         energy, energies = new.flatten(2).square().sum(2), mean @ weight.flatten(2).square().sum(2)
-        gain = power * (energy / energies.where(energies > 0, 1.0)).clamp(min=LEAST)
+        gain = power * (energy / energies.where(energies > 0, 1.0)).clamp(min=LEAST_VARIANCE)
         scale = torch.where(self.scale[kept.to(s.device)] < 0, -1.0, 1.0) * gain.sqrt()
         t = scale / (variance + self.epsilon).sqrt()
 
@@ -165,7 +165,7 @@ class BatchNormed:
         )
 
 
-LEAST = 1e-6
+LEAST_VARIANCE = 1e-6
 """The least that weights which cancel out may leave of the variance: γ must not be 0, or nothing could train on."""
 
 

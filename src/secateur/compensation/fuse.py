@@ -23,7 +23,7 @@ from secateur.core.errors import InputError
 from secateur.graph.groups import Group
 from secateur.shrink.plan import named_tensors
 
-Choice = TypeVar("Choice", bound=Callable[..., Any])
+OptionFunction = TypeVar("OptionFunction", bound=Callable[..., Any])
 
 
 @compensation("fuse", {"channel", "head"})
@@ -58,10 +58,10 @@ def fuse(
         _order(p),
         _chosen("source", source, transport.MASSES),
         _chosen("target_mass", target_mass, transport.MASSES),
-        _chosen("target", target, transport.TARGETS),
+        _chosen("target", target, transport.FUSION_TARGETS),
         _chosen("plan", plan, transport.PLANS),
         _strength(regularisation),
-        _chosen("normalisation", normalisation, transport.NORMALISATIONS),
+        _chosen("normalisation", normalisation, transport.TRANSPORT_NORMALISATIONS),
     )
     assert case.cut is not None
     found = chains(case.cut.coupling)
@@ -125,7 +125,7 @@ def _strength(regularisation: float) -> float:
     return float(regularisation)
 
 
-def _chosen(option: str, name: str, known: Mapping[str, Choice]) -> Choice:
+def _chosen(option: str, name: str, known: Mapping[str, OptionFunction]) -> OptionFunction:
     if name not in known:
         raise InputError(f"The option {option} of fuse is {name!r}: choose {' or '.join(known)}.")
     return known[name]

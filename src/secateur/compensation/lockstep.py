@@ -23,23 +23,23 @@ from secateur.core.errors import InputError
 from secateur.core.progress import track
 from secateur.core.seeds import same_draws
 from secateur.criteria.calibration import Calibration
-from secateur.graph.probe import Place, Probe
+from secateur.graph.probe import Probe, TensorPlace
 from secateur.graph.program import Program
-from secateur.measure.inputs import Inputs, batch_size
+from secateur.measure.inputs import ModelInputs, batch_size
 from secateur.shrink.plan import named_tensors
 
-AT_ONCE = 2**28
+ACTIVATION_BYTES = 2**28
 """Bytes of the largest activation of one batch."""
 
 
-class Step(Protocol):
+class LockstepAction(Protocol):
     """What is to be done at one place."""
 
-    place: Place
+    place: TensorPlace
     """Where the pruned model is stopped: on the way into a call, or out of it."""
-    dense: tuple[Place, ...]
+    dense: tuple[TensorPlace, ...]
     """What it needs to see of the model before the cut."""
-    earlier: tuple[Place, ...]
+    earlier: tuple[TensorPlace, ...]
     """What it needs to see of the pruned model that comes before `place`."""
 
     def see(self, pruned: Tensor, dense: Sequence[Tensor], earlier: Sequence[Tensor], share: float) -> None:
@@ -55,7 +55,9 @@ class Step(Protocol):
 class Lockstep:
     """Runs a model and its pruned form side by side."""
 
-    def __init__(self, model: nn.Module, pruned: nn.Module, program: Program, steps: Sequence[Step]) -> None:
+    def __init__(
+        self, model: nn.Module, pruned: nn.Module, program: Program, steps: Sequence[LockstepAction]
+    ) -> None:
         self.pruned, self.program = pruned, program
         self.were: dict[str, Tensor] = {}
         self.steps = {step.place: step for step in steps}
@@ -72,22 +74,22 @@ class Lockstep:
         batches = list(together(data, self.program))
         shares = [batch_size(batch) for batch in batches]
         total = max(1, sum(shares))
-        seen: dict[Place, set[int]] = {place: set() for place in self.steps}
-        done: set[Place] = set()
+        seen: dict[TensorPlace, set[int]] = {place: set() for place in self.steps}
+        done: set[TensorPlace] = set()
         bar = iter(track(range(len(self.steps)), title, len(self.steps)))
 
         def attempt(number: int) -> bool:
             """Run one batch as far as it goes; return whether it reached the end."""
-            before: dict[Place, Tensor] = {}
+            before: dict[TensorPlace, Tensor] = {}
             large = _Ahead(self.ahead, batches[number], self.uses())
 
-            def at(place: Place, tensor: Tensor) -> Tensor | None:
+            def at(place: TensorPlace, tensor: Tensor) -> Tensor | None:
                 try:
                     return look(place, tensor)
                 except Exception as error:  # of a step, which the model's own code is not to blame for
                     raise _Failed(error) from error
 
-            def look(place: Place, tensor: Tensor) -> Tensor | None:
+            def look(place: TensorPlace, tensor: Tensor) -> Tensor | None:
                 if place in self.kept:
                     before[place] = tensor
                 if (step := self.steps.get(place)) is None:
@@ -133,7 +135,7 @@ class Lockstep:
             self._write(self.were)
             raise
 
-    def uses(self) -> Counter[Place]:
+    def uses(self) -> Counter[TensorPlace]:
         """Return how often each value of the model before the cut is looked at in a pass."""
         return Counter(place for step in self.steps.values() for place in step.dense)
 
@@ -148,14 +150,14 @@ class Lockstep:
                 own[name].data.copy_(values)
 
 
-def together(data: Calibration, program: Program) -> Iterator[Inputs]:
+def together(data: Calibration, program: Program) -> Iterator[ModelInputs]:
     """Yield the inputs of the data in batches as large as memory allows; batches of different shapes stay apart."""
     samples = max(
         (value.shape[0] for value in program.values if value.kind == "input" and value.shape), default=1
     )
     widest = max((math.prod(value.shape) for value in program.values if value.kind == "result"), default=1)
-    most = max(1, AT_ONCE * samples // (4 * widest))
-    held: list[Inputs] = []
+    most = max(1, ACTIVATION_BYTES * samples // (4 * widest))
+    held: list[ModelInputs] = []
     for inputs, _ in data:
         if held and (
             _form(held[0]) != _form(inputs) or sum(map(batch_size, held)) + batch_size(inputs) > most
@@ -168,7 +170,7 @@ def together(data: Calibration, program: Program) -> Iterator[Inputs]:
     yield _joined(held)
 
 
-def _form(inputs: Inputs) -> Any:
+def _form(inputs: ModelInputs) -> Any:
     """Return what two batches must share to become one."""
     leaves, tree = tree_flatten(inputs)
     size = batch_size(inputs)
@@ -180,7 +182,7 @@ def _form(inputs: Inputs) -> Any:
     ]
 
 
-def _joined(batches: Sequence[Inputs]) -> Inputs:
+def _joined(batches: Sequence[ModelInputs]) -> ModelInputs:
     if len(batches) == 1:
         return batches[0]
     flat = [tree_flatten(batch) for batch in batches]
@@ -189,7 +191,7 @@ def _joined(batches: Sequence[Inputs]) -> Inputs:
         torch.cat(leaves) if _batched(leaves[0], size) else leaves[0]
         for leaves in zip(*(leaves for leaves, _ in flat), strict=True)
     ]
-    joined: Inputs = tree_unflatten(leaves, flat[0][1])
+    joined: ModelInputs = tree_unflatten(leaves, flat[0][1])
     return joined
 
 
@@ -211,17 +213,17 @@ class _Failed(BaseException):
 class _Ahead:
     """A pass of the model before the cut, which runs in a thread of its own, only as far as it is asked to."""
 
-    def __init__(self, probe: Probe, inputs: Inputs, uses: Counter[Place]) -> None:
+    def __init__(self, probe: Probe, inputs: ModelInputs, uses: Counter[TensorPlace]) -> None:
         self.probe, self.inputs, self.uses = probe, inputs, uses
-        self.found: dict[Place, Tensor] = {}
-        self.until: Place | None = None
+        self.found: dict[TensorPlace, Tensor] = {}
+        self.until: TensorPlace | None = None
         self.ended = self.stopped = False
         self.error: BaseException | None = None
         self.turn, self.came = threading.Semaphore(0), threading.Semaphore(0)
         self.thread = threading.Thread(target=self._work, daemon=True)
         self.thread.start()
 
-    def get(self, place: Place) -> Tensor:
+    def get(self, place: TensorPlace) -> Tensor:
         """Run on until the value at `place` is there, and return it."""
         if place not in self.found and not self.ended:
             self.until = place
@@ -236,7 +238,7 @@ class _Ahead:
             )
         return self.found[place]
 
-    def used(self, place: Place) -> None:
+    def used(self, place: TensorPlace) -> None:
         """Say that the value at `place` was looked at once; after the last time it is let go."""
         self.uses[place] -= 1
         if self.uses[place] <= 0:
@@ -262,7 +264,7 @@ class _Ahead:
         self.ended = True
         self.came.release()
 
-    def _seen(self, place: Place, tensor: Tensor) -> None:
+    def _seen(self, place: TensorPlace, tensor: Tensor) -> None:
         if self.uses[place] > 0:
             self.found[place] = tensor
         if place == self.until:

@@ -17,7 +17,7 @@ from torch import Tensor
 from secateur.linalg.damping import damped
 
 
-class Choice(Protocol):
+class ColumnSelector(Protocol):
     """Chooses what stays, so many columns at a time."""
 
     @property
@@ -127,7 +127,7 @@ class Hessian:
         return self.root.mT @ (self.root @ right)
 
 
-def sweep(weight: Tensor, hessian: Hessian, choice: Choice, block: int = 128) -> Swept:
+def sweep(weight: Tensor, hessian: Hessian, choice: ColumnSelector, block: int = 128) -> Swept:
     """Remove weights from the first column to the last; of a row, those behind a removed one take over.
 
     `weight` is [groups, rows, columns], the minimum of the loss. What `choice` does not keep goes: for w_q, what is

@@ -19,12 +19,12 @@ from secateur.compensation.lockstep import Lockstep
 from secateur.compensation.registry import Case, compensation
 from secateur.core.errors import SecateurWarning
 from secateur.core.options import check_least
-from secateur.graph.probe import Place
+from secateur.graph.probe import TensorPlace
 from secateur.importance.products import Product, Products, channels_last, draw, patches
 from secateur.linalg.ridge import Squares
 from secateur.shrink.plan import named_tensors
 
-FEW = 2
+ROWS_PER_UNKNOWN = 2
 """Rows for each unknown below which a fit follows chance."""
 
 
@@ -47,7 +47,7 @@ def reconstruct(case: Case, *, damping: float = 1e-3, rows: int = 64) -> dict[st
         (m.name, m.dim) for g in case.groups if not bool(case.kept(g).all()) for m in g.members if m.reads
     }
     steps = [
-        Fit(case, product, damping, rows)
+        LeastSquaresFit(case, product, damping, rows)
         for product in Products(case.cut.coupling).alone()
         if (product.weight, product.rows) in read
     ]
@@ -59,12 +59,13 @@ def reconstruct(case: Case, *, damping: float = 1e-3, rows: int = 64) -> dict[st
     return {**tell(steps, sorted({name for name, _ in read})), "corrected": sum(step.done for step in others)}
 
 
-def tell(steps: Sequence[Fit], wanted: Sequence[str]) -> dict[str, Any]:
+def tell(steps: Sequence[LeastSquaresFit], wanted: Sequence[str]) -> dict[str, Any]:
     """Tell how well each product was fitted, and why others of the weights `wanted` were left."""
     if few := [step.product.weight for step in steps if step.few]:
         warnings.warn(
-            f"{few[0]} was fitted to fewer than {FEW} rows for each unknown, {len(few)} of {len(steps)} layers "
-            "were: on other data that may be worse than no fit; give more samples, or more damping, such as 0.1.",
+            f"{few[0]} was fitted to fewer than {ROWS_PER_UNKNOWN} rows for each unknown, "
+            f"{len(few)} of {len(steps)} layers were: on other data that may be worse than no fit; "
+            "give more samples, or more damping, such as 0.1.",
             SecateurWarning,
             stacklevel=2,
         )
@@ -80,15 +81,18 @@ def tell(steps: Sequence[Fit], wanted: Sequence[str]) -> dict[str, Any]:
     return {"layers": layers, **({"left": left} if left else {})}
 
 
-class Fit:
+class LeastSquaresFit:
     """The least-squares fit of one product."""
 
     def __init__(self, case: Case, product: Product, damping: float, rows: int) -> None:
         self.product, self.damping, self.case = product, damping, case
         self.place = product.into
         self.residual = product.residual
-        self.dense: tuple[Place, ...] = (product.out, *((product.residual,) if product.residual else ()))
-        self.earlier: tuple[Place, ...] = (product.residual,) if product.residual else ()
+        self.dense: tuple[TensorPlace, ...] = (
+            product.out,
+            *((product.residual,) if product.residual else ()),
+        )
+        self.earlier: tuple[TensorPlace, ...] = (product.residual,) if product.residual else ()
         self.stay = case.stays(product.weight, 1 - product.rows)
         self.told: dict[str, float] = {}
         self.few = False
@@ -134,7 +138,7 @@ class Fit:
             return {}
         fitted = self.squares.solve(self.columns(self.weight), self.shift(), self.damping)
         self.told = {"before": fitted.before, "after": fitted.after, "damping": fitted.damping}
-        self.few = self.squares.count < FEW * len(self.squares.gram[0])
+        self.few = self.squares.count < ROWS_PER_UNKNOWN * len(self.squares.gram[0])
         return self.tensors(fitted.weight, fitted.bias)
 
     def columns(self, weight: Tensor) -> Tensor:

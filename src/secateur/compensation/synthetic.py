@@ -19,13 +19,13 @@ from secateur.core.errors import InputError, ModelError
 from secateur.core.options import check_least
 from secateur.core.progress import Bar, bar
 from secateur.core.seeds import same_draws, seed_of
-from secateur.measure.inputs import Inputs, batch_size, forward
+from secateur.measure.inputs import ModelInputs, batch_size, forward
 from secateur.sparsity.targets import require_module
 
 
 def synthetic_inputs(
     model: nn.Module,
-    example_inputs: Inputs,
+    example_inputs: ModelInputs,
     samples: int = 512,
     batch: int = 64,
     steps: int = 50,
@@ -88,7 +88,7 @@ class Template(NamedTuple):
     rows: dict[int, int]
 
     @classmethod
-    def of(cls, model: nn.Module, example_inputs: Inputs) -> Template:
+    def of(cls, model: nn.Module, example_inputs: ModelInputs) -> Template:
         """Look at an example, and at which of its tensors the model looks up."""
         leaves, tree = tree_flatten(example_inputs)
         given = batch_size(example_inputs)

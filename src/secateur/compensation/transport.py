@@ -16,11 +16,11 @@ from secateur.compensation.coder import taken
 from secateur.core.errors import InputError
 from secateur.graph.groups import Group, Member
 
-LEAST = 1e-6
+LEAST_MASS = 1e-6
 """The least mass of a unit, as a part of the mean: without mass, no unit would read it or be read by it."""
-COLUMNS = 128
+FEATURE_CHUNK = 128
 """How many columns of features are compared at a time."""
-STEPS = 10_000
+SINKHORN_ITERATIONS = 10_000
 """Sinkhorn iterations at most."""
 
 
@@ -52,7 +52,7 @@ def distances(sources: Tensor, targets: Tensor, p: float) -> Tensor:
 
     A few columns are taken at a time: as many as a cache holds of all points.
     """
-    parts = zip(torch.split(sources, COLUMNS, 1), torch.split(targets, COLUMNS, 1), strict=True)
+    parts = zip(torch.split(sources, FEATURE_CHUNK, 1), torch.split(targets, FEATURE_CHUNK, 1), strict=True)
     exact = "donot_use_mm_for_euclid_dist"  # equal features are to have the distance 0
     found = (torch.cdist(x.contiguous(), y.contiguous(), p, exact).double().cpu() for x, y in parts)
     if math.isinf(p):
@@ -69,7 +69,7 @@ def masses(scores: Tensor) -> Tensor:
     positive = scores - scores.min().clamp(max=0)
     if float(positive.sum()) == 0:
         positive = torch.ones_like(positive)
-    positive = positive.clamp(min=LEAST * float(positive.mean()))
+    positive = positive.clamp(min=LEAST_MASS * float(positive.mean()))
     return positive / positive.sum()
 
 
@@ -95,7 +95,7 @@ def cluster(points: Tensor, kept: Tensor) -> Tensor:
     return torch.from_numpy(found.cluster_centers_).to(points)
 
 
-TARGETS = {"most_important": most_important, "cluster": cluster}
+FUSION_TARGETS = {"most_important": most_important, "cluster": cluster}
 
 
 def exact(sources: Tensor, targets: Tensor, cost: Tensor, regularisation: float) -> Tensor:
@@ -108,7 +108,9 @@ def sinkhorn(sources: Tensor, targets: Tensor, cost: Tensor, regularisation: flo
     """Return the plan of the least total cost − regularisation · mean cost · entropy."""
     strength = regularisation * float(cost.mean()) or 1.0
     given = (sources.numpy(), targets.numpy(), cost.numpy(), strength)
-    plan = _ot().sinkhorn(*given, method="sinkhorn_log", numItermax=STEPS, stopThr=1e-9, warn=False)
+    plan = _ot().sinkhorn(
+        *given, method="sinkhorn_log", numItermax=SINKHORN_ITERATIONS, stopThr=1e-9, warn=False
+    )
     return torch.from_numpy(np.asarray(plan))
 
 
@@ -145,7 +147,7 @@ def reference(plan: Tensor, made: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]
     return spread.T.contiguous(), spread
 
 
-NORMALISATIONS = {
+TRANSPORT_NORMALISATIONS = {
     "function_preserving": function_preserving,
     "energy_preserving": energy_preserving,
     "reference": reference,

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from secateur.compensation.lockstep import Lockstep
-from secateur.compensation.obs import Cheapest, CheapestOfEach, Choice, Given, Hessian, refine, sweep
-from secateur.compensation.reconstruct import FEW, Fit, tell
+from secateur.compensation.obs import Cheapest, CheapestOfEach, ColumnSelector, Given, Hessian, refine, sweep
+from secateur.compensation.reconstruct import ROWS_PER_UNKNOWN, LeastSquaresFit, tell
 from secateur.compensation.registry import Case, compensation
 from secateur.core.errors import InputError
 from secateur.core.options import check_least
@@ -73,7 +73,7 @@ def reconstruct_weights(
     return told
 
 
-class Sweep(Fit):
+class Sweep(LeastSquaresFit):
     """The fit of one product under its mask."""
 
     def __init__(
@@ -125,10 +125,10 @@ class Sweep(Fit):
             "after": float(squares.errors(weight, bias).sum()) / variance,
             "damping": hessian.damping,
         }
-        self.few = squares.count < FEW * len(gram[0])
+        self.few = squares.count < ROWS_PER_UNKNOWN * len(gram[0])
         return self.tensors(weight, bias)
 
-    def _choice(self) -> Choice:
+    def _choice(self) -> ColumnSelector:
         kept, allowed = (self.columns(mask).mT for mask in (self.mask, self.allowed))
         if self.select == "criterion":
             return Given(kept, self.block)

@@ -7,16 +7,16 @@ Hypothesis*).
 
 from secateur.connectivity.children import Children
 from secateur.connectivity.interpolation import Between
-from secateur.connectivity.path import MARGIN, POINTS, Row, barrier, is_stable, path, rise
+from secateur.connectivity.path import MARGIN, PATH_POINTS, PathRow, barrier, is_stable, path, rise
 from secateur.connectivity.statistics import STATISTICS, estimate, told
 
 __all__ = [
     "MARGIN",
-    "POINTS",
+    "PATH_POINTS",
     "STATISTICS",
     "Between",
     "Children",
-    "Row",
+    "PathRow",
     "barrier",
     "estimate",
     "is_stable",

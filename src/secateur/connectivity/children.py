@@ -17,7 +17,7 @@ from secateur.training.checkpoint import Checkpoint
 from secateur.training.launch import identity_of
 from secateur.training.loop import make_fabric
 
-MODEL = "model.safetensors"
+CHILD_FILE = "model.safetensors"
 
 
 class Children:
@@ -57,14 +57,14 @@ class Children:
         seed = seed_of("child", self.config.seed, k, number)
         config = self.config.model_copy(update={"start_at": f"{k}it", "seed": seed, "snapshots": ()})
         made_with = {"of": self.weights, **identity_of(config, model, self.data, self.masks)}
-        if (folder / MODEL).exists():
-            stored = model_files.read(folder / MODEL)
+        if (folder / CHILD_FILE).exists():
+            stored = model_files.read(folder / CHILD_FILE)
             if stored.about == made_with:
                 model.load_state_dict(stored.state)
                 return model
         model.load_state_dict(read_snapshot(self.parent, k))
         context = {"do": f"child {number} of {k}it"}
         train(model, self.data, config, masks=self.masks, folder=folder, context=context, identity=made_with)
-        model_files.save(model, folder / MODEL, masks=self.masks, about=made_with)
+        model_files.save(model, folder / CHILD_FILE, masks=self.masks, about=made_with)
         Checkpoint(folder, made_with).remove()
         return model

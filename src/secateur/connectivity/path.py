@@ -14,11 +14,11 @@ from secateur.core.progress import bar
 from secateur.data import Dataset
 from secateur.training import evaluate
 
-Row = Mapping[str, float]
-POINTS = 30
+PathRow = Mapping[str, float]
+PATH_POINTS = 30
 MARGIN = 0.02
 """The paper's margin: below an error barrier of 2 %, a network counts as stable."""
-MEASURES = ("train_error", "train_loss", "test_error", "test_loss")
+PATH_MEASURES = ("train_error", "train_loss", "test_error", "test_loss")
 
 
 def path(
@@ -26,7 +26,7 @@ def path(
     b: nn.Module,
     data: Dataset,
     *,
-    points: int = POINTS,
+    points: int = PATH_POINTS,
     statistics: str = "estimated",
     batches: int = 50,
     batch_size: int = 128,
@@ -35,7 +35,7 @@ def path(
     samples: int | None = None,
     masks: tuple[Mapping[str, Tensor], Mapping[str, Tensor]] | None = None,
     progress: bool = True,
-) -> list[Row]:
+) -> list[PathRow]:
     """Measure (1 − α) A + α B at evenly spaced α and return a row for each, from α = 0 to α = 1.
 
     A row is {"alpha", "train_error", "train_loss", "test_error", "test_loss"}: errors are 1 − top-1, losses mean
@@ -66,7 +66,7 @@ def path(
         )
     settle, line = STATISTICS[statistics], Between(a, b, masks)
     measured = data if samples is None else data.subset(train=samples, test=samples)
-    rows: list[Row] = []
+    rows: list[PathRow] = []
     with bar("path", points, shown=progress) as running:
         for number in range(points):
             alpha = number / (points - 1)
@@ -83,7 +83,7 @@ def path(
     return rows
 
 
-def barrier(rows: Sequence[Row]) -> dict[str, float]:
+def barrier(rows: Sequence[PathRow]) -> dict[str, float]:
     """Return, for each measure, the highest value on the path − the mean of its two ends, in the measure's units.
 
     sup_α E(W(α)) − (E(A) + E(B)) / 2 of Frankle et al. 2020, section 2. Never negative, since the ends are on the path.
@@ -95,7 +95,7 @@ def barrier(rows: Sequence[Row]) -> dict[str, float]:
     return _above(rows, lambda first, last: (first + last) / 2)
 
 
-def rise(rows: Sequence[Row]) -> dict[str, float]:
+def rise(rows: Sequence[PathRow]) -> dict[str, float]:
     """Return, for each measure, the highest value on the path − that of its worse end, in the measure's units.
 
     Where ends are not equally good a barrier is half their difference at least; what rises above the worse one is
@@ -107,7 +107,7 @@ def rise(rows: Sequence[Row]) -> dict[str, float]:
     return _above(rows, max)
 
 
-def _above(rows: Sequence[Row], ground: Callable[[float, float], float]) -> dict[str, float]:
+def _above(rows: Sequence[PathRow], ground: Callable[[float, float], float]) -> dict[str, float]:
     """Return how far the highest value of each measure is above what its two ends make."""
     ordered = sorted(rows, key=lambda row: row["alpha"])
     if not ordered or (ordered[0]["alpha"], ordered[-1]["alpha"]) != (0, 1):
@@ -117,7 +117,7 @@ def _above(rows: Sequence[Row], ground: Callable[[float, float], float]) -> dict
     first, last = ordered[0], ordered[-1]
     return {
         name: max(row[name] for row in ordered) - ground(first[name], last[name])
-        for name in MEASURES
+        for name in PATH_MEASURES
         if name in first
     }
 

@@ -11,7 +11,7 @@ from typing import Any, get_args, get_type_hints
 from secateur.core.errors import InputError
 
 NONE = type(None)
-KINDS: dict[type, tuple[type, str]] = {
+OPTION_TYPES: dict[type, tuple[type, str]] = {
     bool: (bool, "True or False"),
     int: (Integral, "a whole number"),
     float: (Real, "a number"),
@@ -21,6 +21,10 @@ KINDS: dict[type, tuple[type, str]] = {
 
 Other types are not looked at; names are, where they are looked up, with those there are to choose from.
 """
+
+
+MACHINE = {"machine": True}
+"""Marks fields that say where or how something runs, not what it computes."""
 
 
 def options_of(function: Callable[..., Any]) -> dict[str, Any]:
@@ -60,12 +64,12 @@ def check_options(owner: str, given: Mapping[str, Any], *functions: Callable[...
 
 
 def check_kind(what: str, value: Any, *kinds: type) -> None:
-    """Raise `InputError` unless a value is of one of these types; of a type not in `KINDS` nothing is known.
+    """Raise `InputError` unless a value is of one of these types; of a type not in `OPTION_TYPES` nothing is known.
 
     >>> check_kind("setting seed", 3, int)
     """
-    if kinds and all(kind in KINDS for kind in kinds) and not any(_is(value, kind) for kind in kinds):
-        wanted = " or ".join(KINDS[kind][1] for kind in kinds)
+    if kinds and all(kind in OPTION_TYPES for kind in kinds) and not any(_is(value, kind) for kind in kinds):
+        wanted = " or ".join(OPTION_TYPES[kind][1] for kind in kinds)
         raise InputError(f"The {what} is {value!r}: give {wanted}.")
 
 
@@ -75,7 +79,7 @@ def check_least(what: str, value: Any, least: float) -> None:
     >>> check_least("number of rounds", 3, 1)
     """
     if not _is(value, type(least)) or not least <= value < math.inf:
-        raise InputError(f"The {what} is {value!r}: give {KINDS[type(least)][1]} from {least:g}.")
+        raise InputError(f"The {what} is {value!r}: give {OPTION_TYPES[type(least)][1]} from {least:g}.")
 
 
 def kinds_of(hint: Any) -> tuple[type, ...]:
@@ -97,4 +101,4 @@ def _declared(function: Callable[..., Any]) -> dict[str, tuple[type, ...]]:
 
 
 def _is(value: Any, kind: type) -> bool:
-    return isinstance(value, KINDS[kind][0]) and (kind is bool or not isinstance(value, bool))
+    return isinstance(value, OPTION_TYPES[kind][0]) and (kind is bool or not isinstance(value, bool))

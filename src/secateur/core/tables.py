@@ -28,7 +28,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 Align = Literal["left", "right"]
-MISSING = "–"
+MISSING_CELL = "–"
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Column:
         """The text of the column's cell in `row`."""
         value, *spread = (_present(row.get(key)) for key in self.keys)
         if value is None:
-            return MISSING
+            return MISSING_CELL
         if isinstance(value, float) and math.isinf(value):
             return "∞" if value > 0 else "−∞"
         return self.format.write(value, *spread)
@@ -276,7 +276,7 @@ LATEX = {
     "²": "$^2$",
     "●": r"$\bullet$",
     "∞": r"$\infty$",
-    MISSING: "--",
+    MISSING_CELL: "--",
 }
 """Signs that LaTeX takes for something else, or does not have."""
 

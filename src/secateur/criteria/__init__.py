@@ -15,17 +15,17 @@ from secateur.criteria import (  # registers
     weights,
 )
 from secateur.criteria.calibration import Calibration, balanced
-from secateur.criteria.quantities import Batches, Source, measured, sources
+from secateur.criteria.quantities import CalibrationBatches, QuantitySource, measured, sources
 from secateur.criteria.registry import CRITERIA, QUANTITIES, Criterion, criterion, quantity
 from secateur.criteria.scoring import score
 
 __all__ = [
     "CRITERIA",
     "QUANTITIES",
-    "Batches",
     "Calibration",
+    "CalibrationBatches",
     "Criterion",
-    "Source",
+    "QuantitySource",
     "activations",
     "attention",
     "balanced",

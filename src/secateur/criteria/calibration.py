@@ -21,7 +21,7 @@ from secateur.measure.inputs import batch_size
 if TYPE_CHECKING:
     from secateur.data import Dataset
 
-Batch: TypeAlias = tuple[Any, Tensor | None]
+CalibrationBatch: TypeAlias = tuple[Any, Tensor | None]
 
 
 def balanced(dataset: Dataset, per_class: int = 10, seed: int = 0) -> list[tuple[Any, Tensor]]:
@@ -53,7 +53,7 @@ class Calibration:
     [4, 2]
     """
 
-    def __init__(self, batches: Iterable[Batch]) -> None:
+    def __init__(self, batches: Iterable[CalibrationBatch]) -> None:
         if not isinstance(batches, Iterable):
             raise InputError(f"The data is a {type(batches).__name__}: pass batches of inputs and labels.")
         try:
@@ -66,11 +66,11 @@ class Calibration:
         self._found: dict[str, dict[Any, Any]] = {}
 
     @classmethod
-    def of(cls, data: Iterable[Batch]) -> Calibration:
+    def of(cls, data: Iterable[CalibrationBatch]) -> Calibration:
         """Return `data` itself where it is calibration data, else what holds them."""
         return data if isinstance(data, cls) else cls(data)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[CalibrationBatch]:
         """Yield pairs of inputs and labels. Raises `InputError` for a batch that is none."""
         for batch in self._batches:
             if not isinstance(batch, tuple | list) or len(batch) != 2:
@@ -97,7 +97,7 @@ class Calibration:
         """Return how many samples there are, and their digest."""
         return {"samples": sum(batch_size(inputs) for inputs, _ in self), "sha256": self.digest()}
 
-    def tracked(self, title: str) -> Iterator[Batch]:
+    def tracked(self, title: str) -> Iterator[CalibrationBatch]:
         """Yield the same under a progress bar. Raises `InputError` where there is no sample."""
         none = True
         for batch in track(self, title, len(self)):

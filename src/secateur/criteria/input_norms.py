@@ -12,14 +12,16 @@ from torch import Tensor, nn
 from secateur.core.contexts import evaluating
 from secateur.core.errors import InputError, reason_of
 from secateur.criteria.calibration import Calibration
-from secateur.criteria.quantities import Batches
+from secateur.criteria.quantities import CalibrationBatches
 from secateur.criteria.registry import criterion, quantity
 
-Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
+LinearOrConv = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
 @quantity("input_norm", "the size of the inputs that weights meet")
-def input_norm(model: nn.Module, tensors: Mapping[str, Tensor], data: Batches) -> dict[str, Tensor]:
+def input_norm(
+    model: nn.Module, tensors: Mapping[str, Tensor], data: CalibrationBatches
+) -> dict[str, Tensor]:
     """Root mean square of the input each weight meets, over all samples and places; float32, of the weight's shape.
 
     It is known for the weights of linear layers and convolutions, and is 1 for all others: biases, which meet ones,
@@ -27,7 +29,7 @@ def input_norm(model: nn.Module, tensors: Mapping[str, Tensor], data: Batches) -
 
     Cost: a pass for each batch.
     """
-    layers = [module for module in model.modules() if isinstance(module, Layer)]
+    layers = [module for module in model.modules() if isinstance(module, LinearOrConv)]
     energy: dict[nn.Module, Tensor] = {}
     places: dict[nn.Module, int] = defaultdict(int)
 
@@ -70,7 +72,7 @@ def _rows(module: nn.Module, inputs: Tensor) -> Tensor:
     return rows if rows.dtype.itemsize > 2 else rows.float()
 
 
-def _spread(module: Layer, norms: Tensor) -> Tensor:
+def _spread(module: LinearOrConv, norms: Tensor) -> Tensor:
     """Bring norms of a layer's input channels to the shape of its weight: each output reads those of its group."""
     weight = module.weight
     groups = 1 if isinstance(module, nn.Linear) else module.groups

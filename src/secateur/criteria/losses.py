@@ -19,7 +19,7 @@ from secateur.core.options import check_least
 from secateur.core.seeds import seed_of
 from secateur.criteria.calibration import Calibration
 from secateur.criteria.normalisation import normalising
-from secateur.criteria.quantities import Batches
+from secateur.criteria.quantities import CalibrationBatches
 from secateur.criteria.registry import quantity
 from secateur.measure.inputs import batch_size
 
@@ -28,7 +28,7 @@ Grads = Sequence[Tensor | None]
 
 @quantity("gradient", "the gradient")
 def gradient(
-    model: nn.Module, tensors: Mapping[str, Tensor], data: Batches, *, batch_norm: str = "eval"
+    model: nn.Module, tensors: Mapping[str, Tensor], data: CalibrationBatches, *, batch_norm: str = "eval"
 ) -> dict[str, Tensor]:
     """Gradient of the mean loss over all samples; name → tensor of the weight's shape.
 
@@ -45,7 +45,7 @@ def gradient(
 def hessian_gradient(
     model: nn.Module,
     tensors: Mapping[str, Tensor],
-    data: Batches,
+    data: CalibrationBatches,
     seed: int,
     *,
     batch_norm: str = "train",
@@ -83,7 +83,7 @@ def hessian_gradient(
 
 @quantity("squared_gradient", "the squared gradients of the samples")
 def squared_gradient(
-    model: nn.Module, tensors: Mapping[str, Tensor], data: Batches, *, batch_norm: str = "eval"
+    model: nn.Module, tensors: Mapping[str, Tensor], data: CalibrationBatches, *, batch_norm: str = "eval"
 ) -> dict[str, Tensor]:
     """Mean over all samples of the square of each sample's own gradient: the diagonal of the empirical Fisher matrix.
 
@@ -106,7 +106,7 @@ def squared_gradient(
 def hessian_diagonal(
     model: nn.Module,
     tensors: Mapping[str, Tensor],
-    data: Batches,
+    data: CalibrationBatches,
     seed: int,
     *,
     batch_norm: str = "eval",
@@ -163,7 +163,7 @@ def scored_weight(
 
 
 def gradients(
-    model: nn.Module, tensors: Mapping[str, Tensor], data: Batches, *, batch_norm: str = "eval"
+    model: nn.Module, tensors: Mapping[str, Tensor], data: CalibrationBatches, *, batch_norm: str = "eval"
 ) -> Iterator[tuple[dict[str, Tensor], int]]:
     """Yield for each batch the gradient of its mean loss, by name, and how many samples it has."""
     with differentiable(model, tensors, batch_norm):
@@ -174,7 +174,7 @@ def gradients(
 def _mean(
     model: nn.Module,
     tensors: Mapping[str, Tensor],
-    data: Batches,
+    data: CalibrationBatches,
     derive: Callable[[Tensor], Grads],
     title: str,
     temperature: float = 1.0,
@@ -200,7 +200,7 @@ def _mean(
 def derivatives(
     model: nn.Module,
     tensors: Mapping[str, Tensor],
-    data: Batches,
+    data: CalibrationBatches,
     derive: Callable[[Tensor], Grads],
     title: str,
     temperature: float = 1.0,

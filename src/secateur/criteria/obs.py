@@ -19,13 +19,13 @@ from secateur.core.contexts import evaluating
 from secateur.core.errors import InputError
 from secateur.core.options import check_least
 from secateur.criteria.calibration import Calibration
-from secateur.criteria.input_norms import Layer, run_on
+from secateur.criteria.input_norms import LinearOrConv, run_on
 from secateur.criteria.losses import gradients
-from secateur.criteria.quantities import Batches
+from secateur.criteria.quantities import CalibrationBatches
 from secateur.criteria.registry import criterion, quantity
 from secateur.linalg.damping import damped
 
-AT_ONCE = 2**24
+INPUT_CHUNK = 2**24
 """Numbers of a layer's inputs that are brought together at once."""
 
 
@@ -33,7 +33,7 @@ AT_ONCE = 2**24
 def inverse_curvature(
     model: nn.Module,
     tensors: Mapping[str, Tensor],
-    data: Batches,
+    data: CalibrationBatches,
     *,
     damping: float = 0.01,
     outputs: bool = False,
@@ -54,17 +54,17 @@ def inverse_curvature(
     layers = [
         module
         for module in model.modules()
-        if isinstance(module, Layer) and scored & {id(module.weight), id(module.bias)}
+        if isinstance(module, LinearOrConv) and scored & {id(module.weight), id(module.bias)}
     ]
     inputs: dict[int, Moment] = defaultdict(Moment)
     slopes: dict[int, Moment] = defaultdict(Moment)
 
-    def before(module: Layer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def before(module: LinearOrConv, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = args[0] if args else next(iter(kwargs.values()))
         for rows in patches(module, given.detach()):
             inputs[id(module.weight)].add(rows)
 
-    def after(module: Layer, args: tuple[Any, ...], output: Tensor) -> None:
+    def after(module: LinearOrConv, args: tuple[Any, ...], output: Tensor) -> None:
         if output.requires_grad:
             moment = slopes[id(module.weight)]
             output.register_hook(lambda slope: moment.add(channels(module, slope)))  # type: ignore[no-untyped-call]
@@ -134,7 +134,7 @@ class Moment:
         return diagonal.masked_fill(nothing, torch.inf)
 
 
-def patches(module: Layer, inputs: Tensor) -> Iterator[Tensor]:
+def patches(module: LinearOrConv, inputs: Tensor) -> Iterator[Tensor]:
     """Yield what a layer looks at for each of its outputs, [groups, samples and places, columns of the flat weight]."""
     if isinstance(module, nn.Linear):
         yield inputs.reshape(1, -1, inputs.shape[-1])
@@ -151,12 +151,12 @@ def patches(module: Layer, inputs: Tensor) -> Iterator[Tensor]:
         len(seen), module.groups, -1, *seen.shape[2:]
     )  # [N, groups, channels, *places, *kernel]
     seen = seen.movedim((1, 2), (0, 2 + dims))
-    samples = max(1, AT_ONCE // max(1, seen[:, :1].numel()))
+    samples = max(1, INPUT_CHUNK // max(1, seen[:, :1].numel()))
     for start in range(0, seen.shape[1], samples):
         yield seen[:, start : start + samples].reshape(module.groups, -1, module.weight[0].numel())
 
 
-def channels(module: Layer, outputs: Tensor) -> Tensor:
+def channels(module: LinearOrConv, outputs: Tensor) -> Tensor:
     """Return a layer's outputs, or their gradients, as [groups, samples and places, channels]."""
     if isinstance(module, nn.Linear):
         return outputs.reshape(1, -1, outputs.shape[-1])

@@ -1,7 +1,7 @@
 """Quantities that criteria need and only the model can tell, such as gradients.
 
-A quantity is a function whose positional parameters name what it needs (fields of `Source`) and whose keyword-only
-parameters are its options. Registered by `quantity`, it can be named by formulas among their parameters.
+A quantity is a function whose positional parameters name what it needs (fields of `QuantitySource`) and whose
+keyword-only parameters are its options. Registered by `quantity`, it can be named by formulas among their parameters.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from secateur.core.errors import InputError
 from secateur.criteria.registry import CRITERIA, QUANTITIES
 
-Batches: TypeAlias = Iterable[tuple[Any, Tensor | None]]
+CalibrationBatches: TypeAlias = Iterable[tuple[Any, Tensor | None]]
 """Calibration data: pairs of what the model takes (a tensor, or a dict of keywords) and its labels, int64 [N].
 
 Labels are None where the model computes its own loss, as those of transformers do from `labels` among the keywords.
@@ -23,7 +23,7 @@ Labels are None where the model computes its own loss, as those of transformers 
 
 
 @dataclass(frozen=True)
-class Source:
+class QuantitySource:
     """All that something may be measured on; a quantity's positional parameters are fields of it.
 
     `tensors` are the parameters to score, by name, and `seed` is for measurements that draw at random.
@@ -31,12 +31,12 @@ class Source:
 
     model: nn.Module
     tensors: Mapping[str, Tensor]
-    data: Batches | None = None
+    data: CalibrationBatches | None = None
     example_inputs: Any = None
     seed: int = 0
 
 
-MISSING = {
+MISSING_SOURCE = {
     "data": "{quantity} on some data: pass batches of inputs and labels as data=",
     "example_inputs": "example inputs, whose shapes the model runs on: pass them after the model",
 }
@@ -44,7 +44,7 @@ MISSING = {
 
 
 def sources(criterion: str) -> frozenset[str]:
-    """Return what the quantities of `criterion` are measured on: names of fields of `Source`.
+    """Return what the quantities of `criterion` are measured on: names of fields of `QuantitySource`.
 
     >>> sorted(sources("taylor")), sorted(sources("magnitude"))
     (['data', 'model', 'tensors'], [])
@@ -58,7 +58,7 @@ def measured(
     criterion: str,
     model: nn.Module,
     tensors: Mapping[str, Tensor],
-    data: Batches | None = None,
+    data: CalibrationBatches | None = None,
     *,
     example_inputs: Any = None,
     seed: int = 0,
@@ -70,9 +70,9 @@ def measured(
     `InputError` where data or example inputs are needed and there are none.
     """
     entry = CRITERIA[criterion]
-    source = Source(model, tensors, data, example_inputs, seed)
+    source = QuantitySource(model, tensors, data, example_inputs, seed)
     if data is not None and any("data" in QUANTITIES[each].needs for each in entry.measures):
-        source = Source(
+        source = QuantitySource(
             model, tensors, list(data), example_inputs, seed
         )  # some are measured in several passes
     return {
@@ -81,12 +81,14 @@ def measured(
     }
 
 
-def _measured(criterion: str, quantity: str, source: Source, options: Mapping[str, Any]) -> dict[str, Tensor]:
+def _measured(
+    criterion: str, quantity: str, source: QuantitySource, options: Mapping[str, Any]
+) -> dict[str, Tensor]:
     entry = QUANTITIES[quantity]
     for need in entry.needs:
-        if need in MISSING and getattr(source, need) is None:
+        if need in MISSING_SOURCE and getattr(source, need) is None:
             raise InputError(
-                f"The criterion {criterion} needs {MISSING[need].format(quantity=entry.called)}."
+                f"The criterion {criterion} needs {MISSING_SOURCE[need].format(quantity=entry.called)}."
             )
     return entry.measure(
         *(getattr(source, need) for need in entry.needs),

@@ -8,7 +8,7 @@ from torch import Tensor
 from secateur.core.errors import InputError
 from secateur.criteria.registry import criterion
 
-NORMS = ("l1", "l2")
+MAGNITUDE_NORMS = ("l1", "l2")
 
 
 def _powers(weight: Tensor, *, norm: str = "l1") -> Tensor:
@@ -35,8 +35,8 @@ def magnitude(weight: Tensor, *, norm: str = "l1") -> Tensor:
 
 
 def _known(norm: str) -> str:
-    if norm not in NORMS:
-        raise InputError(f"There is no norm '{norm}' for magnitude: choose {' or '.join(NORMS)}.")
+    if norm not in MAGNITUDE_NORMS:
+        raise InputError(f"There is no norm '{norm}' for magnitude: choose {' or '.join(MAGNITUDE_NORMS)}.")
     return norm
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from secateur.core.errors import InputError
 from secateur.data.augment import AUGMENTATIONS
-from secateur.data.dataset import Dataset, Inputs, Split, each, positive
+from secateur.data.dataset import Dataset, DatasetInputs, Split, each, positive
 from secateur.data.sampling import generator
 
 
@@ -27,7 +27,7 @@ class Batch(NamedTuple):
     more processes than examples.
     """
 
-    inputs: Inputs
+    inputs: DatasetInputs
     labels: Tensor
     size: int
 

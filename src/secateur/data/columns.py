@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from secateur.core.errors import DataError, InputError, MissingExtraError
-from secateur.data.dataset import Dataset, Inputs, Split, pixel_statistics
+from secateur.data.dataset import Dataset, DatasetInputs, Split, pixel_statistics
 from secateur.data.registry import Request
 
 LABELS = ("label", "labels", "fine_label")
@@ -154,7 +154,7 @@ def _tokenizer(request: Request) -> Any:
             raise DataError(f"The tokenizer {request.tokenizer} has no padding token: choose one that has.")
         tokenizer.pad_token = tokenizer.eos_token
 
-    def encode(*texts: list[str | None]) -> Inputs:
+    def encode(*texts: list[str | None]) -> DatasetInputs:
         if any(None in column for column in texts):
             raise DataError(f"Some texts of {request.name} are missing: remove their rows.")
         encoded = tokenizer(

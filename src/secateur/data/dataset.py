@@ -18,7 +18,7 @@ from torch import Tensor
 from secateur.core.errors import DataError, InputError
 from secateur.data.sampling import balanced_order, generator
 
-Inputs = Tensor | dict[str, Tensor]
+DatasetInputs = Tensor | dict[str, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +30,7 @@ class Split:
     don't fit each other.
     """
 
-    inputs: Inputs
+    inputs: DatasetInputs
     labels: Tensor
 
     def __post_init__(self) -> None:
@@ -148,7 +148,7 @@ class Dataset:
             return None
         return cast(tuple[int, int, int], tuple(self.train.inputs.shape[1:]))
 
-    def example(self, batch: int = 1) -> Inputs:
+    def example(self, batch: int = 1) -> DatasetInputs:
         """Return `batch` inputs of the test split as a model takes them: float32 [batch, C, H, W], or token
         tensors.
 
@@ -157,7 +157,7 @@ class Dataset:
         rows = torch.arange(positive("batch", batch)) % len(self.test)
         return self.normalised(each(lambda tensor: tensor[rows.to(tensor.device)], self.test.inputs))
 
-    def normalised(self, inputs: Inputs) -> Inputs:
+    def normalised(self, inputs: DatasetInputs) -> DatasetInputs:
         """Return (pixels / 255 − mean) / std of uint8 images [B, C, H, W], float32; tokens as they are."""
         if isinstance(inputs, dict):
             return inputs
@@ -221,7 +221,7 @@ class Dataset:
         return digest.hexdigest()[:16]
 
 
-def each(change: Callable[[Tensor], Tensor], inputs: Inputs) -> Inputs:
+def each(change: Callable[[Tensor], Tensor], inputs: DatasetInputs) -> DatasetInputs:
     """Apply `change` to an image tensor, or to every token tensor."""
     if isinstance(inputs, dict):
         return {name: change(tensor) for name, tensor in inputs.items()}

@@ -41,7 +41,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Source:
+class DataSource:
     """A way to get data: `read` does it; `argument` stands for what follows the colon, if anything does."""
 
     read: Callable[[Request], Dataset]
@@ -49,7 +49,7 @@ class Source:
     argument: str | None
 
 
-DATA: Registry[Source] = Registry("data set")
+DATA: Registry[DataSource] = Registry("data set")
 
 
 def source(
@@ -58,7 +58,7 @@ def source(
     """Register the decorated function as the data source `name`."""
 
     def register(read: Callable[[Request], Dataset]) -> Callable[[Request], Dataset]:
-        DATA.add(name, Source(read, summary, argument))
+        DATA.add(name, DataSource(read, summary, argument))
         return read
 
     return register

@@ -5,7 +5,7 @@ else never appears.
 """
 
 from secateur.export.exporting import Exported, export
-from secateur.export.formats import FORMATS, Format
+from secateur.export.formats import EXPORT_FORMATS, ExportFormat
 from secateur.export.pretrained import save_pretrained
 
-__all__ = ["FORMATS", "Exported", "Format", "export", "save_pretrained"]
+__all__ = ["EXPORT_FORMATS", "ExportFormat", "Exported", "export", "save_pretrained"]

@@ -20,16 +20,16 @@ from torch.utils._pytree import tree_map
 from secateur.core.contexts import evaluating
 from secateur.core.errors import InputError, ModelError, StoreError, reason_of
 from secateur.core.files import writing
-from secateur.export.formats import FORMATS, Format
+from secateur.export.formats import EXPORT_FORMATS, ExportFormat
 from secateur.graph.trace import tensors_of
-from secateur.measure.inputs import Inputs, arguments, batch_size, forward, with_batch
+from secateur.measure.inputs import ModelInputs, arguments, batch_size, forward, with_batch
 from secateur.shrink.verify import distance
 from secateur.sparsity.targets import require_module
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-TOLERANCE = 1e-4
+EXPORT_TOLERANCE = 1e-4
 """The largest difference to the model's outputs, over the largest of them, that an export may show."""
 
 
@@ -58,7 +58,7 @@ class Exported:
 
 
 def export(
-    model: nn.Module, example_inputs: Inputs, path: str | os.PathLike[str], *, dynamic_batch: bool = True
+    model: nn.Module, example_inputs: ModelInputs, path: str | os.PathLike[str], *, dynamic_batch: bool = True
 ) -> Exported:
     """Write `model` in eval mode as a program: for ONNX runtimes (.onnx) or for PyTorch (.pt2).
 
@@ -76,9 +76,11 @@ def export(
     """
     require_module(model)
     suffix = Path(path).suffix.lower()
-    if suffix not in FORMATS:
-        raise InputError(f"Cannot export to {path}: choose a name that ends in {' or '.join(FORMATS)}.")
-    FORMATS[suffix].check()
+    if suffix not in EXPORT_FORMATS:
+        raise InputError(
+            f"Cannot export to {path}: choose a name that ends in {' or '.join(EXPORT_FORMATS)}."
+        )
+    EXPORT_FORMATS[suffix].check()
     note = ""
     with evaluating(model), torch.no_grad(), _without_cache(model), _silenced():
         forward(model, example_inputs)
@@ -91,10 +93,10 @@ def export(
 
 
 def _attempt(
-    model: nn.Module, inputs: Inputs, path: str | os.PathLike[str], batch: int | None, note: str = ""
+    model: nn.Module, inputs: ModelInputs, path: str | os.PathLike[str], batch: int | None, note: str = ""
 ) -> Exported:
     """Write the file, or raise `ModelError`."""
-    form = FORMATS[Path(path).suffix.lower()]
+    form = EXPORT_FORMATS[Path(path).suffix.lower()]
     try:
         with writing(path) as temporary:
             error = _write(model, inputs, form, temporary, free=batch is None)
@@ -102,7 +104,7 @@ def _attempt(
     except StoreError:
         raise
     except Exception as failure:  # whatever tracing or converting a model comes upon
-        others = " or ".join(suffix for suffix in FORMATS if FORMATS[suffix] is not form)
+        others = " or ".join(suffix for suffix in EXPORT_FORMATS if EXPORT_FORMATS[suffix] is not form)
         raise ModelError(
             f"{type(model).__name__} can't be exported to {Path(path).name} ({_reason(failure)}): "
             f"keep it with secateur.save, or try {others}."
@@ -110,7 +112,9 @@ def _attempt(
     return Exported(Path(path), form.kind, error, size, batch, note)
 
 
-def _write(model: nn.Module, example_inputs: Inputs, form: Format, path: Path, free: bool) -> float:
+def _write(
+    model: nn.Module, example_inputs: ModelInputs, form: ExportFormat, path: Path, free: bool
+) -> float:
     """Write the file and return how far its outputs are from the model's."""
     given = batch_size(example_inputs)
     traced = (
@@ -124,12 +128,12 @@ def _write(model: nn.Module, example_inputs: Inputs, form: Format, path: Path, f
         expected = [tensor.cpu() for tensor in tensors_of(forward(model, inputs))]
         errors.append(distance(expected, [tensor.cpu() for tensor in run(inputs)]))
     worst = max(errors)
-    if not worst <= TOLERANCE:
+    if not worst <= EXPORT_TOLERANCE:
         raise ModelError(f"the exported model differs by {worst:.1e} of the largest output")
     return worst
 
 
-def _program(model: nn.Module, inputs: Inputs, free: bool) -> ExportedProgram:
+def _program(model: nn.Module, inputs: ModelInputs, free: bool) -> ExportedProgram:
     """Trace the model, the first dimension of what has one entry for each sample being `free`."""
     from torch.export import Dim, export
 

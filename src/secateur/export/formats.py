@@ -20,16 +20,16 @@ from torch.utils._pytree import tree_leaves
 from secateur.core.errors import MissingExtraError, ModelError
 from secateur.core.registry import Registry
 from secateur.graph.trace import tensors_of
-from secateur.measure.inputs import Inputs, arguments
+from secateur.measure.inputs import ModelInputs, arguments
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-Run: TypeAlias = Callable[[Inputs], list[Tensor]]
+ExportRunner: TypeAlias = Callable[[ModelInputs], list[Tensor]]
 
 
 @dataclass(frozen=True)
-class Format:
+class ExportFormat:
     """One way to write a program.
 
     `kind` says in words what the file is. `write(program, path, names)` fills the file, `names` being those of the
@@ -38,11 +38,11 @@ class Format:
 
     kind: str
     write: Callable[[ExportedProgram, Path, Sequence[str]], None]
-    open: Callable[[Path], Run]
+    open: Callable[[Path], ExportRunner]
     check: Callable[[], None] = lambda: None
 
 
-FORMATS: Registry[Format] = Registry("format to export to")
+EXPORT_FORMATS: Registry[ExportFormat] = Registry("format to export to")
 
 
 def _check_onnx() -> None:
@@ -57,7 +57,7 @@ def _write_onnx(program: ExportedProgram, path: Path, names: Sequence[str]) -> N
     )
 
 
-def _open_onnx(path: Path) -> Run:
+def _open_onnx(path: Path) -> ExportRunner:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -65,7 +65,7 @@ def _open_onnx(path: Path) -> Run:
     session: Any = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     names = [each.name for each in session.get_inputs()]
 
-    def run(inputs: Inputs) -> list[Tensor]:
+    def run(inputs: ModelInputs) -> list[Tensor]:
         args, kwargs = arguments(inputs)
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         fed = dict(zip(names, given, strict=True)) if set(names) - kwargs.keys() else kwargs
@@ -95,18 +95,18 @@ def _check_no_pickle(path: Path) -> None:
                     raise ModelError(f"{tensor} is no plain tensor, and the format would pickle it")
 
 
-def _open_program(path: Path) -> Run:
+def _open_program(path: Path) -> ExportRunner:
     from torch.export import load
 
     with path.open("rb") as file:
         program = load(file).module()
 
-    def run(inputs: Inputs) -> list[Tensor]:
+    def run(inputs: ModelInputs) -> list[Tensor]:
         args, kwargs = arguments(inputs)
         return tensors_of(program(*args, **kwargs))
 
     return run
 
 
-FORMATS.add(".onnx", Format("ONNX model", _write_onnx, _open_onnx, _check_onnx))
-FORMATS.add(".pt2", Format("PyTorch program", _write_program, _open_program))
+EXPORT_FORMATS.add(".onnx", ExportFormat("ONNX model", _write_onnx, _open_onnx, _check_onnx))
+EXPORT_FORMATS.add(".pt2", ExportFormat("PyTorch program", _write_program, _open_program))

@@ -26,7 +26,7 @@ from secateur.core.contexts import evaluating
 from secateur.core.errors import InputError, MissingExtraError, ModelError, StoreError
 from secateur.core.files import make_folder, os_errors
 from secateur.graph.trace import tensors_of
-from secateur.measure.inputs import Inputs, forward
+from secateur.measure.inputs import ModelInputs, forward
 from secateur.shrink.verify import distance
 
 Change: TypeAlias = tuple[str, int]
@@ -35,11 +35,11 @@ Change: TypeAlias = tuple[str, int]
 TRIES = 400
 """How many configurations are tried before a model is given up."""
 
-TOLERANCE = 1e-6
+PRETRAINED_TOLERANCE = 1e-6
 """How far outputs may be apart: the same operators run on the same numbers."""
 
 
-def save_pretrained(model: nn.Module, example_inputs: Inputs, folder: str | os.PathLike[str]) -> None:
+def save_pretrained(model: nn.Module, example_inputs: ModelInputs, folder: str | os.PathLike[str]) -> None:
     """Write a transformers model that was made smaller to `folder`, for the library's own `from_pretrained`.
 
     The folder must not exist, or be empty. It appears once it has been opened again as a model of the same class and
@@ -73,14 +73,14 @@ def save_pretrained(model: nn.Module, example_inputs: Inputs, folder: str | os.P
 
 
 @dataclass(frozen=True)
-class _Form:
+class _ModelSignature:
     """What can be told of a model without its values: the shapes of its tensors, the numbers its modules hold."""
 
     shapes: Mapping[str, tuple[int, ...]]
     numbers: Mapping[str, float] = field(repr=False)
 
     @classmethod
-    def of(cls, model: nn.Module) -> _Form:
+    def of(cls, model: nn.Module) -> _ModelSignature:
         return cls(
             {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()},
             {
@@ -91,19 +91,19 @@ class _Form:
             },
         )
 
-    def comparable(self, other: _Form) -> bool:
+    def comparable(self, other: _ModelSignature) -> bool:
         return self.shapes.keys() == other.shapes.keys() and all(
             len(shape) == len(other.shapes[name]) for name, shape in self.shapes.items()
         )
 
-    def differences(self, other: _Form) -> list[tuple[int, int]]:
+    def differences(self, other: _ModelSignature) -> list[tuple[int, int]]:
         """Return the sizes that differ, here and there."""
         pairs = (
             pair for name in self.shapes for pair in zip(self.shapes[name], other.shapes[name], strict=True)
         )
         return [(here, there) for here, there in pairs if here != there]
 
-    def distance(self, other: _Form) -> tuple[int, int]:
+    def distance(self, other: _ModelSignature) -> tuple[int, int]:
         """Return how many sizes and how many numbers differ."""
         numbers = sum(self.numbers[key] != other.numbers.get(key) for key in self.numbers)
         return len(self.differences(other)), numbers
@@ -114,7 +114,7 @@ class _Search:
 
     def __init__(self, model: nn.Module) -> None:
         self.model: Any = model
-        self.aim = _Form.of(model)
+        self.aim = _ModelSignature.of(model)
         self.idle: set[Change] = set()
 
     def configurations(self) -> Iterator[Any]:
@@ -125,7 +125,7 @@ class _Search:
                 f"A fresh {type(self.model).__name__} has other tensors than this one: keep it with secateur.save."
             )
         order = itertools.count()
-        queue: list[tuple[tuple[int, int], int, dict[str, int], _Form]] = []
+        queue: list[tuple[tuple[int, int], int, dict[str, int], _ModelSignature]] = []
         heapq.heappush(queue, (start.distance(self.aim), next(order), {}, start))
         seen: set[frozenset[Change]] = {frozenset()}
         nearest, found = start, False
@@ -153,7 +153,7 @@ class _Search:
         if not found:
             raise ModelError(self._says_what_differs(nearest))
 
-    def _candidates(self, start: _Form, changes: Mapping[str, int]) -> Iterator[Change]:
+    def _candidates(self, start: _ModelSignature, changes: Mapping[str, int]) -> Iterator[Change]:
         """Yield what one more field may be set to: a size the cut left, or less in proportion."""
         cuts = sorted(set(start.differences(self.aim)))
         for name, value in _numbers(self.model.config):
@@ -177,15 +177,15 @@ class _Search:
                 setattr(holder, last, value)
         return config
 
-    def _form(self, changes: Mapping[str, int]) -> _Form | None:
+    def _form(self, changes: Mapping[str, int]) -> _ModelSignature | None:
         """Return the form of a fresh model; None where there is no model of such a configuration."""
         try:
             with torch.device("meta"):
-                return _Form.of(type(self.model)(self._config(changes)))
+                return _ModelSignature.of(type(self.model)(self._config(changes)))
         except Exception:  # whatever a library says of sizes that do not go together
             return None
 
-    def _says_what_differs(self, nearest: _Form) -> str:
+    def _says_what_differs(self, nearest: _ModelSignature) -> str:
         name = next(name for name, shape in self.aim.shapes.items() if shape != nearest.shapes[name])
         return (
             f"No configuration describes this {type(self.model).__name__}: {name} is {list(self.aim.shapes[name])}, in "
@@ -214,12 +214,12 @@ def _write(model: Any, config: Any, folder: Path) -> None:
         model.config = own
 
 
-def _opens(folder: Path, model: Any, example_inputs: Inputs, expected: list[Tensor]) -> bool:
+def _opens(folder: Path, model: Any, example_inputs: ModelInputs, expected: list[Tensor]) -> bool:
     """Whether the folder opens as a model that computes what is expected."""
     try:
         opened = type(model).from_pretrained(folder, local_files_only=True, use_safetensors=True)
         opened = opened.to(device=model.device, dtype=model.dtype).eval()
-        return distance(expected, tensors_of(forward(opened, example_inputs))) <= TOLERANCE
+        return distance(expected, tensors_of(forward(opened, example_inputs))) <= PRETRAINED_TOLERANCE
     except (ModelError, RuntimeError, ValueError):
         return False
 

@@ -9,11 +9,11 @@ from secateur.core.errors import ModelError
 from secateur.graph.couple import couple
 from secateur.graph.groups import Groups, group
 from secateur.graph.trace import trace
-from secateur.measure.inputs import Inputs
+from secateur.measure.inputs import ModelInputs
 from secateur.sparsity.targets import require_module
 
 
-def analyze(model: nn.Module, example_inputs: Inputs) -> Groups:
+def analyze(model: nn.Module, example_inputs: ModelInputs) -> Groups:
     """Find which indices of which tensors live and die together, and what must stay and why.
 
     `example_inputs` is a tensor, a tuple of arguments or a dict of keyword arguments. The model is not touched and

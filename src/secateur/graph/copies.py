@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.core.errors import ModelError, reason_of
-from secateur.graph.sizes import Attribute, Size
+from secateur.graph.sizes import Attribute, TracedSize
 
 
 def copy_with(
@@ -58,7 +58,7 @@ def forget_caches(model: nn.Module) -> None:
 
 
 def tag_attributes(ghost: nn.Module, model: nn.Module) -> dict[str, int]:
-    """Turn every integer attribute of every module of a ghost into a `Size`; return path → value of all of them.
+    """Turn every integer attribute of every module of a ghost into a `TracedSize`; return path → value of all of them.
 
     Also integers in tuples and lists, and those of objects a module holds, such as a configuration; but not of
     objects the ghost shares with the `model` it is a copy of.
@@ -90,7 +90,7 @@ def _tag_record(record: Any, path: str, found: dict[str, int]) -> None:
 def _tag(value: Any, path: str, found: dict[str, int]) -> Any:
     if type(value) is int:
         found[path] = value
-        return Size(value, Attribute(path))
+        return TracedSize(value, Attribute(path))
     if type(value) in (tuple, list) and value and all(type(item) is int for item in value):
         return type(value)(_tag(item, f"{path}.{index}", found) for index, item in enumerate(value))
     return value

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from secateur.graph.cut import Cut
 from secateur.graph.program import Node
 
-Shape = Callable[[int], tuple[int, ...]]
+ShapeLookup = Callable[[int], tuple[int, ...]]
 
 
 def parameters(cut: Cut) -> int:
@@ -37,23 +37,23 @@ def macs(cut: Cut) -> int:
     return sum(MACS[node.op](node, shape) for node in cut.coupling.program.evaluation if node.op in MACS)
 
 
-def _matrix(first: int) -> Callable[[Node, Shape], int]:
+def _matrix(first: int) -> Callable[[Node, ShapeLookup], int]:
     """[…, i, k] × [k, j]: all of the left times the right's columns."""
 
-    def count(node: Node, shape: Shape) -> int:
+    def count(node: Node, shape: ShapeLookup) -> int:
         return math.prod(shape(node.args[first].id)) * shape(node.args[first + 1].id)[-1]
 
     return count
 
 
-def _convolution(node: Node, shape: Shape) -> int:
+def _convolution(node: Node, shape: ShapeLookup) -> int:
     """Each weight is used once for each output position (transposed: input position) and sample."""
     transposed = node.args[6]
     at = shape(node.args[0].id if transposed else node.outputs[0])
     return math.prod(shape(node.args[1].id)) * at[0] * math.prod(at[2:])
 
 
-MACS: dict[str, Callable[[Node, Shape], int]] = {
+MACS: dict[str, Callable[[Node, ShapeLookup], int]] = {
     "mm": _matrix(0),
     "addmm": _matrix(1),
     "bmm": _matrix(0),

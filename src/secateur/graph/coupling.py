@@ -32,7 +32,7 @@ class Need(NamedTuple):
 
 
 @dataclass
-class Choice:
+class ReshapeChoice:
     """The vectors chosen at one place of the code, and of how many possibilities."""
 
     vectors: list[Vector]
@@ -55,7 +55,7 @@ class Coupling:
     unknown: dict[str, int] = field(default_factory=dict)
     divided: set[tuple[int, int]] = field(default_factory=set)
     """(value, dimension) whose entries are divided by their norm: zeros there would give 0/0."""
-    choices: dict[str, Choice] = field(default_factory=dict)
+    choices: dict[str, ReshapeChoice] = field(default_factory=dict)
     """Where a reshape left a choice of what the unit is (place in the code) → what was chosen of how many."""
     picks: Mapping[str, int] = field(default_factory=dict)
     """Place → which of the possibilities to choose there, instead of the first."""
@@ -121,7 +121,7 @@ class Coupling:
 
     def picked(self, node: Node, vector: Vector, possibilities: int) -> None:
         """Record what was taken of some possibilities."""
-        choice = self.choices.setdefault(self._place(node), Choice([], possibilities))
+        choice = self.choices.setdefault(self._place(node), ReshapeChoice([], possibilities))
         choice.vectors.append(vector)
         choice.of = max(choice.of, possibilities)
 

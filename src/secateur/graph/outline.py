@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 from secateur.graph.groups import Group, Groups, Member
 
-NUMBER = re.compile(r"(?<![A-Za-z0-9:])\d+(?=[. ]|$)")
+PATH_NUMBER = re.compile(r"(?<![A-Za-z0-9:])\d+(?=[. ]|$)")
 """A number that stands alone in a dotted path: the 3 of layers.3.weight, not those of conv1 or file.py:12."""
 
 
@@ -65,7 +65,7 @@ def alike(pairs: Iterable[tuple[str, str]]) -> list[str]:
     """
     found: dict[tuple[str, str], list[str]] = defaultdict(list)
     for name, detail in pairs:
-        found[NUMBER.sub("*", name), detail].append(name)
+        found[PATH_NUMBER.sub("*", name), detail].append(name)
     return [
         f"{names[0]}  {detail}" if len(names) == 1 else f"{pattern}  {detail}  ×{len(names)}"
         for (pattern, detail), names in found.items()

@@ -22,7 +22,7 @@ from secateur.graph.copies import copy_with, is_plain_attention
 from secateur.graph.forwards import call_name
 from secateur.graph.program import Call, Program, Ref
 from secateur.graph.recorder import SIZE_READERS
-from secateur.measure.inputs import Inputs, arguments, batch_size
+from secateur.measure.inputs import ModelInputs, arguments, batch_size
 
 
 class Point(NamedTuple):
@@ -37,7 +37,7 @@ class Point(NamedTuple):
     turn: int
 
 
-class Place(NamedTuple):
+class TensorPlace(NamedTuple):
     """Where a value is seen: at a call, on the way into it ("args", "kwargs") or out of it ("out").
 
     `path` leads to the tensor from there; (1, 2) is item 2 of item 1.
@@ -48,17 +48,17 @@ class Place(NamedTuple):
     path: tuple[int | str, ...]
 
 
-Seen = Callable[[Place, Tensor], Tensor | None]
+Seen = Callable[[TensorPlace, Tensor], Tensor | None]
 """Gets a tensor at its place; one that it returns takes the tensor's place."""
 
 
-class Places:
+class TensorPlaces:
     """Where the values of a program can be seen when the model is evaluated."""
 
     def __init__(self, program: Program) -> None:
         self.calls = evaluated(program)
         self.points: list[Point] = []
-        self._out: dict[int, Place] = {}
+        self._out: dict[int, TensorPlace] = {}
         turns: Counter[tuple[str, str, int]] = Counter()
         for call in self.calls:
             key = call.module, call.name, call.nth.get(call.module, 0)
@@ -66,18 +66,18 @@ class Places:
             turns[key] += 1
             self.points.append(point)
             for path, value in _paths(call.outputs):
-                self._out.setdefault(value, Place(point, "out", path))
+                self._out.setdefault(value, TensorPlace(point, "out", path))
 
-    def out(self, value: int) -> Place | None:
+    def out(self, value: int) -> TensorPlace | None:
         """Return where a value comes out of a call; None for one that never does, being inside of one."""
         return self._out.get(value)
 
-    def into(self, call: int, value: int) -> Place | None:
+    def into(self, call: int, value: int) -> TensorPlace | None:
         """Return where a value goes into a call; None where it does not."""
         for side in ("args", "kwargs"):
             for path, found in _paths(getattr(self.calls[call], side)):
                 if found == value:
-                    return Place(self.points[call], side, path)
+                    return TensorPlace(self.points[call], side, path)
         return None
 
 
@@ -93,10 +93,10 @@ class Probe:
     The ghost shares the model's weights, without their gradients, and runs in eval mode; the model is not touched.
     """
 
-    def __init__(self, model: nn.Module, program: Program, places: Iterable[Place]) -> None:
-        self.dims: dict[Place, int] | None = None
+    def __init__(self, model: nn.Module, program: Program, places: Iterable[TensorPlace]) -> None:
+        self.dims: dict[TensorPlace, int] | None = None
         self.stack: list[tuple[str, Counter[str]]] = []
-        self.wanted: dict[Point, list[Place]] = defaultdict(list)
+        self.wanted: dict[Point, list[TensorPlace]] = defaultdict(list)
         for place in dict.fromkeys(places):
             self.wanted[place.point].append(place)
         functions = {(point.module, point.function) for point in self.wanted}
@@ -109,7 +109,7 @@ class Probe:
             if not isinstance(module, torch.jit.ScriptModule):
                 module.__dict__["forward"] = self._followed(name, module.forward)
 
-    def run(self, inputs: Inputs, seen: Seen) -> Any:
+    def run(self, inputs: ModelInputs, seen: Seen) -> Any:
         """Run on one batch, call `seen` at every place the pass comes to, and return what the model returned.
 
         Raises `ModelError` where the code takes another way than in the trace, so that the places can't be told, and
@@ -134,7 +134,7 @@ class Probe:
                 )
         return outputs
 
-    def sample_dims(self, inputs: Inputs) -> dict[Place, int]:
+    def sample_dims(self, inputs: ModelInputs) -> dict[TensorPlace, int]:
         """Return for each place the dimension its samples lie along: the one that is shorter for fewer samples.
 
         Told once, by the first batch of several. Left out are places it does not reach, those where the number of
@@ -145,15 +145,15 @@ class Probe:
         return self.dims or {}
 
     @torch.no_grad()
-    def _told(self, inputs: Inputs, samples: int) -> dict[Place, int]:
+    def _told(self, inputs: ModelInputs, samples: int) -> dict[TensorPlace, int]:
         fewer = min(2, samples - 1)
-        sizes: list[dict[Place, tuple[int, ...]]] = [{}, {}]
+        sizes: list[dict[TensorPlace, tuple[int, ...]]] = [{}, {}]
         try:
             for batch, found in zip((inputs, first(inputs, fewer)), sizes, strict=True):
                 self.run(batch, lambda place, tensor, to=found: to.update({place: tuple(tensor.shape)}))  # type: ignore[misc]
         except InputError:
             return {}
-        dims: dict[Place, int] = {}
+        dims: dict[TensorPlace, int] = {}
         for place, shape in sizes[0].items():
             pairs = zip(shape, sizes[1].get(place, ()), strict=False)
             scaled = [at for at, (whole, part) in enumerate(pairs) if whole * fewer == part * samples]
@@ -205,7 +205,7 @@ class _Watch(TorchFunctionMode):
         return out
 
 
-def _shown(tree: Any, place: Place, path: tuple[int | str, ...], seen: Seen) -> Any:
+def _shown(tree: Any, place: TensorPlace, path: tuple[int | str, ...], seen: Seen) -> Any:
     """Show the tensor at `path` of a nest, and return the nest with what was given for it."""
     if not path:
         given = seen(place, tree)

@@ -69,7 +69,7 @@ class Call:
 
 
 @dataclass
-class Run:
+class ModuleCall:
     """One pass through a module's forward: its first tensor, what it returned, its nodes, its calls by function."""
 
     path: str
@@ -87,7 +87,7 @@ class Program:
     nodes: list[Node] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     outputs: list[int] = field(default_factory=list)
-    runs: list[Run] = field(default_factory=list)
+    runs: list[ModuleCall] = field(default_factory=list)
     tensors: dict[str, int] = field(default_factory=dict)
     attributes: dict[str, int] = field(default_factory=dict)
     tensors_were: str = "meta"

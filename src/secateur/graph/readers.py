@@ -11,7 +11,7 @@ from secateur.graph.coupling import Coupling
 from secateur.graph.labels import Vector
 from secateur.graph.program import Node, Ref, refs
 
-WEIGHTS = {"mm": 1, "bmm": 1, "linear": 1, "addmm": 2, "baddbmm": 2, "mv": 1, "_grouped_mm": 1}
+WEIGHT_OPERANDS = {"mm": 1, "bmm": 1, "linear": 1, "addmm": 2, "baddbmm": 2, "mv": 1, "_grouped_mm": 1}
 """Products whose operand at this place, and the one before it, may be a weight."""
 
 
@@ -44,9 +44,9 @@ def summed(coupling: Coupling, node: Node, weights: set[int]) -> list[Vector | N
         if weight.id not in weights or makes:
             return []
         return [coupling.of(weight)[0 if transposed else 1]]
-    if node.op not in WEIGHTS:
+    if node.op not in WEIGHT_OPERANDS:
         return []
-    right = WEIGHTS[node.op]
+    right = WEIGHT_OPERANDS[node.op]
     found = []
     for at, dim in ((right - 1, -1), (right, -2 if node.op != "linear" else -1)):
         operand = node.args[at] if at >= 0 else None

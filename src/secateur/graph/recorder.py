@@ -20,10 +20,10 @@ from torch.utils._pytree import tree_leaves
 
 from secateur.graph.copies import tensors_in
 from secateur.graph.forwards import call_name
-from secateur.graph.program import Call, Node, Program, Ref, Run, Value, refs, replace
-from secateur.graph.sizes import Extent, Size
+from secateur.graph.program import Call, ModuleCall, Node, Program, Ref, Value, refs, replace
+from secateur.graph.sizes import Extent, TracedSize
 
-Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+CallArguments = tuple[tuple[Any, ...], dict[str, Any]]
 SIZE_READERS = {"torch.Tensor.shape.__get__", "torch.Tensor.size"}
 
 
@@ -41,7 +41,7 @@ class Recorder:
         self.view: dict[int, tuple[int, int, int]] = {}  # view → value viewed, node, which output
         self.attributes: dict[int, str] = {}  # id of a tensor that a module holds unregistered → its name
 
-    def name_tensors(self, ghost: nn.Module, inputs: Arguments) -> None:
+    def name_tensors(self, ghost: nn.Module, inputs: CallArguments) -> None:
         """Make values of the model's tensors and the inputs, and note the names of tensors held unregistered."""
         for kind, named in (("parameter", ghost.named_parameters()), ("buffer", ghost.named_buffers())):
             for name, tensor in named:
@@ -72,12 +72,12 @@ class Recorder:
             finally:
                 self.stack.pop()
             nodes = range(start, len(self.program.nodes))
-            self.program.runs.append(Run(name, source, self.refer(outputs), nodes, dict(calls)))
+            self.program.runs.append(ModuleCall(name, source, self.refer(outputs), nodes, dict(calls)))
             return outputs
 
         return followed
 
-    def run(self, ghost: nn.Module, inputs: Arguments) -> Any:
+    def run(self, ghost: nn.Module, inputs: CallArguments) -> Any:
         """Run the model with every operator and call written down."""
         args, kwargs = inputs
         with Operators(self), Functions(self):
@@ -267,10 +267,10 @@ class Functions(TorchFunctionMode):
 
 
 def _sized(value: int, sizes: Any, dims: int, dim: int | None = None) -> Any:
-    """Return sizes read from a tensor as `Size`s that remember it."""
+    """Return sizes read from a tensor as `TracedSize`s that remember it."""
     if dim is None:
-        return torch.Size(Size(int(size), Extent(value, at)) for at, size in enumerate(sizes))
-    return Size(int(sizes), Extent(value, int(dim) % dims))
+        return torch.Size(TracedSize(int(size), Extent(value, at)) for at, size in enumerate(sizes))
+    return TracedSize(int(sizes), Extent(value, int(dim) % dims))
 
 
 def _source() -> str:

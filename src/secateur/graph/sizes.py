@@ -1,6 +1,6 @@
 """Integers that remember where they came from.
 
-While a model is traced, every integer attribute of its modules and every size read from a tensor is a `Size`: an
+While a model is traced, every integer attribute of its modules and every size read from a tensor is a `TracedSize`: an
 int like any other, which also carries the expression that made it. `x.shape[-1] // self.num_heads` arrives at
 `view` as the number 64 and as "last dimension of value 12, divided by attribute num_heads of module attn". So a
 smaller model can be asked what each size in its code would become, and which attribute to change.
@@ -42,18 +42,18 @@ class Derived:
     operands: tuple[Any, ...]
 
 
-class Size(int):
+class TracedSize(int):
     """An int with the expression it came from in `origin`."""
 
     origin: Leaf | Derived
 
-    def __new__(cls, value: int, origin: Leaf | Derived) -> Size:
+    def __new__(cls, value: int, origin: Leaf | Derived) -> TracedSize:
         """Attach `origin` to `value`."""
         size = super().__new__(cls, value)
         size.origin = origin
         return size
 
-    def __deepcopy__(self, memo: Any) -> Size:
+    def __deepcopy__(self, memo: Any) -> TracedSize:
         return self
 
     def __reduce__(self) -> tuple[type, tuple[int]]:
@@ -61,7 +61,7 @@ class Size(int):
 
 
 class Scale(float):
-    """A float computed from a `Size`, such as the 1/√d of attention."""
+    """A float computed from a `TracedSize`, such as the 1/√d of attention."""
 
     origin: Leaf | Derived
 
@@ -87,7 +87,7 @@ def _remember(home: type, name: str, function: Callable[..., Any]) -> Callable[.
         else:
             result = plain(self, *others)
         if type(result) is int:
-            return Size(result, Derived(function, (self, *others)))
+            return TracedSize(result, Derived(function, (self, *others)))
         return Scale(result, Derived(function, (self, *others))) if type(result) is float else result
 
     return method
@@ -107,22 +107,22 @@ _BINARY: dict[str, Callable[..., Any]] = {
     "pow": operator.pow,
 }
 for _name, _function in _BINARY.items():
-    for _class, _home in ((Size, int), (Scale, float)):
+    for _class, _home in ((TracedSize, int), (Scale, float)):
         setattr(_class, f"__{_name}__", _remember(_home, f"__{_name}__", _function))
         setattr(_class, f"__r{_name}__", _remember(_home, f"__r{_name}__", _swapped(_function)))
 _UNARY: dict[str, Callable[..., Any]] = {"neg": operator.neg, "pos": operator.pos, "abs": abs}
 for _name, _function in _UNARY.items():
-    setattr(Size, f"__{_name}__", _remember(int, f"__{_name}__", _function))
+    setattr(TracedSize, f"__{_name}__", _remember(int, f"__{_name}__", _function))
     setattr(Scale, f"__{_name}__", _remember(float, f"__{_name}__", _function))
 
 
 @contextmanager
 def remembered_roots() -> Iterator[None]:
-    """Have `math.sqrt` of a `Size` remember it too while the block runs: attention divides by √d."""
+    """Have `math.sqrt` of a `TracedSize` remember it too while the block runs: attention divides by √d."""
     root = math.sqrt
 
     def sqrt(number: Any, /) -> float:
-        if type(number) in (Size, Scale):
+        if type(number) in (TracedSize, Scale):
             return Scale(root(number), Derived(root, (number,)))
         return root(number)
 
@@ -138,7 +138,7 @@ def evaluate(size: Any, leaf: Callable[[Leaf, int], int]) -> Any:
 
     A plain number stays what it is.
     """
-    if type(size) not in (Size, Scale):
+    if type(size) not in (TracedSize, Scale):
         return size
     if isinstance(size.origin, Derived):
         operands = [evaluate(operand, leaf) for operand in size.origin.operands]
@@ -151,7 +151,7 @@ def evaluate(size: Any, leaf: Callable[[Leaf, int], int]) -> Any:
 
 def leaves(size: Any) -> Iterator[tuple[Leaf, int]]:
     """Yield every leaf of an expression with its present value."""
-    if type(size) in (Size, Scale):
+    if type(size) in (TracedSize, Scale):
         if isinstance(size.origin, Derived):
             for operand in size.origin.operands:
                 yield from leaves(operand)

@@ -25,12 +25,12 @@ from secateur.core.seeds import same_draws
 from secateur.graph.attention import stand_in
 from secateur.graph.copies import copy_with, is_plain_attention, like, tag_attributes
 from secateur.graph.program import Program
-from secateur.graph.recorder import Arguments, Recorder
+from secateur.graph.recorder import CallArguments, Recorder
 from secateur.graph.sizes import remembered_roots
-from secateur.measure.inputs import Inputs, arguments, shapes
+from secateur.measure.inputs import ModelInputs, arguments, shapes
 
 
-def trace(model: nn.Module, example_inputs: Inputs, *, training: bool = False) -> Program:
+def trace(model: nn.Module, example_inputs: ModelInputs, *, training: bool = False) -> Program:
     """Run `model` in eval mode on the example inputs and return what it computed.
 
     With `training`, a model of which parameters are not reached runs a second time with its own code in training mode,
@@ -38,7 +38,7 @@ def trace(model: nn.Module, example_inputs: Inputs, *, training: bool = False) -
     the inputs.
     """
     failure = Exception()
-    for kind in KINDS:
+    for kind in TRACE_MODES:
         program, error = attempt(model, example_inputs, kind)
         if error is None:
             return (training and _trained(model, example_inputs, program)) or program
@@ -51,7 +51,7 @@ def trace(model: nn.Module, example_inputs: Inputs, *, training: bool = False) -
     ) from failure
 
 
-def _trained(model: nn.Module, example_inputs: Inputs, program: Program) -> Program | None:
+def _trained(model: nn.Module, example_inputs: ModelInputs, program: Program) -> Program | None:
     """Return the program of both modes where training mode reaches parameters that eval mode does not."""
     if not program.unreached:
         return None
@@ -60,14 +60,14 @@ def _trained(model: nn.Module, example_inputs: Inputs, program: Program) -> Prog
 
 
 def attempt(
-    model: nn.Module, example_inputs: Inputs, kind: str, *, training: bool = False
+    model: nn.Module, example_inputs: ModelInputs, kind: str, *, training: bool = False
 ) -> tuple[Program, Exception | None]:
-    """Trace on tensors of one of `KINDS`, with `training` in both modes.
+    """Trace on tensors of one of `TRACE_MODES`, with `training` in both modes.
 
     Returns what was recorded, and the error that ended it, if one did.
     """
     inputs = arguments(example_inputs)
-    substitute: Callable[[Tensor], Tensor] = KINDS[kind]
+    substitute: Callable[[Tensor], Tensor] = TRACE_MODES[kind]
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     with same_draws(), ExitStack() as stack:
         stack.callback(setattr, logger, "disabled", logger.disabled)
@@ -91,7 +91,7 @@ def _itself(tensor: Tensor) -> Tensor:
     return tensor
 
 
-KINDS = {
+TRACE_MODES = {
     "meta": lambda tensor: like(tensor, "meta"),
     "fake": lambda tensor: like(tensor, "cpu"),
     "real": lambda tensor: (
@@ -101,7 +101,9 @@ KINDS = {
 """What a pass can run on, fastest first: each kind knows more of a tensor than the one before."""
 
 
-def _record(ghost: nn.Module, model: nn.Module, inputs: Arguments, program: Program, training: bool) -> None:
+def _record(
+    ghost: nn.Module, model: nn.Module, inputs: CallArguments, program: Program, training: bool
+) -> None:
     stand_in(ghost, [name for name, module in ghost.named_modules() if is_plain_attention(module)])
     program.attributes.update(tag_attributes(ghost, model))
     recorder = Recorder(program)
@@ -114,7 +116,7 @@ def _record(ghost: nn.Module, model: nn.Module, inputs: Arguments, program: Prog
         program.outputs += [recorder.read(leaf) for leaf in tensors_of(outputs)]
 
 
-PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, type)
+PLAIN_TYPES = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, type)
 
 
 def tensors_of(outputs: Any) -> list[Tensor]:
@@ -130,7 +132,7 @@ def _walk(outputs: Any, seen: set[int]) -> Iterator[Tensor]:
     if isinstance(outputs, Tensor):
         yield outputs
         return
-    if isinstance(outputs, PLAIN) or id(outputs) in seen or "Cache" in type(outputs).__name__:
+    if isinstance(outputs, PLAIN_TYPES) or id(outputs) in seen or "Cache" in type(outputs).__name__:
         return
     seen.add(id(outputs))
     if isinstance(outputs, list | tuple | set | frozenset):

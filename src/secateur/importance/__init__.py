@@ -7,7 +7,7 @@ normalisation over the group.
 from secateur.importance.change import change_parts
 from secateur.importance.heads import attention_parts, masked_parts
 from secateur.importance.maps import map_parts
-from secateur.importance.parts import REDUCTIONS, VIEWS, Part, Question
+from secateur.importance.parts import REDUCTIONS, VIEWS, Question, ScorePart
 from secateur.importance.refit import reader_parts
 from secateur.importance.rows import row_parts, scale_parts
 from secateur.importance.scores import NORMALIZATIONS, unit_scores
@@ -17,8 +17,8 @@ __all__ = [
     "NORMALIZATIONS",
     "REDUCTIONS",
     "VIEWS",
-    "Part",
     "Question",
+    "ScorePart",
     "attention_parts",
     "change_parts",
     "map_parts",

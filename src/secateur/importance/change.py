@@ -13,19 +13,19 @@ from secateur.criteria.calibration import Calibration
 from secateur.criteria.losses import gradients
 from secateur.graph.groups import Group
 from secateur.importance.observed import remembered
-from secateur.importance.parts import VIEWS, Part, Parts, Question
+from secateur.importance.parts import VIEWS, Question, ScorePart, ScoreParts
 from secateur.importance.weights import sums
 
-Key: TypeAlias = tuple[tuple[str, int, bytes], ...]
+GroupKey: TypeAlias = tuple[tuple[str, int, bytes], ...]
 
 
 @VIEWS.register("change")
-def change_parts(question: Question) -> Parts:
+def change_parts(question: Question) -> ScoreParts:
     """Score Σ w · ∂L/∂w over all weights of a unit, [units], batch by batch; the mean over all samples."""
     parameters = question.parameters()
     groups = {_key(group): group for group in question.groups}
 
-    def measure(data: Calibration, keys: Sequence[Key]) -> dict[Key, Tensor]:
+    def measure(data: Calibration, keys: Sequence[GroupKey]) -> dict[GroupKey, Tensor]:
         totals = {key: torch.zeros(groups[key].units, dtype=torch.float64) for key in keys}
         samples = 0
         for gradient, size in gradients(question.model, parameters, data):
@@ -39,9 +39,11 @@ def change_parts(question: Question) -> Parts:
         return {key: total / samples for key, total in totals.items()}
 
     scores = remembered(question, groups, measure)
-    return {group.name: [Part(scores[key], torch.ones_like(scores[key]))] for key, group in groups.items()}
+    return {
+        group.name: [ScorePart(scores[key], torch.ones_like(scores[key]))] for key, group in groups.items()
+    }
 
 
-def _key(group: Group) -> Key:
+def _key(group: Group) -> GroupKey:
     """Return what tells a group from others: the tensors it runs through and the units of their indices."""
     return tuple((member.name, member.dim, member.unit.tobytes()) for member in group.members)

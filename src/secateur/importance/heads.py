@@ -19,9 +19,9 @@ from secateur.core.seeds import same_draws
 from secateur.criteria.calibration import Calibration
 from secateur.criteria.losses import loss_of
 from secateur.graph.labels import Vector
-from secateur.graph.probe import Place, Probe
+from secateur.graph.probe import Probe, TensorPlace
 from secateur.importance.observed import by_samples, check_reached, coupling_of, remembered
-from secateur.importance.parts import VIEWS, Part, Parts, Question
+from secateur.importance.parts import VIEWS, Question, ScorePart, ScoreParts
 from secateur.importance.sites import Sites, Spot
 from secateur.measure.inputs import batch_size
 
@@ -34,7 +34,7 @@ class Reading(NamedTuple):
 
 
 @VIEWS.register("attention")
-def attention_parts(question: Question) -> Parts:
+def attention_parts(question: Question) -> ScoreParts:
     """Score what heads hand on, and its gradient, both [N, heads, tokens, features] → [parts, heads]; the mean."""
     readings = _readings(question)
     means = remembered(
@@ -46,7 +46,7 @@ def attention_parts(question: Question) -> Parts:
 
 
 @VIEWS.register("masked")
-def masked_parts(question: Question) -> Parts:
+def masked_parts(question: Question) -> ScoreParts:
     """Score the mean loss over all samples, [1], and that without each unit, [units] → [units]."""
     readings = {name: tuple(found) for name, found in _readings(question).items() if found}
     losses = remembered(question, readings.values(), lambda data, missing: _losses(question, data, missing))
@@ -57,8 +57,8 @@ def masked_parts(question: Question) -> Parts:
     }
 
 
-def _part(scores: Tensor) -> Part:
-    return Part(scores, torch.ones_like(scores))
+def _part(scores: Tensor) -> ScorePart:
+    return ScorePart(scores, torch.ones_like(scores))
 
 
 def _readings(question: Question) -> dict[str, list[Reading]]:
@@ -81,9 +81,9 @@ def _sensitivities(question: Question, data: Calibration, wanted: Sequence[Readi
     counts: dict[Reading, int] = defaultdict(int)
     with torch.enable_grad(), same_draws():
         for inputs, labels in data.tracked("heads"):
-            found: dict[Place, Tensor] = {}
+            found: dict[TensorPlace, Tensor] = {}
 
-            def seen(place: Place, tensor: Tensor, found: dict[Place, Tensor] = found) -> None:
+            def seen(place: TensorPlace, tensor: Tensor, found: dict[TensorPlace, Tensor] = found) -> None:
                 found[place] = tensor if tensor.requires_grad else tensor.requires_grad_()
 
             samples, along = batch_size(inputs), probe.sample_dims(inputs)
@@ -137,9 +137,9 @@ def _losses(
             samples += size
 
             def mean_loss(
-                masks: dict[Place, tuple[int, Tensor]], inputs: Any = inputs, labels: Any = labels
+                masks: dict[TensorPlace, tuple[int, Tensor]], inputs: Any = inputs, labels: Any = labels
             ) -> float:
-                def seen(place: Place, tensor: Tensor) -> Tensor | None:
+                def seen(place: TensorPlace, tensor: Tensor) -> Tensor | None:
                     if place not in masks:
                         return None
                     dim, mask = masks[place]
@@ -163,8 +163,8 @@ def _losses(
 
 
 def _gradients(
-    outputs: Any, labels: Tensor | None, samples: int, of: Mapping[Place, Tensor]
-) -> dict[Place, Tensor]:
+    outputs: Any, labels: Tensor | None, samples: int, of: Mapping[TensorPlace, Tensor]
+) -> dict[TensorPlace, Tensor]:
     """Return the gradients of the summed loss of a batch."""
     loss = samples * _loss(outputs, labels)
     try:

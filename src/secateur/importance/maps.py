@@ -12,15 +12,15 @@ from secateur.core.errors import InputError
 from secateur.core.seeds import same_draws
 from secateur.criteria.calibration import Calibration
 from secateur.graph.groups import Member
-from secateur.graph.probe import Place, Probe
+from secateur.graph.probe import Probe, TensorPlace
 from secateur.importance.observed import by_samples, check_reached, coupling_of, remembered
-from secateur.importance.parts import VIEWS, Parts, Question, gather
+from secateur.importance.parts import VIEWS, Question, ScoreParts, gather
 from secateur.importance.sites import Sites, Spot
 from secateur.measure.inputs import batch_size
 
 
 @VIEWS.register("map")
-def map_parts(question: Question) -> Parts:
+def map_parts(question: Question) -> ScoreParts:
     """Score the maps of what produces each unit, [N, channels, *places] → [N, channels]; the mean over all samples."""
     sites = Sites(coupling_of(question))
     maps = {group.name: dict(sites.maps(group)) for group in question.groups}
@@ -42,13 +42,13 @@ def _means(question: Question, data: Calibration, wanted: Sequence[Spot]) -> dic
     """Return the mean score of each channel over all samples, float64 [channels], in one pass over the data."""
     probe = Probe(question.model, coupling_of(question).program, [spot.place for spot in wanted])
     score, options = question.criterion.unit, question.options
-    spots: dict[Place, list[Spot]] = defaultdict(list)
+    spots: dict[TensorPlace, list[Spot]] = defaultdict(list)
     for spot in wanted:
         spots[spot.place].append(spot)
     totals: dict[Spot, Tensor] = {}
     counts: dict[Spot, int] = defaultdict(int)
 
-    def seen(place: Place, tensor: Tensor) -> None:
+    def seen(place: TensorPlace, tensor: Tensor) -> None:
         if not bool(tensor.isfinite().all()):
             raise InputError("The feature maps on this data hold NaN or infinity: look at the inputs.")
         for spot in spots[place]:

@@ -14,8 +14,8 @@ from secateur.graph.coupling import Coupling
 from secateur.importance.parts import Question
 from secateur.importance.sites import Spot
 
-Key = TypeVar("Key", bound=Hashable)
-Value = TypeVar("Value")
+ObservedKey = TypeVar("ObservedKey", bound=Hashable)
+ObservedValue = TypeVar("ObservedValue")
 
 
 def coupling_of(question: Question) -> Coupling:
@@ -40,9 +40,9 @@ def calibration_of(question: Question) -> Calibration:
 
 def remembered(
     question: Question,
-    keys: Iterable[Key],
-    measure: Callable[[Calibration, Sequence[Key]], dict[Key, Value]],
-) -> dict[Key, Value]:
+    keys: Iterable[ObservedKey],
+    measure: Callable[[Calibration, Sequence[ObservedKey]], dict[ObservedKey, ObservedValue]],
+) -> dict[ObservedKey, ObservedValue]:
     """Return what is known of every key; `measure` is asked for those that no earlier question was about."""
     data = calibration_of(question)
     asked = list(dict.fromkeys(keys))

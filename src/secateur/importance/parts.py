@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from secateur.core.registry import Registry
-from secateur.criteria import Batches, Criterion
+from secateur.criteria import CalibrationBatches, Criterion
 from secateur.graph.coupling import Coupling
 from secateur.graph.groups import Group, Member
 from secateur.shrink.plan import named_tensors
 from secateur.sparsity.targets import DTYPES, role
 
 
-class Part(NamedTuple):
+class ScorePart(NamedTuple):
     """Of one tensor dimension: the sum of scores of each unit, float64 [units], and of how many scores it is."""
 
     total: Tensor
@@ -43,7 +43,7 @@ class Question:
     options: Mapping[str, Any] = field(default_factory=dict)
     coupling: Coupling | None = None
     example_inputs: Any = None
-    data: Batches | None = None
+    data: CalibrationBatches | None = None
     seed: int = 0
 
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -64,34 +64,34 @@ class Question:
         }
 
 
-Parts = dict[str, list[Part]]
+ScoreParts = dict[str, list[ScorePart]]
 """Group name → what was found in each of its tensors, in the order of its members."""
 
-VIEWS: Registry[Callable[[Question], Parts]] = Registry("view of units")
+VIEWS: Registry[Callable[[Question], ScoreParts]] = Registry("view of units")
 
-REDUCTIONS: Registry[Callable[[Sequence[Part]], Tensor]] = Registry("reduction")
+REDUCTIONS: Registry[Callable[[Sequence[ScorePart]], Tensor]] = Registry("reduction")
 
 
 @REDUCTIONS.register("mean")
-def mean(parts: Sequence[Part]) -> Tensor:
+def mean(parts: Sequence[ScorePart]) -> Tensor:
     """Mean over all scores of a unit: units of wide and narrow layers can be compared."""
-    return Part(_sum([part.total for part in parts]), _sum([part.counted for part in parts])).mean
+    return ScorePart(_sum([part.total for part in parts]), _sum([part.counted for part in parts])).mean
 
 
 @REDUCTIONS.register("sum")
-def total(parts: Sequence[Part]) -> Tensor:
+def total(parts: Sequence[ScorePart]) -> Tensor:
     """Sum over all scores of a unit: all that would go."""
     return _sum([part.total for part in parts])
 
 
 @REDUCTIONS.register("max")
-def largest(parts: Sequence[Part]) -> Tensor:
+def largest(parts: Sequence[ScorePart]) -> Tensor:
     """Largest of the tensors' means: a unit stays if it matters anywhere."""
     return torch.stack([part.mean for part in parts]).amax(0)
 
 
 @REDUCTIONS.register("first")
-def first(parts: Sequence[Part]) -> Tensor:
+def first(parts: Sequence[ScorePart]) -> Tensor:
     """Mean in the first tensor alone, which is what makes the unit: most papers' filter criteria."""
     return parts[0].mean
 
@@ -100,13 +100,13 @@ def _sum(tensors: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(tensors)).sum(0)
 
 
-def gather(member: Member, units: int, scores: Tensor, counts: Tensor | None = None) -> Part:
+def gather(member: Member, units: int, scores: Tensor, counts: Tensor | None = None) -> ScorePart:
     """Bring scores of a dimension's indices, [indices], to the units they belong to."""
     unit = torch.from_numpy(member.unit)
     inside = unit >= 0
     scores = scores.detach().double().cpu()
     counts = torch.ones_like(scores) if counts is None else counts.double()
-    return Part(
+    return ScorePart(
         torch.zeros(units, dtype=torch.float64).index_add_(0, unit[inside], scores[inside]),
         torch.zeros(units, dtype=torch.float64).index_add_(0, unit[inside], counts[inside]),
     )

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from secateur.graph.cost import MACS
 from secateur.graph.coupling import Coupling
-from secateur.graph.probe import Place
+from secateur.graph.probe import TensorPlace
 from secateur.graph.program import Node, Ref, refs
 from secateur.importance.sites import Sites
 
@@ -44,7 +44,7 @@ class Norm:
     mean: str
     variance: str
     epsilon: float
-    into: Place | None
+    into: TensorPlace | None
     call: int
 
 
@@ -61,10 +61,10 @@ class Product:
     shape: tuple[int, ...]
     rows: int
     bias: str | None
-    into: Place
-    out: Place
+    into: TensorPlace
+    out: TensorPlace
     norm: Norm | None
-    residual: Place | None
+    residual: TensorPlace | None
 
     @property
     def convolution(self) -> bool:
@@ -160,7 +160,7 @@ class Products:
             value = self.program.nodes[at].args[0].id
         return value
 
-    def _next(self, value: int) -> tuple[Norm | None, Place | None]:
+    def _next(self, value: int) -> tuple[Norm | None, TensorPlace | None]:
         """Return the batch normalisation that alone reads a value, and what is then added to it."""
         norm = None
         at = self.made_at[value]

@@ -14,18 +14,18 @@ from secateur.core.seeds import same_draws
 from secateur.criteria.calibration import Calibration
 from secateur.criteria.readers import Reader
 from secateur.graph.labels import Vector
-from secateur.graph.probe import Place, Probe
+from secateur.graph.probe import Probe, TensorPlace
 from secateur.importance.observed import coupling_of, remembered
-from secateur.importance.parts import VIEWS, Part, Parts, Question
+from secateur.importance.parts import VIEWS, Question, ScorePart, ScoreParts
 from secateur.importance.products import Product, Products, channels_last, draw, patches
 from secateur.linalg.ridge import Squares
 from secateur.shrink.plan import named_tensors
 
-ROWS = 64
+ROWS_PER_ENTRY = 64
 """Rows of inputs looked at for each entry of one."""
 
 
-class Moments(NamedTuple):
+class ProductMoments(NamedTuple):
     """Of one product: E[xᵀx], float64 [groups, inputs, inputs]; how much what it adds to varies, all outputs together.
 
     `scale` is what a batch normalisation behind it multiplies each output by, float64 [groups, 1, outputs].
@@ -37,7 +37,7 @@ class Moments(NamedTuple):
 
 
 @VIEWS.register("readers")
-def reader_parts(question: Question) -> Parts:
+def reader_parts(question: Question) -> ScoreParts:
     """Score units by all that reads them, a list of `Reader` → [units]."""
     products = {(product.weight, product.rows): product for product in Products(coupling_of(question))}
     wanted = {
@@ -53,7 +53,7 @@ def reader_parts(question: Question) -> Parts:
         question, names, lambda data, missing: _moments(question, data, [names[each] for each in missing])
     )
     weights = named_tensors(question.model)
-    parts: Parts = {}
+    parts: ScoreParts = {}
     for group in question.groups:
         readers = [
             reader
@@ -63,13 +63,15 @@ def reader_parts(question: Question) -> Parts:
         ]
         if readers:
             scores = question.criterion.unit(readers, **question.options).cpu()
-            parts[group.name] = [Part(scores, torch.ones_like(scores))]
+            parts[group.name] = [ScorePart(scores, torch.ones_like(scores))]
         else:
             parts[group.name] = []
     return parts
 
 
-def _readers(product: Product, unit: Vector, units: int, weight: Tensor, moments: Moments) -> list[Reader]:
+def _readers(
+    product: Product, unit: Vector, units: int, weight: Tensor, moments: ProductMoments
+) -> list[Reader]:
     """Return a product as readers, one for each group of its channels."""
     flat = (weight.detach() if product.rows == 1 else weight.detach().T).flatten(1).double()
     outputs, inputs = flat.shape
@@ -81,7 +83,7 @@ def _readers(product: Product, unit: Vector, units: int, weight: Tensor, moments
     ]
 
 
-def _moments(question: Question, data: Calibration, products: Sequence[Product]) -> dict[str, Moments]:
+def _moments(question: Question, data: Calibration, products: Sequence[Product]) -> dict[str, ProductMoments]:
     """Measure in one pass; what no sample comes to is left out."""
     into = {product.into: product for product in products}
     out = {product.out: product for product in products}
@@ -92,9 +94,9 @@ def _moments(question: Question, data: Calibration, products: Sequence[Product])
     scales = {product.weight: _scale(product, tensors) for product in products}
     sums: dict[str, Squares] = {}
     arrived: dict[str, Tensor] = {}
-    stream: dict[Place, Tensor] = {}
+    stream: dict[TensorPlace, Tensor] = {}
 
-    def seen(place: Place, tensor: Tensor) -> None:
+    def seen(place: TensorPlace, tensor: Tensor) -> None:
         if place in streams:
             stream[place] = tensor
         if place in into:
@@ -105,7 +107,7 @@ def _moments(question: Question, data: Calibration, products: Sequence[Product])
         size = tensors[product.weight].numel() // product.shape[1 - product.rows]
         if not bool(tensor.isfinite().all()):
             raise InputError("The activations on this data hold NaN or infinity: look at the inputs.")
-        last, picked = draw(product, tensor, -(-ROWS * size // len(data)), generator)
+        last, picked = draw(product, tensor, -(-ROWS_PER_ENTRY * size // len(data)), generator)
         x = patches(arrived.pop(product.weight), product, picked)
         y = last[picked].double() * scales[product.weight].flatten()
         if product.residual is not None:
@@ -121,7 +123,7 @@ def _moments(question: Question, data: Calibration, products: Sequence[Product])
             probe.run(inputs, seen)
             stream.clear()
     return {
-        name: Moments(
+        name: ProductMoments(
             found.gram / found.count, float(found.moments(centred=True)[2].sum()) / found.count, scales[name]
         )
         for name, found in sums.items()

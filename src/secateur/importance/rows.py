@@ -5,11 +5,11 @@ from __future__ import annotations
 from torch import Tensor
 
 from secateur.graph.groups import Group, Member
-from secateur.importance.parts import VIEWS, Parts, Question, gather
+from secateur.importance.parts import VIEWS, Question, ScoreParts, gather
 
 
 @VIEWS.register("row")
-def row_parts(question: Question) -> Parts:
+def row_parts(question: Question) -> ScoreParts:
     """Score the rows of every matrix or kernel that produces the unit: [rows, weights of each] → [rows]."""
     parameters, roles = question.parameters(), question.roles()
     score, options = question.criterion.unit, question.options
@@ -23,7 +23,7 @@ def row_parts(question: Question) -> Parts:
 
 
 @VIEWS.register("scale")
-def scale_parts(question: Question) -> Parts:
+def scale_parts(question: Question) -> ScoreParts:
     """Score the scales, [channels], of the normalisations a unit runs through."""
     parameters, roles = question.parameters(), question.roles()
     score, options = question.criterion.unit, question.options

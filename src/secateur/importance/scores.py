@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from secateur.core.errors import InputError
 from secateur.core.registry import Registry
-from secateur.criteria import CRITERIA, Batches
+from secateur.criteria import CRITERIA, CalibrationBatches
 from secateur.graph.coupling import Coupling
 from secateur.graph.groups import Group
 from secateur.importance.parts import REDUCTIONS, VIEWS, Question
@@ -29,7 +29,7 @@ def unit_scores(
     *,
     coupling: Coupling | None = None,
     example_inputs: Any = None,
-    data: Batches | None = None,
+    data: CalibrationBatches | None = None,
     seed: int = 0,
     reduction: str = "mean",
     normalization: str = "none",

@@ -12,7 +12,7 @@ from secateur.graph.cost import MACS
 from secateur.graph.coupling import Coupling
 from secateur.graph.groups import Group
 from secateur.graph.labels import FIXED, Vector
-from secateur.graph.probe import Place, Places
+from secateur.graph.probe import TensorPlace, TensorPlaces
 from secateur.graph.program import Node, refs
 from secateur.graph.rules import RULES, rule_of
 
@@ -27,7 +27,7 @@ PRODUCTS = frozenset({*MACS, "linear", "_trilinear", "embedding"})
 class Spot(NamedTuple):
     """One dimension of a tensor that can be seen."""
 
-    place: Place
+    place: TensorPlace
     dim: int
 
 
@@ -36,7 +36,7 @@ class Sites:
 
     def __init__(self, coupling: Coupling) -> None:
         self.coupling, self.program = coupling, coupling.program
-        self.places = Places(self.program)
+        self.places = TensorPlaces(self.program)
         self.users: dict[int, list[Node]] = defaultdict(list)
         self.products: dict[str, list[Node]] = defaultdict(list)
         self.made_of: dict[int, set[str]] = {}

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from secateur.criteria import measured, score
 from secateur.graph.groups import Group, Member
-from secateur.importance.parts import VIEWS, Part, Parts, Question, gather
+from secateur.importance.parts import VIEWS, Question, ScorePart, ScoreParts, gather
 
 
 @VIEWS.register("weight")
-def weight_parts(question: Question) -> Parts:
+def weight_parts(question: Question) -> ScoreParts:
     """Sum the scores of the weights in each tensor of each unit."""
     parameters = question.parameters()
     name = question.criterion.name
@@ -42,7 +42,7 @@ def weight_parts(question: Question) -> Parts:
 
 def sums(
     group: Group, weights: Mapping[str, Tensor], profiles: dict[tuple[str, int], Tensor]
-) -> Iterable[Part]:
+) -> Iterable[ScorePart]:
     """Yield what each tensor's weights, each counted once, add up to in each unit.
 
     `weights` are scores of the weights' shapes; `profiles` remembers sums that other groups need too.

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-CHUNK = 1 << 17
+SPECTRUM_CHUNK = 1 << 17
 """Numbers that are worked on at a time: few enough to stay in a processor's cache."""
 STEP = 0.5
 """Distance of the nodes of the quadrature in ln σ; the trapezoidal rule's error is about exp(−π²/STEP)."""
@@ -26,7 +26,7 @@ def ranks(matrices: Tensor) -> Tensor:
     it is computed.
     """
     flat = matrices.reshape(-1, *matrices.shape[-2:])
-    chunk = max(1, CHUNK // max(1, flat[:1].numel()))
+    chunk = max(1, SPECTRUM_CHUNK // max(1, flat[:1].numel()))
     count = _computed if matrices.dtype == torch.float64 else _counted
     return torch.cat([count(part) for part in torch.split(flat, chunk)]).view(matrices.shape[:-2])
 
@@ -95,7 +95,7 @@ def nuclear_losses(matrices: Tensor) -> Tensor:
     exponentially on both sides, and the trapezoidal rule converges exponentially. Computed in float64; the relative
     error is below 1e-6.
     """
-    chunk = max(1, CHUNK // max(matrices[:1].numel(), min(matrices.shape[1:]) * matrices.shape[1]))
+    chunk = max(1, SPECTRUM_CHUNK // max(matrices[:1].numel(), min(matrices.shape[1:]) * matrices.shape[1]))
     return torch.cat([_losses(part) for part in torch.split(matrices.double(), chunk)])
 
 

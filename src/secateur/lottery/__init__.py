@@ -10,7 +10,7 @@ from secateur.lottery.cutting import cut, multiples
 from secateur.lottery.early import early_stop
 from secateur.lottery.levels import pace
 from secateur.lottery.mask_criteria import KEPT, MASK_CRITERIA, MASKED
-from secateur.lottery.order import Job, order
+from secateur.lottery.order import PlannedTraining, order
 from secateur.lottery.plan import plan
 from secateur.lottery.retraining import TRAININGS, Course
 from secateur.lottery.search import Level, find
@@ -25,8 +25,8 @@ __all__ = [
     "STARTS",
     "TRAININGS",
     "Course",
-    "Job",
     "Level",
+    "PlannedTraining",
     "Start",
     "Subnetwork",
     "ask",

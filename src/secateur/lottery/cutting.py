@@ -11,19 +11,19 @@ from torch import Tensor, nn
 from secateur.core.errors import InputError
 from secateur.core.options import check_least
 from secateur.core.registry import Registry
-from secateur.criteria import Batches
+from secateur.criteria import CalibrationBatches
 from secateur.lottery.levels import check_rate, left_of
-from secateur.measure.inputs import Inputs
+from secateur.measure.inputs import ModelInputs
 from secateur.pruning.api import prune
 from secateur.sparsity.granularity import parse
 from secateur.sparsity.masks import Masks
 from secateur.sparsity.targets import matches, prunable
 
-KINDS: Registry[Callable[[str, Mapping[str, Tensor]], bool]] = Registry("kind of layer")
+LAYER_KINDS: Registry[Callable[[str, Mapping[str, Tensor]], bool]] = Registry("kind of layer")
 """Name → whether a tensor of all that may be cut, in the model's order, is of that kind."""
-KINDS.add("conv", lambda name, targets: targets[name].ndim > 2)
-KINDS.add("linear", lambda name, targets: targets[name].ndim == 2)
-KINDS.add("output", lambda name, targets: name == list(targets)[-1])
+LAYER_KINDS.add("conv", lambda name, targets: targets[name].ndim > 2)
+LAYER_KINDS.add("linear", lambda name, targets: targets[name].ndim == 2)
+LAYER_KINDS.add("output", lambda name, targets: name == list(targets)[-1])
 
 
 def multiples(targets: Mapping[str, Tensor], layer_rates: Mapping[str, float]) -> dict[str, float]:
@@ -39,10 +39,14 @@ def multiples(targets: Mapping[str, Tensor], layer_rates: Mapping[str, float]) -
     found = dict.fromkeys(targets, 1.0)
     for layer, multiple in layer_rates.items():
         check_least(f"multiple of the rate for {layer}", multiple, 0.0)
-        meant = KINDS[layer] if layer in KINDS else lambda name, _, layer=layer: matches(name, layer)
+        meant = (
+            LAYER_KINDS[layer] if layer in LAYER_KINDS else lambda name, _, layer=layer: matches(name, layer)
+        )
         names = [name for name in targets if meant(name, targets)]
         if not names:
-            raise InputError(f"No layer that may be cut is '{layer}': name one, a glob, {', '.join(KINDS)}.")
+            raise InputError(
+                f"No layer that may be cut is '{layer}': name one, a glob, {', '.join(LAYER_KINDS)}."
+            )
         found |= dict.fromkeys(names, float(multiple))
     return found
 
@@ -60,8 +64,8 @@ def cut(
     include: str | Sequence[str] = ("weights",),
     keep: str | Sequence[str] | None = (),
     layers: str | Sequence[str] | None = (),
-    example_inputs: Inputs | None = None,
-    data: Batches | None = None,
+    example_inputs: ModelInputs | None = None,
+    data: CalibrationBatches | None = None,
     seed: int = 0,
     **options: Any,
 ) -> Masks:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from secateur.core.errors import InputError
-from secateur.training.journal import Row
+from secateur.training.journal import MetricsRow
 
 
-def early_stop(rows: Sequence[Row]) -> Row:
+def early_stop(rows: Sequence[MetricsRow]) -> MetricsRow:
     """Return the row of a training's log with the lowest test loss, the first of equals.
 
     Its iteration is the early-stopping iteration (Frankle & Carbin 2019, section 2), as exact as the log is dense

@@ -13,7 +13,7 @@ from secateur.core.errors import InputError
 
 RATE = 0.2
 """What a level takes where nothing else is said (Frankle & Carbin 2019)."""
-MOST = 1024
+MOST_LEVELS = 1024
 """Levels beyond which something must be wrong."""
 
 
@@ -65,9 +65,9 @@ def pace(
     end = 1.0
     while share(p, end) > left:
         end *= 2
-        if end > MOST:
+        if end > MOST_LEVELS:
             raise InputError(
-                f"At a rate of {p} it takes more than {MOST} levels until {left} is left: choose others."
+                f"At a rate of {p} it takes more than {MOST_LEVELS} levels until {left} is left: choose others."
             )
     last = round(_falling(lambda level: share(p, level), left, 0.0, end), 6)
     return p, [*(float(level) for level in range(1, math.ceil(last))), last]
@@ -80,8 +80,8 @@ def _check(sizes: Mapping[float, int], rate: float | None, levels: int | None, l
         raise InputError("Say how far to go: levels=10, or left=0.02 for 2 % of the weights.")
     if rate is not None and levels is not None and left is not None:
         raise InputError("Of rate, levels and left two decide the third: leave one out.")
-    if levels is not None and not 1 <= levels <= MOST:
-        raise InputError(f"There can't be {levels} levels: give a number from 1 to {MOST}.")
+    if levels is not None and not 1 <= levels <= MOST_LEVELS:
+        raise InputError(f"There can't be {levels} levels: give a number from 1 to {MOST_LEVELS}.")
     for name, value in (("rate", rate), ("left", left)):
         if value is not None and not 0 < value < 1:
             raise InputError(f"The {name} is {value}: give a fraction between 0 and 1, such as 0.2.")

@@ -30,7 +30,7 @@ SAME_SIGN = "_same_sign"
 
 
 @dataclass(frozen=True)
-class Part:
+class SupermaskRule:
     """A part of a question."""
 
     function: Callable[..., Tensor]
@@ -51,15 +51,15 @@ class Part:
 
 
 @dataclass(frozen=True)
-class MaskCriterion(Part):
+class MaskCriterion(SupermaskRule):
     """Which weights stay: the highest scores, of all weights or of those with the `same_sign` as before."""
 
     same_sign: bool
 
 
 MASK_CRITERIA: Registry[MaskCriterion] = Registry("mask criterion")
-KEPT: Registry[Part] = Registry("treatment of kept weights")
-MASKED: Registry[Part] = Registry("treatment of masked weights")
+KEPT: Registry[SupermaskRule] = Registry("treatment of kept weights")
+MASKED: Registry[SupermaskRule] = Registry("treatment of masked weights")
 
 
 def criterion(name: str) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
@@ -74,12 +74,12 @@ def criterion(name: str) -> Callable[[Callable[..., Tensor]], Callable[..., Tens
 
 
 def treatment(
-    registry: Registry[Part], name: str
+    registry: Registry[SupermaskRule], name: str
 ) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
     """Register the decorated function as a treatment: of `KEPT` or of `MASKED` weights."""
 
     def register(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        registry.add(name, Part(function))
+        registry.add(name, SupermaskRule(function))
         return function
 
     return register

@@ -10,7 +10,7 @@ from secateur.lottery.starts import STARTS
 from secateur.sparsity.granularity import parse
 
 
-class Job(NamedTuple):
+class PlannedTraining(NamedTuple):
     """One training: of level `number`, counted from 1, from `start`; its cut is of what `parent` trained.
 
     A parent is a start and a level; None is the dense training.
@@ -21,7 +21,7 @@ class Job(NamedTuple):
     parent: tuple[str, int] | None
 
 
-def order(starts: Sequence[str], levels: int, one_shot: bool = False) -> Iterator[Job]:
+def order(starts: Sequence[str], levels: int, one_shot: bool = False) -> Iterator[PlannedTraining]:
     """Yield a search's trainings, level by level, each after its parent.
 
     Starts that lead make a chain each: their cut is of what they trained themselves a level earlier. All others are
@@ -43,7 +43,7 @@ def order(starts: Sequence[str], levels: int, one_shot: bool = False) -> Iterato
     for number in range(1, levels + 1):
         for name in starts:
             chain = name if STARTS[name].leads else leading[0]
-            yield Job(number, name, None if one_shot or number == 1 else (chain, number - 1))
+            yield PlannedTraining(number, name, None if one_shot or number == 1 else (chain, number - 1))
 
 
 def check_shuffled(starts: Sequence[str], granularity: str) -> None:

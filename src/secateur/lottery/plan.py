@@ -16,7 +16,7 @@ from secateur.lottery.subnetwork import subnetwork
 from secateur.sparsity.granularity import parse
 from secateur.sparsity.targets import prunable
 
-TARGETS: Mapping[str, Sequence[str]] = {"include": ("weights",), "keep": (), "layers": ()}
+DEFAULT_TARGETS: Mapping[str, Sequence[str]] = {"include": ("weights",), "keep": (), "layers": ()}
 
 
 def plan(
@@ -46,7 +46,7 @@ def plan(
     elif pattern.shrinks:
         found = pace({1.0: 1}, rate, levels, left)  # all units have the same rate, however many there are
     else:
-        targets = prunable(model, *(how.get(key, default) for key, default in TARGETS.items()))
+        targets = prunable(model, *(how.get(key, default) for key, default in DEFAULT_TARGETS.items()))
         sizes = Counter[float]()
         for name, multiple in multiples(targets, layer_rates or {}).items():
             sizes[multiple] += targets[name].numel()

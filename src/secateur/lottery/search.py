@@ -20,8 +20,8 @@ from secateur.core.validation import sentence
 from secateur.data import Dataset
 from secateur.data.dataset import each
 from secateur.lottery.early import early_stop
-from secateur.lottery.order import Job, check_finetune, check_shuffled, order
-from secateur.lottery.plan import TARGETS, plan
+from secateur.lottery.order import PlannedTraining, check_finetune, check_shuffled, order
+from secateur.lottery.plan import DEFAULT_TARGETS, plan
 from secateur.lottery.retraining import Course
 from secateur.lottery.starts import STARTS, start_seed
 from secateur.lottery.subnetwork import subnetwork
@@ -32,7 +32,7 @@ from secateur.sparsity.granularity import parse
 from secateur.sparsity.masks import Masks
 from secateur.sparsity.targets import prunable
 from secateur.training import Duration, TrainConfig, read_snapshot, train
-from secateur.training.journal import Row
+from secateur.training.journal import MetricsRow
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Level:
     start: str
     masks: Masks
     state: Mapping[str, Tensor]
-    rows: Sequence[Row]
+    rows: Sequence[MetricsRow]
     counts: tuple[int, int] = (1, 1)
     plan: Plan | None = None
 
@@ -139,7 +139,7 @@ def find(
     done: dict[tuple[str, int] | None, Level] = {None: dense}
     macs = _macs(model, Masks({}), data)
 
-    def trained(job: Job) -> Level:
+    def trained(job: PlannedTraining) -> Level:
         parent, chosen, t = done[job.parent], STARTS[job.start], steps[job.number - 1]
         seed = start_seed(job.start, config.seed, t)
         before = parent.counts if parent.plan else None
@@ -184,7 +184,7 @@ def _untouched(model: nn.Module, how: Mapping[str, Any]) -> Masks:
     """Return masks that keep all; none where units go."""
     if parse(how.get("granularity", "weight")).shrinks:
         return Masks({})
-    targets = prunable(model, *(how.get(key, default) for key, default in TARGETS.items()))
+    targets = prunable(model, *(how.get(key, default) for key, default in DEFAULT_TARGETS.items()))
     return Masks({name: torch.ones(tensor.shape, dtype=torch.bool) for name, tensor in targets.items()})
 
 

@@ -27,8 +27,8 @@ from secateur.core.seeds import seed_of
 from secateur.lottery.retraining import TRAININGS
 from secateur.sparsity.masks import Masks
 
-State: TypeAlias = Mapping[str, Tensor]
-Begin: TypeAlias = Callable[..., tuple[State, Masks]]
+StateDict: TypeAlias = Mapping[str, Tensor]
+Begin: TypeAlias = Callable[..., tuple[StateDict, Masks]]
 AnyBegin = TypeVar("AnyBegin", bound=Begin)
 
 
@@ -55,7 +55,7 @@ class Start:
         """What the function takes."""
         return tuple(inspect.signature(self.begin).parameters)
 
-    def of(self, sources: Mapping[str, Callable[[], Any]]) -> tuple[State, Masks]:
+    def of(self, sources: Mapping[str, Callable[[], Any]]) -> tuple[StateDict, Masks]:
         """Begin with what the sources give; those that are not needed are not asked."""
         return self.begin(*(sources[need]() for need in self.needs))
 
@@ -75,49 +75,49 @@ def start(name: str, *, training: str, paper: str, leads: bool = False) -> Calla
 
 
 @start("weights", training="rewound", leads=True, paper="Frankle & Carbin 2019; Frankle et al. 2020")
-def weights(origin: State, masks: Masks) -> tuple[State, Masks]:
+def weights(origin: StateDict, masks: Masks) -> tuple[StateDict, Masks]:
     """The dense training's weights at that moment, and its schedule from there on: a lottery ticket."""
     return origin, masks
 
 
 @start("lr", training="rewound", leads=True, paper="Renda, Frankle & Carbin 2020")
-def learning_rate(trained: State, masks: Masks) -> tuple[State, Masks]:
+def learning_rate(trained: StateDict, masks: Masks) -> tuple[StateDict, Masks]:
     """The weights as trained; the schedule goes back to that moment: learning-rate rewinding."""
     return trained, masks
 
 
 @start("none", training="finetuned", leads=True, paper="Han et al. 2015")
-def none(trained: State, masks: Masks) -> tuple[State, Masks]:
+def none(trained: StateDict, masks: Masks) -> tuple[StateDict, Masks]:
     """The weights as trained, at the last learning rate: fine-tuning."""
     return trained, masks
 
 
 @start("reinit", training="whole", paper="Frankle & Carbin 2019")
-def reinit(fresh: State, masks: Masks) -> tuple[State, Masks]:
+def reinit(fresh: StateDict, masks: Masks) -> tuple[StateDict, Masks]:
     """The same masks on weights newly drawn."""
     return fresh, masks
 
 
 @start("reshuffle", training="rewound", paper="Zhou et al. 2019; Frankle et al. 2020")
-def reshuffle(origin: State, masks: Masks, seed: int) -> tuple[State, Masks]:
+def reshuffle(origin: StateDict, masks: Masks, seed: int) -> tuple[StateDict, Masks]:
     """The masks shuffled within each layer, on the weights that `weights` goes back to."""
     return origin, shuffled(masks, seed)
 
 
 @start("random", training="whole", paper="Frankle & Carbin 2019")
-def random(fresh: State, masks: Masks, seed: int) -> tuple[State, Masks]:
+def random(fresh: StateDict, masks: Masks, seed: int) -> tuple[StateDict, Masks]:
     """Masks drawn at random with as many weights in each layer, on weights newly drawn: a random subnetwork."""
     return fresh, shuffled(masks, seed)
 
 
 @start("scratch_e", training="whole", paper="Liu et al. 2019, Scratch-E")
-def scratch_e(fresh: State, masks: Masks) -> tuple[State, Masks]:
+def scratch_e(fresh: StateDict, masks: Masks) -> tuple[StateDict, Masks]:
     """The small network newly drawn, for the same epochs; of masked weights it is another draw of reinit."""
     return fresh, masks
 
 
 @start("scratch_b", training="longer", paper="Liu et al. 2019, Scratch-B")
-def scratch_b(fresh: State, masks: Masks) -> tuple[State, Masks]:
+def scratch_b(fresh: StateDict, masks: Masks) -> tuple[StateDict, Masks]:
     """The small network newly drawn, for as many MACs: epochs · MACs of the dense model ÷ MACs left."""
     return fresh, masks
 

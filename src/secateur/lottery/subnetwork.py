@@ -18,11 +18,11 @@ from secateur.core.errors import InputError
 from secateur.core.registry import Registry
 from secateur.lottery.cutting import check, cut
 from secateur.lottery.levels import check_rate, left_of
-from secateur.measure.inputs import Inputs
+from secateur.measure.inputs import ModelInputs
 from secateur.pruning.api import prune
 from secateur.pruning.result import Pruned
 from secateur.shrink.apply import apply
-from secateur.sparsity.granularity import UNITS, parse
+from secateur.sparsity.granularity import SHRINKING_KINDS, parse
 from secateur.sparsity.masks import Masks
 
 
@@ -50,8 +50,8 @@ class Subnetwork:
         return apply(dense, plan, inplace=True).state_dict()
 
 
-Cutter = Callable[..., Subnetwork]
-CUTTERS: Registry[Cutter] = Registry("granularity")
+SubnetworkCutter = Callable[..., Subnetwork]
+CUTTERS: Registry[SubnetworkCutter] = Registry("granularity")
 """Kind of granularity → what cuts it."""
 
 
@@ -95,7 +95,7 @@ def by_plan(
     level: float,
     granularity: str,
     layer_rates: Mapping[str, float] | None = None,
-    example_inputs: Inputs | None = None,
+    example_inputs: ModelInputs | None = None,
     scope: str = "global",
     **how: Any,
 ) -> Subnetwork:
@@ -145,5 +145,5 @@ def _units(pruned: Pruned) -> tuple[int, int]:
     return pruned.units
 
 
-for _kind in UNITS:
+for _kind in SHRINKING_KINDS:
     CUTTERS.add(_kind, by_plan)

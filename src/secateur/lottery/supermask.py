@@ -12,13 +12,13 @@ from secateur.core.errors import InputError
 from secateur.core.seeds import seed_of
 from secateur.lottery.cutting import multiples
 from secateur.lottery.mask_criteria import KEPT, MASK_CRITERIA, MASKED, MaskCriterion
-from secateur.lottery.starts import State
+from secateur.lottery.starts import StateDict
 from secateur.sparsity.masks import Masks
 
 
 def ask(
-    initial: State,
-    final: State,
+    initial: StateDict,
+    final: StateDict,
     amount: float,
     *,
     criterion: str = "large_final_same_sign",
@@ -26,7 +26,7 @@ def ask(
     masked: str = "zero",
     names: Iterable[str] | None = None,
     layer_rates: Mapping[str, float] | None = None,
-    fresh: State | None = None,
+    fresh: StateDict | None = None,
     seed: int = 0,
 ) -> tuple[dict[str, Tensor], Masks]:
     """Return the `state_dict` of the masked network that was never trained, and its masks (Zhou et al. 2019).
@@ -98,7 +98,7 @@ def _stream(seed: int, name: str) -> torch.Generator:
     return torch.Generator().manual_seed(seed_of("question", seed, name))
 
 
-def _chosen(initial: State, names: Iterable[str] | None) -> dict[str, Tensor]:
+def _chosen(initial: StateDict, names: Iterable[str] | None) -> dict[str, Tensor]:
     """Return the tensors to mask."""
     if names is None:
         names = [name for name, tensor in initial.items() if tensor.ndim > 1 and tensor.is_floating_point()]
@@ -112,7 +112,7 @@ def _chosen(initial: State, names: Iterable[str] | None) -> dict[str, Tensor]:
     return {name: _like(initial[name], initial, name) for name in chosen}
 
 
-def _like(before: Tensor, state: State, name: str) -> Tensor:
+def _like(before: Tensor, state: StateDict, name: str) -> Tensor:
     """Return a tensor of another state, which must have the same shape and be finite."""
     if name not in state or state[name].shape != before.shape:
         raise InputError(f"{name} is not the same tensor in all weights given: they are of different models.")

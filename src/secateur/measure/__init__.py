@@ -6,18 +6,18 @@ None changes the model: it is evaluated in evaluation mode and handed back in th
 
 from __future__ import annotations
 
-from secateur.measure.cost import Cost, Layer, cost
+from secateur.measure.cost import Cost, LayerCost, cost
 from secateur.measure.latency import Latency, compare_latency, latency
 from secateur.measure.measurement import Measurement, measure
-from secateur.measure.size import Size, size
+from secateur.measure.size import ModelSize, size
 from secateur.measure.statistics import Statistics, TensorStatistics, statistics
 
 __all__ = [
     "Cost",
     "Latency",
-    "Layer",
+    "LayerCost",
     "Measurement",
-    "Size",
+    "ModelSize",
     "Statistics",
     "TensorStatistics",
     "compare_latency",

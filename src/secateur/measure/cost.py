@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from secateur.core.contexts import evaluating, unfused
-from secateur.measure.inputs import Inputs, forward, masked
+from secateur.measure.inputs import ModelInputs, forward, masked
 
 aten = torch.ops.aten
 FACTORS = defaultdict(
@@ -43,7 +43,7 @@ FACTORS = defaultdict(
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerCost:
     """One module at work in a forward pass.
 
     Shapes are those of the first tensor of its first call, None where there is none. `parameters` are its own
@@ -71,14 +71,14 @@ class Cost:
     macs: int
     macs_nonzero: int
     by_module: Mapping[str, int]
-    layers: tuple[Layer, ...]
+    layers: tuple[LayerCost, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Return the value as plain dictionaries, lists, numbers and strings."""
         return asdict(self) | {"layers": [asdict(layer) for layer in self.layers]}
 
 
-def cost(model: nn.Module, example_inputs: Inputs, masks: Mapping[str, Tensor] | None = None) -> Cost:
+def cost(model: nn.Module, example_inputs: ModelInputs, masks: Mapping[str, Tensor] | None = None) -> Cost:
     """Count the MACs of one forward pass of `model` in evaluation mode, without gradients.
 
     `example_inputs` is a tensor, a tuple of arguments or a mapping of keyword arguments, on the model's
@@ -93,7 +93,7 @@ def cost(model: nn.Module, example_inputs: Inputs, masks: Mapping[str, Tensor] |
 
 
 @dataclass
-class _Tally:
+class _ModuleTally:
     """What is known so far about one called module; `own` and `own_nonzero` are MACs less its submodules'."""
 
     kind: str
@@ -112,7 +112,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, model: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.model = model
-        self.tallies: dict[str, _Tally] = {}
+        self.tallies: dict[str, _ModuleTally] = {}
         self.running: list[str] = []
         self.weights = {_storage(parameter) for parameter in model.parameters()}
         self.nonzero: dict[tuple[Any, ...], int] = {}
@@ -142,7 +142,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             macs_nonzero=sum(tally.own_nonzero for tally in self.tallies.values()),
             by_module={name: tally.macs for name, tally in self.tallies.items()},
             layers=tuple(
-                Layer(name, t.kind, t.input_shape, t.output_shape, t.parameters, t.own, t.own_nonzero)
+                LayerCost(name, t.kind, t.input_shape, t.output_shape, t.parameters, t.own, t.own_nonzero)
                 for name, t in self.tallies.items()
                 if t.own or t.parameters or not t.calls_others
             ),
@@ -152,7 +152,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if self.running:
             self.tallies[self.running[-1]].calls_others = True
         self.running.append(name)
-        self.tallies.setdefault(name, _Tally(type(module).__name__, _first_shape([args, kwargs])))
+        self.tallies.setdefault(name, _ModuleTally(type(module).__name__, _first_shape([args, kwargs])))
         # Weights that hooks compute before each call, as torch.nn.utils.prune does, are plain attributes.
         self.weights |= {_storage(value) for value in vars(module).values() if isinstance(value, Tensor)}
 

@@ -17,10 +17,10 @@ from torch.nn.utils.rnn import PackedSequence
 from secateur.core.errors import InputError, ModelError
 from secateur.sparsity.masks import Masks
 
-Inputs: TypeAlias = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
+ModelInputs: TypeAlias = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
 
 
-def arguments(example_inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def arguments(example_inputs: ModelInputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Split example inputs into positional and keyword arguments; a packed sequence is one argument."""
     if isinstance(example_inputs, Mapping):
         return (), dict(example_inputs)
@@ -29,7 +29,7 @@ def arguments(example_inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (example_inputs,), {}
 
 
-def forward(model: nn.Module, example_inputs: Inputs) -> Any:
+def forward(model: nn.Module, example_inputs: ModelInputs) -> Any:
     """Run the model once. Raises `ModelError`, naming the shapes given, where that fails."""
     args, kwargs = arguments(example_inputs)
     try:
@@ -42,13 +42,13 @@ def forward(model: nn.Module, example_inputs: Inputs) -> Any:
         ) from error
 
 
-def batch_size(example_inputs: Inputs) -> int:
+def batch_size(example_inputs: ModelInputs) -> int:
     """Return the number of samples: the first dimension of the first tensor that has one, 0 where none has."""
     args, kwargs = arguments(example_inputs)
     return next((v.shape[0] for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and v.ndim), 0)
 
 
-def with_batch(example_inputs: Inputs, batch: int) -> Inputs:
+def with_batch(example_inputs: ModelInputs, batch: int) -> ModelInputs:
     """Return the example inputs with `batch` samples, by repeating the ones given as often as it takes.
 
     The batch dimension is the first; tensors whose first dimension differs from that of the first tensor are
@@ -71,7 +71,7 @@ def with_batch(example_inputs: Inputs, batch: int) -> Inputs:
     return tuple(resized(value) for value in args)
 
 
-def shapes(example_inputs: Inputs) -> str:
+def shapes(example_inputs: ModelInputs) -> str:
     """Write the shapes of example inputs: "[1, 3, 32, 32]", "[2, 8], [2, 8]", "input_ids=[2, 8]"."""
     args, kwargs = arguments(example_inputs)
     parts = [_shape(value) for value in args] + [f"{name}={_shape(value)}" for name, value in kwargs.items()]

@@ -21,7 +21,7 @@ from torch import nn
 from secateur.core.contexts import evaluating
 from secateur.core.errors import InputError
 from secateur.core.progress import bar
-from secateur.measure.inputs import Inputs, arguments, forward, with_batch
+from secateur.measure.inputs import ModelInputs, arguments, forward, with_batch
 
 if TYPE_CHECKING:
     from torch.utils.benchmark import Measurement, Timer
@@ -52,7 +52,7 @@ class Latency:
 
 def latency(
     model: nn.Module,
-    example_inputs: Inputs,
+    example_inputs: ModelInputs,
     batch_sizes: Iterable[int] = (1, 32),
     threads: int | None = None,
     seconds: float = 0.5,
@@ -69,7 +69,7 @@ def latency(
 
 def compare_latency(
     models: Mapping[str, nn.Module],
-    example_inputs: Inputs,
+    example_inputs: ModelInputs,
     batch_sizes: Iterable[int] = (1, 32),
     threads: int | None = None,
     seconds: float = 0.5,
@@ -108,7 +108,7 @@ def compare_latency(
     return {name: tuple(latencies) for name, latencies in results.items()}
 
 
-def _timer(model: nn.Module, inputs: Inputs, threads: int) -> Timer:
+def _timer(model: nn.Module, inputs: ModelInputs, threads: int) -> Timer:
     forward(model, inputs)
     args, kwargs = arguments(inputs)
     names = {"model": model, "args": args, "kwargs": kwargs}

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from secateur.measure.cost import cost
-from secateur.measure.inputs import Inputs, masked, with_batch
+from secateur.measure.inputs import ModelInputs, masked, with_batch
 from secateur.measure.latency import Latency
 from secateur.measure.latency import latency as time_forward
 from secateur.measure.size import size
@@ -46,7 +46,7 @@ class Measurement:
 
 def measure(
     model: nn.Module,
-    example_inputs: Inputs,
+    example_inputs: ModelInputs,
     masks: Mapping[str, Tensor] | None = None,
     *,
     latency: bool = True,

@@ -20,12 +20,12 @@ from secateur.core.errors import ModelError
 from secateur.measure.inputs import masked
 
 LEVEL = 6
-CHUNK = 1 << 22
+COMPRESSION_CHUNK = 1 << 22
 """Entries handed to the compressor at a time."""
 
 
 @dataclass(frozen=True)
-class Size:
+class ModelSize:
     """Bytes of all tensors of a model's state dict, tied ones once: as stored, and after DEFLATE."""
 
     bytes_dense: int
@@ -33,7 +33,7 @@ class Size:
 
 
 @torch.no_grad()
-def size(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> Size:
+def size(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> ModelSize:
     """Add up the bytes of the model's parameters and persistent buffers, dense and compressed.
 
     What `masks` (name → boolean tensor, True keeps) cut is taken as zero. The tensors are compressed one
@@ -46,10 +46,10 @@ def size(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> Size:
         for tensor in _stored(model):
             dense += tensor.nbytes
             flat = tensor.contiguous().view(-1)
-            for start in range(0, flat.numel(), CHUNK):
-                chunk = flat[start : start + CHUNK].cpu().view(torch.uint8)
+            for start in range(0, flat.numel(), COMPRESSION_CHUNK):
+                chunk = flat[start : start + COMPRESSION_CHUNK].cpu().view(torch.uint8)
                 compressed += len(compressor.compress(chunk.numpy().data))
-    return Size(dense, compressed + len(compressor.flush()))
+    return ModelSize(dense, compressed + len(compressor.flush()))
 
 
 def _stored(model: nn.Module) -> Iterator[Tensor]:

@@ -19,7 +19,7 @@ from secateur.methods import (  # noqa: F401
     supermask,
     targeted_dropout,
 )
-from secateur.methods.base import Job, Method
+from secateur.methods.base import Method, MethodJob
 from secateur.methods.registry import METHODS, Entry, loose_options, method, start
 
-__all__ = ["METHODS", "Entry", "Job", "Method", "loose_options", "method", "start"]
+__all__ = ["METHODS", "Entry", "Method", "MethodJob", "loose_options", "method", "start"]

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from secateur.core.errors import InputError
-from secateur.measure.inputs import Inputs
+from secateur.measure.inputs import ModelInputs
 from secateur.sparsity.masks import Masks, before_step
 from secateur.sparsity.targets import matches, prunable
 
 
 @dataclass(frozen=True)
-class Job:
+class MethodJob:
     """What a method is asked to do: the arguments of `secateur.methods.start`."""
 
     name: str
@@ -35,7 +35,7 @@ class Job:
     keep: tuple[str, ...]
     layers: tuple[str, ...]
     masks: Masks
-    example_inputs: Inputs | None
+    example_inputs: ModelInputs | None
     seed: int
 
     @property
@@ -56,7 +56,7 @@ class Job:
         )
         return not kept and (chosen or not self.layers)
 
-    def inputs(self) -> Inputs:
+    def inputs(self) -> ModelInputs:
         """Return the example inputs. Raises `InputError` where none were given."""
         if self.example_inputs is None:
             raise InputError(
@@ -88,7 +88,7 @@ class Method:
     reshapes: ClassVar[bool] = False
     """Whether weights are computed from other parameters meanwhile, which a copy of the model would not follow."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: MethodJob) -> None:
         self.job = job
         self.clock = Clock()
         self._hooks: list[Any] = []

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.core.errors import InputError
-from secateur.methods.base import Job
+from secateur.methods.base import MethodJob
 from secateur.methods.draws import uniform
 from secateur.methods.masking import Masking
 from secateur.methods.registry import method
@@ -34,7 +34,7 @@ class Dynamic(Masking):
 
     def __init__(
         self,
-        job: Job,
+        job: MethodJob,
         *,
         scope: str = "erk",
         fraction: float = 0.3,

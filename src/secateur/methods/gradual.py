@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from secateur.methods.base import Job
+from secateur.methods.base import MethodJob
 from secateur.methods.masking import Masking
 from secateur.methods.registry import method
 from secateur.methods.schedule import already_cut, check_every, check_span, cubic
@@ -21,7 +21,7 @@ class Gradual(Masking):
 
     def __init__(
         self,
-        job: Job,
+        job: MethodJob,
         *,
         scope: str = "global",
         begin: float = 0.0,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from secateur.core.errors import InputError
-from secateur.methods.base import Job, Method
+from secateur.methods.base import Method, MethodJob
 from secateur.methods.registry import method
 from secateur.methods.units import Units
 from secateur.pruning.allocate_units import SPREADS, spread
@@ -25,7 +25,7 @@ class GroupLasso(Method):
     amount = "optional"
     counts = "units"
 
-    def __init__(self, job: Job, *, strength: float = 1e-4, scope: str = "local") -> None:
+    def __init__(self, job: MethodJob, *, strength: float = 1e-4, scope: str = "local") -> None:
         super().__init__(job)
         SPREADS[scope]
         if not strength >= 0:

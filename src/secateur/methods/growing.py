@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from secateur.core.errors import InputError
-from secateur.methods.base import Job, Method
+from secateur.methods.base import Method, MethodJob
 from secateur.methods.group_lasso import lowest_cut
 from secateur.methods.registry import method
 from secateur.methods.schedule import check_every, check_span
@@ -27,7 +27,7 @@ class Growing(Method):
     counts = "units"
 
     def __init__(
-        self, job: Job, *, limit: float = 1.0, every: int = 10, end: float = 0.75, scope: str = "local"
+        self, job: MethodJob, *, limit: float = 1.0, every: int = 10, end: float = 0.75, scope: str = "local"
     ) -> None:
         super().__init__(job)
         SPREADS[scope]

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from secateur.methods.base import Job
+from secateur.methods.base import MethodJob
 from secateur.methods.registry import method
 from secateur.methods.scored import Penalised, ScoreGate
 
@@ -53,7 +53,7 @@ class L0(Penalised):
 
     def __init__(
         self,
-        job: Job,
+        job: MethodJob,
         *,
         strength: float = 100.0,
         scope: str = "global",

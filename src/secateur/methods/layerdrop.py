@@ -8,18 +8,18 @@ from torch import nn
 
 from secateur.core.errors import ModelError
 from secateur.graph.trace import trace
-from secateur.methods.base import Clock, Job, Method
+from secateur.methods.base import Clock, Method, MethodJob
 from secateur.methods.draws import uniform
 from secateur.methods.registry import method
 from secateur.pruning.allocate_weights import check_amount
-from secateur.pruning.layers import Block, blocks_of
+from secateur.pruning.layers import ResidualBlock, blocks_of
 from secateur.shrink.skip import SkipForward
 
 
 class DropForward(SkipForward):
     """Hands its input on with probability `rate`, in training, anew at every step."""
 
-    def __init__(self, module: nn.Module, block: Block, rate: float, clock: Clock, seed: int) -> None:
+    def __init__(self, module: nn.Module, block: ResidualBlock, rate: float, clock: Clock, seed: int) -> None:
         super().__init__(module, block.items)
         self.path, self.rate, self.clock, self.seed = block.path, rate, clock, seed
 
@@ -46,7 +46,7 @@ class LayerDrop(Method):
 
     amount = "none"
 
-    def __init__(self, job: Job, *, rate: float = 0.2) -> None:
+    def __init__(self, job: MethodJob, *, rate: float = 0.2) -> None:
         super().__init__(job)
         self.rate = check_amount(rate)
         self.blocks = [

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 
 from secateur.core.errors import InputError
-from secateur.methods.base import Job, Method
+from secateur.methods.base import Method, MethodJob
 from secateur.sparsity.masks import Masks
 
 
 class Masking(Method):
     """Holds masks of the targets, and lets `before_step` and `after_step` choose others."""
 
-    def __init__(self, job: Job, first: Masks | None = None) -> None:
+    def __init__(self, job: MethodJob, first: Masks | None = None) -> None:
         """Start with the masks `first`, or with all that earlier cuts have left."""
         super().__init__(job)
         self.targets = job.targets()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from secateur.core.errors import InputError
-from secateur.methods.base import Job
+from secateur.methods.base import MethodJob
 from secateur.methods.registry import method
 from secateur.methods.scored import Penalised, ScoreGate, TopScores, straight_through
 
@@ -34,7 +34,7 @@ class Movement(TopScores):
 
     def __init__(
         self,
-        job: Job,
+        job: MethodJob,
         *,
         scope: str = "local",
         block: str = "1x1",
@@ -76,7 +76,7 @@ class SoftMovement(Penalised):
 
     def __init__(
         self,
-        job: Job,
+        job: MethodJob,
         *,
         strength: float = 100.0,
         threshold: float = 0.1,

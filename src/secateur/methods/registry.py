@@ -19,8 +19,8 @@ from torch.nn.parallel import DistributedDataParallel
 from secateur.core.errors import InputError
 from secateur.core.options import check_options, options_of
 from secateur.core.registry import Registry
-from secateur.measure.inputs import Inputs
-from secateur.methods.base import Job, Method
+from secateur.measure.inputs import ModelInputs
+from secateur.methods.base import Method, MethodJob
 from secateur.methods.running import RUNNING, check_free
 from secateur.pruning.allocate_weights import check_amount
 from secateur.sparsity.masks import Masks
@@ -92,7 +92,7 @@ def start(
     keep: str | Sequence[str] | None = (),
     layers: str | Sequence[str] | None = (),
     masks: Mapping[str, Tensor] | None = None,
-    example_inputs: Inputs | None = None,
+    example_inputs: ModelInputs | None = None,
     seed: int = 0,
     **options: Any,
 ) -> Method:
@@ -151,7 +151,7 @@ def start(
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
         raise InputError(f"The steps are {steps!r}: give how often optimizer.step() will be called.")
     Masks(masks or {}).of(model)
-    job = Job(
+    job = MethodJob(
         name=name,
         model=model,
         optimizer=optimizer,

@@ -9,14 +9,14 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from secateur.core.errors import InputError
-from secateur.methods.base import Job, Method
+from secateur.methods.base import Method, MethodJob
 from secateur.methods.gates import Gate
 
 RUNNING: WeakSet[Method] = WeakSet()
 """Methods that were started; an optimiser's hooks keep its own alive."""
 
 
-def check_free(job: Job, make: type[Method]) -> None:
+def check_free(job: MethodJob, make: type[Method]) -> None:
     """Raise `InputError` where the method `make` would get in the way of one that is at work on the same weights.
 
     A method runs once, and one method at a time cuts weights or computes them from others. What only adds penalties,

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.core.errors import InputError, SecateurWarning
-from secateur.methods.base import Clock, Job, Method
+from secateur.methods.base import Clock, Method, MethodJob
 from secateur.methods.blocks import Blocks
 from secateur.methods.draws import uniform
 from secateur.methods.gates import Gate, Gates, rank
@@ -91,7 +91,9 @@ class ScoreBased(Method):
     gate: ClassVar[type[ScoreGate]]
     frozen: ClassVar[bool] = False
 
-    def __init__(self, job: Job, *, scope: str, block: str, score_lr: float | None, **more: Any) -> None:
+    def __init__(
+        self, job: MethodJob, *, scope: str, block: str, score_lr: float | None, **more: Any
+    ) -> None:
         """Make the gates; `more` goes to each of them as attributes."""
         super().__init__(job)
         SCOPES[scope]
@@ -190,7 +192,7 @@ class TopScores(ScoreBased):
     """Keeps the highest-ranked blocks, the amount growing by the cubic schedule from `initial`."""
 
     def __init__(
-        self, job: Job, *, scope: str, begin: float, end: float, initial: float, **more: Any
+        self, job: MethodJob, *, scope: str, begin: float, end: float, initial: float, **more: Any
     ) -> None:
         super().__init__(job, scope=scope, **more)
         check_span(begin, end)
@@ -220,7 +222,7 @@ class Penalised(ScoreBased):
 
     amount = "optional"
 
-    def __init__(self, job: Job, *, strength: float, begin: float, end: float, **more: Any) -> None:
+    def __init__(self, job: MethodJob, *, strength: float, begin: float, end: float, **more: Any) -> None:
         super().__init__(job, **more)
         check_span(begin, end)
         if not strength >= 0:

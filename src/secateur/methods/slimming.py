@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from secateur.core.errors import InputError, ModelError
-from secateur.methods.base import Job, Method
+from secateur.methods.base import Method, MethodJob
 from secateur.methods.registry import method
 
 FORMS = ("subgradient", "proximal")
@@ -23,7 +23,7 @@ class Slimming(Method):
 
     amount = "none"
 
-    def __init__(self, job: Job, *, strength: float = 1e-4, form: str = "subgradient") -> None:
+    def __init__(self, job: MethodJob, *, strength: float = 1e-4, form: str = "subgradient") -> None:
         super().__init__(job)
         if form not in FORMS:
             raise InputError(f"There is no form '{form}' of slimming: choose {' or '.join(FORMS)}.")

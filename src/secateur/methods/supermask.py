@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from secateur.methods.base import Job
+from secateur.methods.base import MethodJob
 from secateur.methods.draws import uniform
 from secateur.methods.registry import method
 from secateur.methods.scored import ScoreBased, ScoreGate, TopScores, straight_through
@@ -43,7 +43,7 @@ class EdgePopup(TopScores):
     frozen = True
 
     def __init__(
-        self, job: Job, *, scope: str = "local", block: str = "1x1", score_lr: float | None = None
+        self, job: MethodJob, *, scope: str = "local", block: str = "1x1", score_lr: float | None = None
     ) -> None:
         span = {"begin": 0.0, "end": 0.0, "initial": job.amount}
         super().__init__(job, scope=scope, block=block, score_lr=score_lr, **span)
@@ -73,7 +73,7 @@ class SupermaskGate(ScoreGate):
 
 
 @method("supermask", paper="Zhou et al. 2019")
-class Supermask(ScoreBased):
+class BernoulliSupermask(ScoreBased):
     """Learn a mask drawn from Bernoulli(σ(S)) on a random network; the weights stay as they are.
 
     With `rescale` the weights of a layer are multiplied by its number over the number kept. How many are left is up
@@ -87,7 +87,7 @@ class Supermask(ScoreBased):
 
     def __init__(
         self,
-        job: Job,
+        job: MethodJob,
         *,
         rescale: bool = True,
         scope: str = "global",

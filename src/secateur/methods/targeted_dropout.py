@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from secateur.methods.base import Clock, Job, Method
+from secateur.methods.base import Clock, Method, MethodJob
 from secateur.methods.draws import uniform
 from secateur.methods.gates import Gate, Gates
 from secateur.methods.registry import method
@@ -38,7 +38,7 @@ class TargetedDropout(Method):
 
     reshapes = True
 
-    def __init__(self, job: Job, *, rate: float = 0.5, scope: str = "row") -> None:
+    def __init__(self, job: MethodJob, *, rate: float = 0.5, scope: str = "row") -> None:
         super().__init__(job)
         self.scope = scope
         self.targets = job.targets()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from secateur.core.errors import ModelError
 from secateur.graph.analyze import analyze
 from secateur.graph.groups import Group
-from secateur.methods.base import Job
+from secateur.methods.base import MethodJob
 from secateur.sparsity.masks import Masks
 from secateur.sparsity.targets import DTYPES
 
@@ -18,7 +18,7 @@ from secateur.sparsity.targets import DTYPES
 class Units:
     """The groups of a model that may be cut, and the parameters their units run through."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: MethodJob) -> None:
         """Trace the model. Raises `ModelError` where it has no unit that may go."""
         self.parameters = {n: p for n, p in job.model.named_parameters() if p.dtype in DTYPES}
         self.groups = [g for g in analyze(job.model, job.inputs()).free if job.meant(*_owners(g))]

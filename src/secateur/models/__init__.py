@@ -22,8 +22,8 @@ from secateur.models import (  # noqa: F401  (they register)
     sources,
     vgg,
 )
-from secateur.models.building import Row, build, check_name, names, without_pretraining
-from secateur.models.registry import MODELS, SOURCES, Architecture, Source, model, source
+from secateur.models.building import ModelListing, build, check_name, names, without_pretraining
+from secateur.models.registry import MODELS, SOURCES, Architecture, ModelSource, model, source
 from secateur.models.user import is_user_code
 from secateur.models.weights import load_weights
 
@@ -31,8 +31,8 @@ __all__ = [
     "MODELS",
     "SOURCES",
     "Architecture",
-    "Row",
-    "Source",
+    "ModelListing",
+    "ModelSource",
     "build",
     "check_name",
     "is_user_code",

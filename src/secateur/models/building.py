@@ -14,7 +14,7 @@ from secateur.core.errors import InputError
 from secateur.core.registry import unknown
 from secateur.models import user
 from secateur.models.call import call, parameters
-from secateur.models.registry import MODELS, SOURCES, Arguments, Factory, Shape
+from secateur.models.registry import MODELS, SOURCES, Factory, InputShape, ModelArguments
 from secateur.models.sources import weights_only
 
 
@@ -42,7 +42,9 @@ def build(
     return model
 
 
-def _build(name: str, num_classes: int | None, input_shape: Shape | None, args: Arguments) -> nn.Module:
+def _build(
+    name: str, num_classes: int | None, input_shape: InputShape | None, args: ModelArguments
+) -> nn.Module:
     prefix, colon, rest = name.partition(":")
     if user.is_user_code(name):
         with user.working_folder():
@@ -55,7 +57,7 @@ def _build(name: str, num_classes: int | None, input_shape: Shape | None, args: 
         return call(name, *SOURCES[prefix].resolve(rest, num_classes, input_shape, args))
 
 
-def without_pretraining(name: str, args: Arguments) -> Arguments:
+def without_pretraining(name: str, args: ModelArguments) -> ModelArguments:
     """Return arguments that build the architecture of `build(name, **args)` without fetching trained weights.
 
     This is for a model whose weights are at hand already, as when it is read back from a file.
@@ -65,17 +67,17 @@ def without_pretraining(name: str, args: Arguments) -> Arguments:
 
 
 @dataclass(frozen=True)
-class Row:
+class ModelListing:
     """A line of the list of models; default input and parameter count are None for a source of many."""
 
     name: str
-    input_shape: Shape | None
+    input_shape: InputShape | None
     parameters: int | None
     summary: str
     paper: str = ""
 
 
-def names() -> list[Row]:
+def names() -> list[ModelListing]:
     """Return a row for each of our own architectures, then one for each way to name other models.
 
     Parameters are counted at the default input and number of classes; no weights are made and no random
@@ -83,11 +85,15 @@ def names() -> list[Row]:
     """
     with torch.device("meta"):
         own = [
-            Row(entry.name, entry.input_shape, _count(build(entry.name)), entry.summary, entry.paper)
+            ModelListing(entry.name, entry.input_shape, _count(build(entry.name)), entry.summary, entry.paper)
             for entry in MODELS.values()
         ]
-    sources = [Row(source.usage, None, None, source.summary) for source in SOURCES.values()]
-    return [*own, *sources, Row("package.module:factory", None, None, "your own code, imported by name")]
+    sources = [ModelListing(source.usage, None, None, source.summary) for source in SOURCES.values()]
+    return [
+        *own,
+        *sources,
+        ModelListing("package.module:factory", None, None, "your own code, imported by name"),
+    ]
 
 
 def _count(model: nn.Module) -> int:
@@ -103,12 +109,12 @@ def check_name(name: str) -> None:
 
 
 def _own(
-    name: str, num_classes: int | None, input_shape: Shape | None, arguments: Arguments
-) -> tuple[Factory, Arguments]:
+    name: str, num_classes: int | None, input_shape: InputShape | None, arguments: ModelArguments
+) -> tuple[Factory, ModelArguments]:
     check_name(name)
     architecture = MODELS[name]
     shape = architecture.input_shape if input_shape is None else input_shape
-    facts: Arguments = {"input_shape": shape}
+    facts: ModelArguments = {"input_shape": shape}
     if num_classes is not None:
         facts["num_classes"] = num_classes
     wanted = parameters(architecture.factory)
@@ -126,7 +132,7 @@ def _own(
     return architecture.factory, {key: fact for key, fact in facts.items() if key in wanted} | arguments
 
 
-def _check_sizes(name: str, num_classes: int | None, input_shape: Shape | None) -> None:
+def _check_sizes(name: str, num_classes: int | None, input_shape: InputShape | None) -> None:
     if num_classes is not None and not _positive(num_classes):
         raise InputError(
             f"num_classes of the model {name} must be a whole number of 1 or more, not {num_classes!r}."

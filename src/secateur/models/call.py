@@ -9,12 +9,12 @@ from torch import nn
 
 from secateur.core.errors import InputError, ModelError, SecateurError
 from secateur.core.registry import unknown
-from secateur.models.registry import Arguments, Factory
+from secateur.models.registry import Factory, ModelArguments
 
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
-def call(name: str, factory: Factory, arguments: Arguments) -> nn.Module:
+def call(name: str, factory: Factory, arguments: ModelArguments) -> nn.Module:
     """Return `factory(**arguments)`, the model called `name`.
 
     Raises `InputError` for an argument the factory doesn't know or one that is missing, and `ModelError`
@@ -51,7 +51,7 @@ def parameters(factory: Factory) -> dict[str, inspect.Parameter]:
     return {key: value for key, value in found.items() if value.kind not in _VARIADIC}
 
 
-def _check_arguments(name: str, factory: Factory, arguments: Arguments) -> None:
+def _check_arguments(name: str, factory: Factory, arguments: ModelArguments) -> None:
     known = parameters(factory)
     kinds = {parameter.kind for parameter in inspect.signature(factory).parameters.values()}
     strangers = [key for key in arguments if key not in known]

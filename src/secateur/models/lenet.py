@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from secateur.core.errors import InputError
 from secateur.models.init import kaiming
-from secateur.models.registry import Shape, model
+from secateur.models.registry import InputShape, model
 
 LECUN = "LeCun et al. 1998"
 
@@ -20,7 +20,7 @@ LECUN = "LeCun et al. 1998"
 class LeNet300(nn.Module):
     """Two hidden layers of 300 and 100 units; inputs [N, …], flattened → logits [N, num_classes]."""
 
-    def __init__(self, num_classes: int = 10, input_shape: Shape = (1, 28, 28)) -> None:
+    def __init__(self, num_classes: int = 10, input_shape: InputShape = (1, 28, 28)) -> None:
         """Make the layers for inputs of `input_shape`."""
         super().__init__()
         self.fc1 = nn.Linear(math.prod(input_shape), 300)

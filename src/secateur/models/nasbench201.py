@@ -23,7 +23,7 @@ from secateur.core.seeds import seed_of
 from secateur.models.init import kaiming
 from secateur.models.registry import model
 
-Cell: TypeAlias = tuple[tuple[str, ...], ...]
+CellOperations: TypeAlias = tuple[tuple[str, ...], ...]
 """The operations into nodes 1, 2 and 3, each in the order of the nodes they read."""
 
 OPERATIONS: Registry[Callable[[int], nn.Module] | None] = Registry("operation of NAS-Bench-201")
@@ -54,7 +54,7 @@ OPERATIONS.add("nor_conv_3x3", lambda channels: Convolution(channels, channels, 
 OPERATIONS.add("avg_pool_3x3", lambda channels: nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False))
 
 
-def parse(arch: str) -> Cell:
+def parse(arch: str) -> CellOperations:
     """Read a cell: `|op~0|+|op~0|op~1|+|op~0|op~1|op~2|`, or the same as a list of tuples (op, node).
 
     Raises `InputError` for anything else.
@@ -86,7 +86,7 @@ def _from_tuples(arch: str) -> list[list[tuple[str, int]]]:
     return [[(str(name), int(source)) for name, source in node] for node in ast.literal_eval(arch)]
 
 
-def written(cell: Cell) -> str:
+def written(cell: CellOperations) -> str:
     """Write a cell in the usual way.
 
     >>> written(parse(USUAL)) == USUAL
@@ -95,7 +95,7 @@ def written(cell: Cell) -> str:
     return "+".join("|" + "".join(f"{name}~{i}|" for i, name in enumerate(node)) for node in cell)
 
 
-def numbered(number: int) -> Cell:
+def numbered(number: int) -> CellOperations:
     """Return cell `number` of the `CELLS` there are: its digits to base 5 are the operations, in their order."""
     names, edges = list(OPERATIONS), []
     for _ in range(NODES * (NODES + 1) // 2):
@@ -104,7 +104,7 @@ def numbered(number: int) -> Cell:
     return tuple(edges[:1]), tuple(edges[1:3]), tuple(edges[3:])
 
 
-def draw(count: int, seed: int = 0) -> list[Cell]:
+def draw(count: int, seed: int = 0) -> list[CellOperations]:
     """Return `count` different cells at random; those of a smaller count and the same seed come first.
 
     Raises `InputError` where there are not so many.
@@ -119,7 +119,7 @@ def draw(count: int, seed: int = 0) -> list[Cell]:
 class CellModule(nn.Module):
     """One cell of so many channels: [N, C, H, W] → [N, C, H, W]."""
 
-    def __init__(self, cell: Cell, channels: int) -> None:
+    def __init__(self, cell: CellOperations, channels: int) -> None:
         """Make the operations; those that are none have no module."""
         super().__init__()
         self.edges = nn.ModuleDict()

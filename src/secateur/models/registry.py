@@ -1,7 +1,7 @@
 """Where models come from: our own architectures by name, and other libraries by prefix.
 
 `MODELS` maps a name ("lenet5") to an `Architecture`; decorating its factory with `model` puts it there.
-`SOURCES` maps the prefix of a name ("torchvision" in "torchvision:resnet18") to a `Source`, which turns the
+`SOURCES` maps the prefix of a name ("torchvision" in "torchvision:resnet18") to a `ModelSource`, which turns the
 rest of the name into a factory and its arguments; decorating that function with `source` puts it there.
 """
 
@@ -15,10 +15,10 @@ from torch import nn
 
 from secateur.core.registry import Registry
 
-Shape = tuple[int, ...]
-Arguments = dict[str, Any]
+InputShape = tuple[int, ...]
+ModelArguments = dict[str, Any]
 Factory = Callable[..., nn.Module]
-Resolver = Callable[[str, "int | None", "Shape | None", Arguments], tuple[Factory, Arguments]]
+Resolver = Callable[[str, "int | None", "InputShape | None", ModelArguments], tuple[Factory, ModelArguments]]
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,13 @@ class Architecture:
 
     name: str
     factory: Factory
-    input_shape: Shape
+    input_shape: InputShape
     summary: str
     paper: str = ""
 
 
 @dataclass(frozen=True)
-class Source:
+class ModelSource:
     """A library of models, written `prefix:NAME`.
 
     `resolve(name, num_classes, input_shape, arguments)` returns the factory and the arguments to call it
@@ -51,15 +51,17 @@ class Source:
     resolve: Resolver
     usage: str
     summary: str
-    untrained: Callable[[str, Arguments], Arguments]
+    untrained: Callable[[str, ModelArguments], ModelArguments]
     names: Callable[[], list[str]] = list
 
 
 MODELS: Registry[Architecture] = Registry("model")
-SOURCES: Registry[Source] = Registry("source of models")
+SOURCES: Registry[ModelSource] = Registry("source of models")
 
 
-def model(name: str, *, input_shape: Shape, summary: str, paper: str = "") -> Callable[[Factory], Factory]:
+def model(
+    name: str, *, input_shape: InputShape, summary: str, paper: str = ""
+) -> Callable[[Factory], Factory]:
     """Register the decorated factory as the architecture `name`, whose default input is `input_shape`."""
 
     def register(factory: Factory) -> Factory:
@@ -74,13 +76,13 @@ def source(
     *,
     usage: str,
     summary: str,
-    untrained: Callable[[str, Arguments], Arguments],
+    untrained: Callable[[str, ModelArguments], ModelArguments],
     names: Callable[[], list[str]] = list,
 ) -> Callable[[Resolver], Resolver]:
     """Register the decorated function as what resolves names that start with `prefix:`."""
 
     def register(resolve: Resolver) -> Resolver:
-        SOURCES.add(prefix, Source(prefix, resolve, usage, summary, untrained, names))
+        SOURCES.add(prefix, ModelSource(prefix, resolve, usage, summary, untrained, names))
         return resolve
 
     return register

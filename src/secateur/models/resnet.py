@@ -7,14 +7,14 @@ from torch import nn
 from secateur.models.init import kaiming
 from secateur.models.registry import model
 
-PAPER = "He et al. 2016; stem for 32×32 images"
+RESNET_PAPER = "He et al. 2016; stem for 32×32 images"
 
 
 @model(
     "resnet18",
     input_shape=(3, 32, 32),
     summary="torchvision's ResNet-18 with a stem for small images",
-    paper=PAPER,
+    paper=RESNET_PAPER,
 )
 def resnet18(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
     """Build ResNet-18; images [N, C, H, W] → logits [N, num_classes]."""
@@ -27,7 +27,7 @@ def resnet18(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
     "resnet50",
     input_shape=(3, 32, 32),
     summary="torchvision's ResNet-50 with a stem for small images",
-    paper=PAPER,
+    paper=RESNET_PAPER,
 )
 def resnet50(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
     """Build ResNet-50; images [N, C, H, W] → logits [N, num_classes]."""

@@ -14,7 +14,7 @@ from secateur.models.init import kaiming
 from secateur.models.registry import model
 
 
-class Block(nn.Module):
+class BasicBlock(nn.Module):
     """Two 3×3 convolutions and a shortcut: [N, inputs, H, W] → [N, outputs, ⌈H / stride⌉, ⌈W / stride⌉]."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
@@ -70,8 +70,8 @@ class CifarResNet(nn.Module):
 
 
 def _stage(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential:
-    rest = [Block(outputs, outputs, 1) for _ in range(blocks - 1)]
-    return nn.Sequential(Block(inputs, outputs, stride), *rest)
+    rest = [BasicBlock(outputs, outputs, 1) for _ in range(blocks - 1)]
+    return nn.Sequential(BasicBlock(inputs, outputs, stride), *rest)
 
 
 def _register(depth: int) -> None:

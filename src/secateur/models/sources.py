@@ -20,7 +20,7 @@ from torch import nn
 from secateur.core.errors import InputError, MissingExtraError, ModelError
 from secateur.core.registry import unknown
 from secateur.models.call import parameters, reason
-from secateur.models.registry import Arguments, Factory, Shape, source
+from secateur.models.registry import Factory, InputShape, ModelArguments, source
 
 
 @contextmanager
@@ -38,7 +38,7 @@ def weights_only() -> Iterator[None]:
             os.environ[switch] = before
 
 
-IMPLIED_BY_WEIGHTS: dict[str, Arguments] = {
+IMPLIED_BY_WEIGHTS: dict[str, ModelArguments] = {
     "googlenet": {"transform_input": True, "aux_logits": False, "init_weights": False},
     "inception_v3": {"transform_input": True, "init_weights": False},
 }
@@ -50,14 +50,14 @@ def _torchvision_names() -> list[str]:
     return list_models(exclude="quantized_*")  # type: ignore[no-any-return]
 
 
-def _torchvision_untrained(name: str, arguments: Arguments) -> Arguments:
+def _torchvision_untrained(name: str, arguments: ModelArguments) -> ModelArguments:
     """Drop the weights, and set what torchvision's builders would have set because of them."""
     from torchvision.models import get_model_builder, get_model_weights
 
     rest = {key: value for key, value in arguments.items() if key not in ("weights", "weights_backbone")}
     if arguments.get("weights") is None:
         return rest
-    implied: Arguments = dict(IMPLIED_BY_WEIGHTS.get(name, {}))
+    implied: ModelArguments = dict(IMPLIED_BY_WEIGHTS.get(name, {}))
     if name.startswith("vit_"):
         implied["image_size"] = get_model_weights(name).verify(arguments["weights"]).meta["min_size"][0]
     if "aux_loss" in parameters(get_model_builder(name)):
@@ -73,8 +73,8 @@ def _torchvision_untrained(name: str, arguments: Arguments) -> Arguments:
     names=_torchvision_names,
 )
 def torchvision(
-    name: str, num_classes: int | None, input_shape: Shape | None, arguments: Arguments
-) -> tuple[Factory, Arguments]:
+    name: str, num_classes: int | None, input_shape: InputShape | None, arguments: ModelArguments
+) -> tuple[Factory, ModelArguments]:
     """Resolve a model of torchvision, untrained unless the argument `weights` names its weights."""
     from torchvision.models import get_model_builder, get_model_weights
 
@@ -106,7 +106,7 @@ def torchvision(
     return factory, arguments
 
 
-def _timm_untrained(name: str, arguments: Arguments) -> Arguments:
+def _timm_untrained(name: str, arguments: ModelArguments) -> ModelArguments:
     return {key: value for key, value in arguments.items() if key != "checkpoint_path"} | {
         "pretrained": False
     }
@@ -119,8 +119,8 @@ def _timm_untrained(name: str, arguments: Arguments) -> Arguments:
     untrained=_timm_untrained,
 )
 def timm(
-    name: str, num_classes: int | None, input_shape: Shape | None, arguments: Arguments
-) -> tuple[Factory, Arguments]:
+    name: str, num_classes: int | None, input_shape: InputShape | None, arguments: ModelArguments
+) -> tuple[Factory, ModelArguments]:
     """Resolve a model of timm, its head and first layer made for `num_classes` and the input's channels."""
     library = _optional("timm", extra="timm")
     if not library.is_model(name):
@@ -148,8 +148,8 @@ TASKS = {
     untrained=lambda name, arguments: arguments | {"pretrained": False},
 )
 def hf(
-    name: str, num_classes: int | None, input_shape: Shape | None, arguments: Arguments
-) -> tuple[Factory, Arguments]:
+    name: str, num_classes: int | None, input_shape: InputShape | None, arguments: ModelArguments
+) -> tuple[Factory, ModelArguments]:
     """Resolve a transformers model from a folder or from an id on the Hugging Face hub."""
     return partial(_transformers, name, num_classes), arguments
 

@@ -17,7 +17,7 @@ from torch import nn
 from secateur.core.errors import InputError, ModelError
 from secateur.core.registry import unknown
 from secateur.models.call import parameters, reason
-from secateur.models.registry import SOURCES, Arguments, Factory
+from secateur.models.registry import SOURCES, Factory, ModelArguments
 
 
 def is_user_code(name: str) -> bool:
@@ -39,7 +39,7 @@ def working_folder() -> Iterator[None]:
             sys.path.remove(folder)
 
 
-def resolve(name: str, num_classes: int | None, arguments: Arguments) -> tuple[Factory, Arguments]:
+def resolve(name: str, num_classes: int | None, arguments: ModelArguments) -> tuple[Factory, ModelArguments]:
     """Import the factory `module:factory`; `num_classes` joins `arguments` if it is one of its parameters.
 
     Raises `InputError` where there is no such module or factory, and `ModelError` where the import fails.

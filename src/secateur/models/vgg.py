@@ -12,7 +12,7 @@ from secateur.models.init import kaiming
 from secateur.models.registry import model
 
 POOL = 0
-STAGES = {  # output channels of each 3×3 convolution
+VGG_STAGES = {  # output channels of each 3×3 convolution
     11: (64, POOL, 128, POOL, 256, 256, POOL, 512, 512, POOL, 512, 512, POOL),
     13: (64, 64, POOL, 128, 128, POOL, 256, 256, POOL, 512, 512, POOL, 512, 512, POOL),
     16: (64, 64, POOL, 128, 128, POOL, *3 * (256,), POOL, *3 * (512,), POOL, *3 * (512,), POOL),
@@ -33,7 +33,7 @@ class VGG(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         channels = in_channels
-        for base in STAGES[depth]:
+        for base in VGG_STAGES[depth]:
             if base == POOL:
                 layers.append(nn.MaxPool2d(2))
                 continue
@@ -75,6 +75,6 @@ def _register(depth: int, batch_norm: bool) -> None:
         )
 
 
-for _depth in STAGES:
+for _depth in VGG_STAGES:
     for _batch_norm in (False, True):
         _register(_depth, _batch_norm)

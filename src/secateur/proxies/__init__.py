@@ -6,14 +6,14 @@ The zero-cost proxies of Abdelfattah et al. 2021: criteria for single weights, s
 
 from secateur.proxies import formulas  # registers
 from secateur.proxies.agreement import correlations
-from secateur.proxies.ranking import Row, rank, stream, voted, with_voters
+from secateur.proxies.ranking import NetworkScores, rank, stream, voted, with_voters
 from secateur.proxies.registry import PROXIES, Proxy, proxy
 from secateur.proxies.scoring import score
 
 __all__ = [
     "PROXIES",
+    "NetworkScores",
     "Proxy",
-    "Row",
     "correlations",
     "formulas",
     "proxy",

@@ -9,10 +9,12 @@ from scipy import stats
 
 from secateur.core.errors import InputError
 from secateur.proxies.pairs import ordered
-from secateur.proxies.ranking import Row
+from secateur.proxies.ranking import NetworkScores
 
 
-def correlations(rows: Iterable[Row], accuracies: Mapping[str, float]) -> dict[str, dict[str, float | None]]:
+def correlations(
+    rows: Iterable[NetworkScores], accuracies: Mapping[str, float]
+) -> dict[str, dict[str, float | None]]:
     """Return Spearman's ρ and Kendall's τ of each proxy's scores with the accuracies, by name of the network.
 
     `pairs` is the share of the pairs of networks of different accuracy which the scores put in the right order, ties

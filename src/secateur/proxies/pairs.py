@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-ROWS = 1024
+PAIR_CHUNK = 1024
 
 
 def preferred(scores: Tensor) -> Tensor:
@@ -44,4 +44,4 @@ def signs(values: Tensor, part: slice) -> Tensor:
 
 def parts(count: int) -> Iterator[slice]:
     """Yield slices of 0 to `count`."""
-    return (slice(start, start + ROWS) for start in range(0, count, ROWS))
+    return (slice(start, start + PAIR_CHUNK) for start in range(0, count, PAIR_CHUNK))

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from secateur.core.errors import InputError, ModelError, reason_of
-from secateur.criteria import Batches, Calibration, quantity
+from secateur.criteria import Calibration, CalibrationBatches, quantity
 from secateur.criteria.losses import Grads, derivatives, differentiable
 from secateur.criteria.normalisation import normalising
 
 
 @quantity("unit_effect", "the effect of single channels on the loss")
 def unit_effect(
-    model: nn.Module, tensors: Mapping[str, Tensor], data: Batches, *, batch_norm: str = "train"
+    model: nn.Module, tensors: Mapping[str, Tensor], data: CalibrationBatches, *, batch_norm: str = "train"
 ) -> dict[str, Tensor]:
     """First-order change of each sample's own loss if a channel were scaled, Σ over places of a · ∂L/∂a.
 
@@ -52,7 +52,9 @@ def unit_effect(
 
 
 @quantity("input_gradient", "the gradient by the inputs")
-def input_gradient(model: nn.Module, data: Batches, *, batch_norm: str = "train") -> dict[str, Tensor]:
+def input_gradient(
+    model: nn.Module, data: CalibrationBatches, *, batch_norm: str = "train"
+) -> dict[str, Tensor]:
     """Gradient of the sum of all outputs by the inputs: "inputs" → [samples, numbers of an input].
 
     Cost: a pass there and back for each batch.

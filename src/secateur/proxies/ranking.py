@@ -14,14 +14,14 @@ from secateur.core.errors import SecateurError, reason_of
 from secateur.core.progress import track
 from secateur.core.seeds import same_draws, seed_of
 from secateur.proxies.registry import PROXIES, Proxy
-from secateur.proxies.scoring import Data, Subject, checked, entry
+from secateur.proxies.scoring import Data, ScoredNetwork, checked, entry
 
 Builders = Iterable[tuple[str, Callable[[], nn.Module]]]
 """Names of networks, each with what builds it."""
 
 
 @dataclass(frozen=True)
-class Row:
+class NetworkScores:
     """What came out for one network: scores by proxy, the seconds each takes alone, and why one is missing."""
 
     name: str
@@ -29,10 +29,10 @@ class Row:
     seconds: dict[str, float] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
 
-    def of(self, proxies: Iterable[str]) -> Row:
+    def of(self, proxies: Iterable[str]) -> NetworkScores:
         """Return what the row has of these proxies."""
         wanted = list(proxies)
-        return Row(
+        return NetworkScores(
             self.name,
             {name: self.scores[name] for name in wanted if name in self.scores},
             {name: self.seconds[name] for name in wanted if name in self.seconds},
@@ -40,7 +40,9 @@ class Row:
         )
 
 
-def rank(models: Builders, proxies: Iterable[str], data: Data, seed: int = 0, **options: Any) -> list[Row]:
+def rank(
+    models: Builders, proxies: Iterable[str], data: Data, seed: int = 0, **options: Any
+) -> list[NetworkScores]:
     """Return a row for each network; votes are among the networks given.
 
     As `stream`, in which the networks come and go one by one, and `voted` after it.
@@ -56,7 +58,7 @@ def rank(models: Builders, proxies: Iterable[str], data: Data, seed: int = 0, **
 
 def stream(
     models: Builders, proxies: Iterable[str], data: Data, seed: int = 0, **options: Any
-) -> Iterator[Row]:
+) -> Iterator[NetworkScores]:
     """Build, score and drop one network after the other, under a progress bar where the number of them is known.
 
     Every network is built with torch's generators at the same state, which `seed` decides: it is the one that
@@ -70,7 +72,7 @@ def stream(
         for proxy in chosen:
             proxy.check({name: options[name]})
     for name, build in track(models, "networks", len(models)) if isinstance(models, Sequence) else models:
-        row = Row(name)
+        row = NetworkScores(name)
         subject = _built(build, data, seed)
         for proxy in chosen:
             found = subject if isinstance(subject, str) else _scored(subject, proxy, known[proxy.name])
@@ -82,18 +84,18 @@ def stream(
         yield row
 
 
-def _built(build: Callable[[], nn.Module], data: Data, seed: int) -> Subject | str:
+def _built(build: Callable[[], nn.Module], data: Data, seed: int) -> ScoredNetwork | str:
     """Return the network on the data, or why there is none."""
     try:
         with same_draws(seed_of("init", seed)):
-            return Subject(build(), data, seed)
+            return ScoredNetwork(build(), data, seed)
     except SecateurError as error:
         return str(error)
     except Exception as error:  # of somebody else's code
         return f"The network can't be built: {reason_of(error)}."
 
 
-def _scored(subject: Subject, proxy: Proxy, options: Mapping[str, Any]) -> tuple[float, float] | str:
+def _scored(subject: ScoredNetwork, proxy: Proxy, options: Mapping[str, Any]) -> tuple[float, float] | str:
     """Return the score and its seconds, or why there is none."""
     try:
         return subject.score(proxy, options)
@@ -101,7 +103,7 @@ def _scored(subject: Subject, proxy: Proxy, options: Mapping[str, Any]) -> tuple
         return str(error)
 
 
-def voted(rows: Iterable[Row], proxies: Iterable[str]) -> list[Row]:
+def voted(rows: Iterable[NetworkScores], proxies: Iterable[str]) -> list[NetworkScores]:
     """Return the rows with the votes among `proxies` filled in, by the networks that all voters have scored."""
     rows = list(rows)
     for proxy in (PROXIES[name] for name in proxies if PROXIES[name].voters):

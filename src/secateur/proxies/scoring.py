@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from secateur.core.errors import InputError, ModelError
 from secateur.core.seeds import same_draws
 from secateur.criteria import QUANTITIES, Calibration
-from secateur.criteria.quantities import Source
+from secateur.criteria.quantities import QuantitySource
 from secateur.proxies.registry import PROXIES, Proxy
 from secateur.sparsity.targets import prunable, require_module, role
 
@@ -40,7 +40,7 @@ def score(model: nn.Module, proxy: str, data: Data, *, seed: int = 0, **options:
     >>> torch.manual_seed(0) and score(nn.Linear(4, 2), "plain", (torch.eye(4), torch.tensor([0, 1, 0, 1]))) != 0
     True
     """
-    return Subject(model, checked(data), seed).score(entry(proxy), options)[0]
+    return ScoredNetwork(model, checked(data), seed).score(entry(proxy), options)[0]
 
 
 def entry(name: str) -> Proxy:
@@ -72,7 +72,7 @@ def checked(data: Any) -> Data:
     return inputs, labels
 
 
-class Subject:
+class ScoredNetwork:
     """A network on one batch, and what was measured of it: what several proxies need is measured once."""
 
     def __init__(self, model: nn.Module, data: Data, seed: int = 0) -> None:
@@ -85,7 +85,7 @@ class Subject:
         inputs, labels = data
         example = tree_map(lambda leaf: leaf[:1] if isinstance(leaf, Tensor) else leaf, inputs)
         batches = Calibration([(inputs, labels)])
-        self._source = Source(model, prunable(model), batches, example, seed)
+        self._source = QuantitySource(model, prunable(model), batches, example, seed)
         self._found: dict[Any, Measured] = {}
 
     def score(self, proxy: Proxy, options: Mapping[str, Any]) -> tuple[float, float]:

@@ -20,10 +20,10 @@ from secateur.graph.groups import Group
 from secateur.pruning.allocate_weights import keep_highest
 
 Scores = Mapping[str, Tensor]
-Masks = dict[str, Tensor]
-Spread = Callable[[Sequence[Group], Scores, float, float], Masks]
+UnitMasks = dict[str, Tensor]
+UnitScope = Callable[[Sequence[Group], Scores, float, float], UnitMasks]
 
-SPREADS: Registry[Spread] = Registry("scope for units")
+SPREADS: Registry[UnitScope] = Registry("scope for units")
 
 
 def spread(
@@ -34,7 +34,7 @@ def spread(
     *,
     max_amount: float = 1.0,
     round_to: int | None = None,
-) -> Masks:
+) -> UnitMasks:
     """Return group name → boolean [units], True for what stays.
 
     Raises `InputError` for an unknown scope, or scores that are NaN or infinite.
@@ -58,7 +58,7 @@ def most(units: int, max_amount: float) -> int:
     return min(units - 1, math.floor(max_amount * units))
 
 
-def local(groups: Sequence[Group], scores: Scores, amount: float, max_amount: float) -> Masks:
+def local(groups: Sequence[Group], scores: Scores, amount: float, max_amount: float) -> UnitMasks:
     """The same fraction of every group."""
     return {
         group.name: keep_highest(
@@ -68,7 +68,7 @@ def local(groups: Sequence[Group], scores: Scores, amount: float, max_amount: fl
     }
 
 
-def ranked(groups: Sequence[Group], scores: Scores, amount: float, max_amount: float) -> Masks:
+def ranked(groups: Sequence[Group], scores: Scores, amount: float, max_amount: float) -> UnitMasks:
     """All units ranked together."""
     safe = []
     for group in groups:
@@ -84,14 +84,14 @@ def ranked(groups: Sequence[Group], scores: Scores, amount: float, max_amount: f
     return {group.name: part for group, part in zip(groups, parts, strict=True)}
 
 
-def isomorphic(groups: Sequence[Group], scores: Scores, amount: float, max_amount: float) -> Masks:
+def isomorphic(groups: Sequence[Group], scores: Scores, amount: float, max_amount: float) -> UnitMasks:
     """Units ranked together only with those of groups of the same shape: as many units, members alike."""
     classes: dict[tuple[object, ...], list[Group]] = defaultdict(list)
     for group in groups:
         alike = sorted((m.name.rpartition(".")[2], m.dim, len(m.unit)) for m in group.members)
         key = group.units, tuple(alike)
         classes[key].append(group)
-    masks: Masks = {}
+    masks: UnitMasks = {}
     for alike_groups in classes.values():
         masks |= ranked(alike_groups, scores, amount, max_amount)
     return {group.name: masks[group.name] for group in groups}

@@ -13,15 +13,15 @@ from typing import Any, TypeAlias
 from torch import Tensor, nn
 
 from secateur.core.registry import Registry
-from secateur.criteria import Batches
-from secateur.measure.inputs import Inputs
+from secateur.criteria import CalibrationBatches
+from secateur.measure.inputs import ModelInputs
 from secateur.pruning.layers import skip_layers
 from secateur.pruning.result import Pruned
 from secateur.pruning.settings import Settings
 from secateur.pruning.units import prune_units
 from secateur.pruning.weights import prune_weights
 
-Road: TypeAlias = Callable[[nn.Module, Inputs | None, Settings], Pruned]
+Road: TypeAlias = Callable[[nn.Module, ModelInputs | None, Settings], Pruned]
 ROADS: Registry[Road] = Registry("granularity")
 """Kind of granularity → what cuts it."""
 for _kind, _road in {
@@ -36,7 +36,7 @@ for _kind, _road in {
 
 def prune(
     model: nn.Module,
-    example_inputs: Inputs | None = None,
+    example_inputs: ModelInputs | None = None,
     *,
     amount: float | None = None,
     budget: Mapping[str, float] | None = None,
@@ -57,7 +57,7 @@ def prune(
     rounds: int | None = None,
     schedule: str = "exponential",
     allow_empty: bool = False,
-    data: Batches | None = None,
+    data: CalibrationBatches | None = None,
     verify: bool = True,
     timed: bool = False,
     seed: int = 0,

@@ -21,12 +21,13 @@ from secateur.core.registry import Registry, unknown
 from secateur.graph import cost
 from secateur.graph.cut import Cut
 from secateur.graph.groups import Groups
+from secateur.pruning.allocate_units import UnitMasks
 
-COSTS: Registry[Callable[[Cut], int]] = Registry("budget")
-COSTS.add("params", cost.parameters)
-COSTS.add("macs", cost.macs)
+BUDGET_COSTS: Registry[Callable[[Cut], int]] = Registry("budget")
+BUDGET_COSTS.add("params", cost.parameters)
+BUDGET_COSTS.add("macs", cost.macs)
 
-STEPS = 24
+BISECTION_STEPS = 24
 """Bisection steps: amounts are told apart to 2⁻²⁴."""
 
 TRIALS = 8
@@ -35,25 +36,23 @@ TRIALS = 8
 CLOSE = 0.005
 """How far below a budget a cut may stay, as a fraction of it, before units are put back."""
 
-Masks = Mapping[str, Tensor]
-
 
 class Cutter(Protocol):
     """Makes cuts: which units go at an amount, and what masks of units mean."""
 
-    def masks(self, amount: float) -> Masks:
+    def masks(self, amount: float) -> UnitMasks:
         """Return group name → boolean [units], True for what stays."""
 
-    def cut(self, masks: Masks) -> Cut:
+    def cut(self, masks: UnitMasks) -> Cut:
         """Return the cut these masks make."""
 
-    def restored(self, masks: Masks) -> Iterator[Masks]:
+    def restored(self, masks: UnitMasks) -> Iterator[UnitMasks]:
         """Yield the masks with one more unit, the most important that went, for each group that lost any."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """`fraction` of the present cost in `kind` (a name from `COSTS`) may be left."""
+    """`fraction` of the present cost in `kind` (a name from `BUDGET_COSTS`) may be left."""
 
     kind: str
     fraction: float
@@ -85,8 +84,8 @@ def read(budget: Mapping[str, float]) -> Budget | LatencyBudget:
     if len(budget) != 1:
         raise InputError('A budget names one cost, such as {"macs": 0.5}.')
     kind, fraction = next(iter(budget.items()))
-    if kind not in COSTS:
-        raise InputError(unknown("budget", str(kind), [*COSTS, "latency_ms"]))
+    if kind not in BUDGET_COSTS:
+        raise InputError(unknown("budget", str(kind), [*BUDGET_COSTS, "latency_ms"]))
     if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 < fraction <= 1:
         raise InputError(
             f"The budget {kind}={fraction!r} is no fraction of the present cost: give 0.5 to halve it."
@@ -101,7 +100,7 @@ def per_cost(
 
     A unit of a group costs what one of its units saves while all others stay: MACs, or what the budget counts.
     """
-    count = COSTS[budget.kind if isinstance(budget, Budget) else "macs"]
+    count = BUDGET_COSTS[budget.kind if isinstance(budget, Budget) else "macs"]
     whole = count(Cut.of(groups.coupling, []))
     divided = {}
     for group in groups:
@@ -142,7 +141,7 @@ def meet(budget: Budget, cutter: Cutter) -> Cut:
     The amount is found by bisection; then units are put back, one at a time, as long as they fit. Raises
     `InputError` where even the largest cut costs more.
     """
-    count = COSTS[budget.kind]
+    count = BUDGET_COSTS[budget.kind]
     whole = count(cutter.cut({name: torch.ones_like(mask) for name, mask in cutter.masks(0.0).items()}))
     target = budget.fraction * whole
     masks = cutter.masks(1.0)
@@ -153,7 +152,7 @@ def meet(budget: Budget, cutter: Cutter) -> Cut:
             f"{least / whole:.3f} is left; keep fewer layers, or raise the budget or max_amount."
         )
     low, high = 0.0, 1.0
-    for _ in range(STEPS):
+    for _ in range(BISECTION_STEPS):
         middle = (low + high) / 2
         trial = cutter.masks(middle)
         if count(cutter.cut(trial)) > target:

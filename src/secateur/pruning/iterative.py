@@ -22,12 +22,12 @@ from secateur.graph.couple import couple
 from secateur.graph.cut import Cut
 from secateur.graph.groups import Group, Groups, group
 from secateur.graph.trace import trace
-from secateur.measure.inputs import Inputs
+from secateur.measure.inputs import ModelInputs
 from secateur.pruning.budget import Budget, LatencyBudget
 from secateur.shrink.plan import Plan
 
-Path: TypeAlias = Callable[[float, float, float], float]
-PATHS: Registry[Path] = Registry("schedule of rounds")
+DensitySchedule: TypeAlias = Callable[[float, float, float], float]
+PATHS: Registry[DensitySchedule] = Registry("schedule of rounds")
 """Name → density after the fraction t of the rounds, from one density to another."""
 
 
@@ -87,7 +87,7 @@ def scored_again(
     groups: Sequence[Group],
     scores: Mapping[str, Tensor],
     score: Callable[[nn.Module, Groups, Sequence[Group]], Mapping[str, Tensor]],
-    example_inputs: Inputs,
+    example_inputs: ModelInputs,
 ) -> dict[str, Tensor]:
     """Score what a cut has left and return, for all units of the whole model's `groups`, what ranks them now.
 

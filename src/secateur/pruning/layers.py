@@ -24,7 +24,7 @@ from secateur.graph.couple import couple
 from secateur.graph.cut import Cut
 from secateur.graph.program import Program, Ref, refs
 from secateur.graph.trace import trace
-from secateur.measure.inputs import Inputs
+from secateur.measure.inputs import ModelInputs
 from secateur.pruning.allocate_weights import keep_highest
 from secateur.pruning.iterative import amounts, below
 from secateur.pruning.result import Pruned, spent, stored_bytes
@@ -43,17 +43,17 @@ CARRIES = {
 """Operators through which a residual stream stays what it is, or is normalised."""
 
 
-class Block(NamedTuple):
+class ResidualBlock(NamedTuple):
     """A residual block: where it is, and how many items it returns, 0 for a tensor alone."""
 
     path: str
     items: int
 
 
-def blocks_of(model: nn.Module, program: Program) -> list[Block]:
+def blocks_of(model: nn.Module, program: Program) -> list[ResidualBlock]:
     """Return the residual blocks of a traced model, in the order they run."""
     runs = Counter(run.path for run in program.runs)
-    found: list[Block] = []
+    found: list[ResidualBlock] = []
     for run in program.runs:
         parent, _, _ = run.path.rpartition(".")
         first = next(refs(run.outputs), None)
@@ -70,7 +70,7 @@ def blocks_of(model: nn.Module, program: Program) -> list[Block]:
             and len(list(refs(run.outputs))) == 1
             and _residual(program, run.first, first, run.nodes)
         ):
-            found.append(Block(run.path, items))
+            found.append(ResidualBlock(run.path, items))
     paths = {block.path for block in found}
     outer = [b for b in found if not any(b.path.startswith(f"{path}.") for path in paths)]
     return sorted(outer, key=lambda block: next(r.nodes.start for r in program.runs if r.path == block.path))
@@ -92,7 +92,7 @@ def _residual(program: Program, source: int, target: int, nodes: range) -> bool:
     return target in summed and product
 
 
-def skip_layers(model: nn.Module, example_inputs: Inputs | None, settings: Settings) -> Pruned:
+def skip_layers(model: nn.Module, example_inputs: ModelInputs | None, settings: Settings) -> Pruned:
     """Bypass the least important blocks: exactly round(amount · blocks) of those that may go; one always stays.
 
     Raises `ModelError` for a model without residual blocks. See `secateur.prune`.
@@ -154,12 +154,14 @@ def _kept(scores: Tensor, amount: float) -> Tensor:
     return keep_highest(scores, min(round(amount * len(scores)), len(scores) - 1))
 
 
-def _gone(blocks: Sequence[Block], kept: Tensor) -> dict[str, int]:
+def _gone(blocks: Sequence[ResidualBlock], kept: Tensor) -> dict[str, int]:
     """Return the others, and how many items each returns."""
     return {block.path: block.items for block, stays in zip(blocks, kept.tolist(), strict=True) if not stays}
 
 
-def _scores(model: nn.Module, blocks: Sequence[Block], example_inputs: Inputs, settings: Settings) -> Tensor:
+def _scores(
+    model: nn.Module, blocks: Sequence[ResidualBlock], example_inputs: ModelInputs, settings: Settings
+) -> Tensor:
     """Mean score of each block's weights, float64 [blocks]."""
     criterion, seed, options = settings.criterion, settings.seed, settings.options
     tensors = {

@@ -11,7 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from secateur.core.errors import InputError
 from secateur.graph.groups import Groups
-from secateur.measure.inputs import Inputs, batch_size
+from secateur.measure.inputs import ModelInputs, batch_size
 from secateur.measure.latency import compare_latency
 from secateur.pruning.settings import Settings
 from secateur.shrink.plan import Plan, named_tensors
@@ -119,7 +119,7 @@ def stored_bytes(model: nn.Module) -> int:
 
 
 def spent(
-    large: nn.Module, small: nn.Module, example_inputs: Inputs, settings: Settings, before: int
+    large: nn.Module, small: nn.Module, example_inputs: ModelInputs, settings: Settings, before: int
 ) -> dict[str, Any]:
     """Return fields of `Pruned`: bytes, `before` and now, and where asked for the milliseconds of a pass of each."""
     times = None

@@ -13,7 +13,7 @@ from secateur.compensation import COMPENSATIONS
 from secateur.core.errors import InputError
 from secateur.core.options import check_kind, check_least, check_options
 from secateur.core.registry import Registry, unknown
-from secateur.criteria import CRITERIA, Batches
+from secateur.criteria import CRITERIA, CalibrationBatches
 from secateur.importance import NORMALIZATIONS, REDUCTIONS
 from secateur.pruning import budget as budgets
 from secateur.pruning.allocate_units import SPREADS
@@ -22,7 +22,11 @@ from secateur.pruning.iterative import PATHS
 from secateur.sparsity.granularity import Granularity, parse
 from secateur.sparsity.targets import as_names, roles
 
-WEIGHTS, UNITS, SMALLER = ("weight", "n:m"), ("channel", "head"), ("channel", "head", "layer")
+SPARSE_KINDS, UNIT_KINDS, SHRINKING_KINDS = (
+    ("weight", "n:m"),
+    ("channel", "head"),
+    ("channel", "head", "layer"),
+)
 
 
 def _for(kinds: Collection[str], default: Any) -> Any:
@@ -38,24 +42,24 @@ class Settings:
     criterion: str = "magnitude"
     scope: str = "global"
     amount: float | None = None
-    budget: Mapping[str, float] | None = _for(UNITS, None)
-    include: tuple[str, ...] = _for(WEIGHTS, ("weights",))
+    budget: Mapping[str, float] | None = _for(UNIT_KINDS, None)
+    include: tuple[str, ...] = _for(SPARSE_KINDS, ("weights",))
     keep: tuple[str, ...] = ()
     layers: tuple[str, ...] = ()
-    masks: Mapping[str, Tensor] | None = _for((*WEIGHTS, *UNITS), None)
-    max_amount: float = _for(UNITS, 1.0)
-    round_to: int | None = _for(UNITS, None)
-    reduction: str = _for(UNITS, "mean")
-    normalization: str = _for(UNITS, "mean")
-    per_cost: bool = _for(UNITS, False)
+    masks: Mapping[str, Tensor] | None = _for((*SPARSE_KINDS, *UNIT_KINDS), None)
+    max_amount: float = _for(UNIT_KINDS, 1.0)
+    round_to: int | None = _for(UNIT_KINDS, None)
+    reduction: str = _for(UNIT_KINDS, "mean")
+    normalization: str = _for(UNIT_KINDS, "mean")
+    per_cost: bool = _for(UNIT_KINDS, False)
     compensation: str = "drop"
-    correct: bool | None = _for((*WEIGHTS, *UNITS), None)
+    correct: bool | None = _for((*SPARSE_KINDS, *UNIT_KINDS), None)
     rounds: int | None = None
     schedule: str = "exponential"
-    allow_empty: bool = _for(WEIGHTS, False)
-    data: Batches | None = None
-    verify: bool = _for(SMALLER, True)
-    timed: bool = _for(SMALLER, False)
+    allow_empty: bool = _for(SPARSE_KINDS, False)
+    data: CalibrationBatches | None = None
+    verify: bool = _for(SHRINKING_KINDS, True)
+    timed: bool = _for(SHRINKING_KINDS, False)
     seed: int = 0
     inplace: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -117,7 +121,7 @@ class Settings:
                 )
 
     def _check_names(self) -> None:
-        scopes: Registry[Any] = SPREADS if self.granularity.kind in UNITS else SCOPES
+        scopes: Registry[Any] = SPREADS if self.granularity.kind in UNIT_KINDS else SCOPES
         for registry, name in (
             (scopes, self.scope),
             (PATHS, self.schedule),
@@ -133,7 +137,7 @@ class Settings:
 
     def _check_amounts(self) -> None:
         kind, own = self.granularity.kind, self.granularity.amount
-        if kind in UNITS and (self.amount is None) == (self.budget is None):
+        if kind in UNIT_KINDS and (self.amount is None) == (self.budget is None):
             raise InputError(
                 "Say how much to remove: either an amount such as 0.5, or a budget such as macs 0.5, not both."
             )
@@ -146,7 +150,7 @@ class Settings:
                 "An amount of 1 leaves no weight anywhere: choose a smaller one, or let tensors lose all of theirs "
                 "with allow_empty."
             )
-        if kind in UNITS and self.budget is not None:
+        if kind in UNIT_KINDS and self.budget is not None:
             budgets.read(self.budget)
         check_amount(self.max_amount)
         if self.rounds is not None:
@@ -169,7 +173,7 @@ class Settings:
         if self.correct is not None:
             return self.correct
         trained = CRITERIA[self.criterion].moment != "before"
-        return self.granularity.kind in UNITS and self.data is not None and trained
+        return self.granularity.kind in UNIT_KINDS and self.data is not None and trained
 
     @property
     def compensation_options(self) -> dict[str, Any]:

@@ -26,10 +26,10 @@ from secateur.graph.cut import Cut
 from secateur.graph.groups import Group, Groups, group
 from secateur.graph.trace import trace
 from secateur.importance import unit_scores
-from secateur.measure.inputs import Inputs
+from secateur.measure.inputs import ModelInputs
 from secateur.measure.latency import latency
 from secateur.pruning import budget as budgets
-from secateur.pruning.allocate_units import spread
+from secateur.pruning.allocate_units import UnitMasks, spread
 from secateur.pruning.allocate_weights import check_amount
 from secateur.pruning.budget import Budget, LatencyBudget, meet, meet_latency, per_cost
 from secateur.pruning.compensate import make_up
@@ -42,11 +42,11 @@ from secateur.shrink.plan import named_tensors
 from secateur.sparsity.masks import Masks
 from secateur.sparsity.targets import as_names, check_finite, matches, require_module
 
-ATTEMPTS = 32
+LOCK_ATTEMPTS = 32
 """How many places in the code that don't follow may be found and locked before a model is given up."""
 
 
-def prune_units(model: nn.Module, example_inputs: Inputs | None, settings: Settings) -> Pruned:
+def prune_units(model: nn.Module, example_inputs: ModelInputs | None, settings: Settings) -> Pruned:
     """Remove the least important units of `model`, or of a copy; see `secateur.prune`."""
     require_module(model)
     kind, round_to = settings.granularity.kind, settings.round_to
@@ -82,7 +82,7 @@ def prune_units(model: nn.Module, example_inputs: Inputs | None, settings: Setti
         return per_cost(groups, scores, budget) if settings.per_cost else scores
 
     locks: list[tuple[int, str]] = []
-    for _ in range(ATTEMPTS):
+    for _ in range(LOCK_ATTEMPTS):
         groups = group(couple(program, locks))
         chosen = _chosen(groups, kind, settings.keep, settings.layers)
         if not chosen:
@@ -93,7 +93,7 @@ def prune_units(model: nn.Module, example_inputs: Inputs | None, settings: Setti
             raise ModelError(
                 f"The criterion {settings.criterion} finds nothing to look at in any group: choose another."
             )
-        cutter = _Cutter(groups, chosen, scores, settings.scope, max_amount, round_to)
+        cutter = _GroupCutter(groups, chosen, scores, settings.scope, max_amount, round_to)
         try:
             gone = 0
             for step in track(earlier, "rounds", len(earlier)) if earlier else ():
@@ -154,7 +154,7 @@ def prune_units(model: nn.Module, example_inputs: Inputs | None, settings: Setti
 
 
 @dataclass(frozen=True)
-class _Cutter:
+class _GroupCutter:
     """Makes the cut of any amount."""
 
     groups: Groups
@@ -164,16 +164,16 @@ class _Cutter:
     max_amount: float
     round_to: int | None
 
-    def masks(self, amount: float) -> Mapping[str, Tensor]:
+    def masks(self, amount: float) -> UnitMasks:
         return spread(
             self.chosen, self.scores, amount, self.scope, max_amount=self.max_amount, round_to=self.round_to
         )
 
-    def cut(self, masks: Mapping[str, Tensor]) -> Cut:
+    def cut(self, masks: UnitMasks) -> Cut:
         units = [(each, masks[each.name].numpy()) for each in self.chosen]
         return Cut.of(self.groups.coupling, units)
 
-    def restored(self, masks: Mapping[str, Tensor]) -> Iterator[Mapping[str, Tensor]]:
+    def restored(self, masks: UnitMasks) -> Iterator[UnitMasks]:
         step = self.round_to or 1
         for name, mask in masks.items():
             gone = self.scores[name].masked_fill(mask, -torch.inf)
@@ -183,7 +183,7 @@ class _Cutter:
                 yield {**masks, name: more}
 
 
-def _reaching(goal: Goal, cutter: _Cutter, model: nn.Module, example_inputs: Inputs) -> Cut:
+def _reaching(goal: Goal, cutter: _GroupCutter, model: nn.Module, example_inputs: ModelInputs) -> Cut:
     """Return the cut that reaches an amount or a budget."""
     if isinstance(goal, LatencyBudget):
         return meet_latency(goal, cutter, partial(_milliseconds, model, example_inputs, goal.batch))
@@ -198,7 +198,7 @@ def _taken_over(model: nn.Module, other: nn.Module) -> nn.Module:
     return model
 
 
-def _milliseconds(model: nn.Module, example_inputs: Inputs, batch: int, cut: Cut) -> float:
+def _milliseconds(model: nn.Module, example_inputs: ModelInputs, batch: int, cut: Cut) -> float:
     """Measure one pass of the smaller model of a cut."""
     small, _, _ = make(model, cut, example_inputs, check=False)
     return latency(small, example_inputs, (batch,), seconds=1.0)[0].median * 1e3

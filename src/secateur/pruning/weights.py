@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from secateur.compensation import Case
 from secateur.core.errors import InputError, ModelError, reason_of
 from secateur.core.progress import track
-from secateur.criteria import CRITERIA, Batches, Calibration, measured, score
+from secateur.criteria import CRITERIA, Calibration, CalibrationBatches, measured, score
 from secateur.graph.couple import couple
 from secateur.graph.trace import trace
-from secateur.measure.inputs import Inputs
+from secateur.measure.inputs import ModelInputs
 from secateur.pruning.allocate_weights import SCOPES, allocate, least_amount, redistributed
 from secateur.pruning.compensate import make_up
-from secateur.pruning.iterative import PATHS, Path
+from secateur.pruning.iterative import PATHS, DensitySchedule
 from secateur.pruning.result import Pruned
 from secateur.pruning.settings import Settings
 from secateur.shrink.plan import named_tensors
@@ -34,7 +34,7 @@ from secateur.sparsity.masks import Masks
 from secateur.sparsity.targets import prunable
 
 
-def prune_weights(model: nn.Module, example_inputs: Inputs | None, settings: Settings) -> Pruned:
+def prune_weights(model: nn.Module, example_inputs: ModelInputs | None, settings: Settings) -> Pruned:
     """Cut the least important weights of `model`, or of a copy; see `secateur.prune`."""
     criterion, pattern, seed, data = settings.criterion, settings.granularity, settings.seed, settings.data
     entry, rule = CRITERIA[criterion], SCOPES[settings.scope]
@@ -121,8 +121,8 @@ def _made_up(
     model: nn.Module,
     pruned: nn.Module,
     masks: Masks,
-    example_inputs: Inputs | None,
-    data: Batches | None,
+    example_inputs: ModelInputs | None,
+    data: CalibrationBatches | None,
     settings: Settings,
 ) -> tuple[Masks, dict[str, Any]]:
     """Let the compensation change the pruned model; return the masks it has then, and what was told."""
@@ -173,14 +173,14 @@ def _without(model: nn.Module, cut: Masks) -> Iterator[None]:
                 tensor.copy_(dense)
 
 
-def _amounts(path: Path, rounds: int, requested: float, already: float) -> list[float]:
+def _amounts(path: DensitySchedule, rounds: int, requested: float, already: float) -> list[float]:
     """Return the amount cut after each round; the last is what was requested."""
     steps = (1 - path(1 - already, 1 - requested, step / rounds) for step in range(1, rounds))
     return [*(steps if requested > already else ()), requested]
 
 
 def _patterns(
-    path: Path, rounds: int, pattern: granularities.Granularity, regrows: bool
+    path: DensitySchedule, rounds: int, pattern: granularities.Granularity, regrows: bool
 ) -> list[granularities.Granularity]:
     """Return the pattern after each round; rounds that would cut nothing new are left out, unless weights regrow."""
     kept = [

@@ -19,7 +19,7 @@ from secateur.core.tables import (
 )
 from secateur.report.content import RunView, result
 
-RESULTS = (
+ACCURACY_COLUMNS = (
     Column("label", "Run"),
     Column("sparsity", "Sparsity", PERCENT, help="Fraction of all parameters that is zero"),
     Column("top1_as_cut", "Top-1 as cut", PERCENT, help="Before any retraining"),
@@ -28,7 +28,7 @@ RESULTS = (
     Column("top5", "Top-5", PERCENT, help="At the end"),
     Column("loss", "Loss", NUMBER, help="At the end"),
 )
-COSTS = (
+COST_COLUMNS = (
     Column("label", "Run"),
     Column("parameters", "Parameters", COUNT),
     Column("nonzero", "Nonzero", COUNT),
@@ -37,7 +37,7 @@ COSTS = (
     Column("bytes_dense", "Size", BYTES, help="Of the weights as they are"),
     Column("bytes_compressed", "Compressed", BYTES, help="Of the weights after DEFLATE"),
 )
-SMALLER = (
+SHRINKING_COLUMNS = (
     Column("label", "Run"),
     Column("parameters", "Parameters", change(SI), spread="parameters_before"),
     Column("macs", "MACs", change(SI), spread="macs_before", help="Multiply-accumulates for one sample"),
@@ -69,7 +69,7 @@ def compared(run: RunView) -> dict[str, Any]:
 
 def results(runs: Iterable[RunView]) -> Table:
     """What every run reaches on the test split, as cut and at the end."""
-    return Table(RESULTS, [*map(compared, runs)]).without_empty_columns()
+    return Table(ACCURACY_COLUMNS, [*map(compared, runs)]).without_empty_columns()
 
 
 def costs(runs: Iterable[RunView]) -> Table:
@@ -87,7 +87,7 @@ def costs(runs: Iterable[RunView]) -> Table:
         )
         for batch in batches
     ]
-    return Table([*COSTS, *latencies], rows).without_empty_columns()
+    return Table([*COST_COLUMNS, *latencies], rows).without_empty_columns()
 
 
 def smaller(runs: Sequence[RunView]) -> Table:
@@ -123,7 +123,7 @@ def smaller(runs: Sequence[RunView]) -> Table:
         )
         for batch in sorted(batches)
     ]
-    return Table([*SMALLER[:-1], *timed, SMALLER[-1]], rows).without_empty_columns()
+    return Table([*SHRINKING_COLUMNS[:-1], *timed, SHRINKING_COLUMNS[-1]], rows).without_empty_columns()
 
 
 def _origin(run: RunView, runs: Iterable[RunView]) -> RunView | None:

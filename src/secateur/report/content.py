@@ -17,7 +17,7 @@ from secateur.measure import Measurement
 if TYPE_CHECKING:
     import altair as alt
 
-Row = Mapping[str, Any]
+ReportRecord = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ class RunView:
 
     name: str
     label: str
-    history: Sequence[Row] = ()
-    curves: Sequence[Row] = ()
-    layers: Sequence[Row] = ()
+    history: Sequence[ReportRecord] = ()
+    curves: Sequence[ReportRecord] = ()
+    layers: Sequence[ReportRecord] = ()
     measurement: Measurement | None = None
-    safe_rate: Row | None = None
+    safe_rate: ReportRecord | None = None
 
     @property
     def cuts(self) -> list[int]:
@@ -86,27 +86,27 @@ class RunView:
         return "parameters" if units else "prunable weights"
 
     @property
-    def shrinks(self) -> list[Row]:
+    def shrinks(self) -> list[ReportRecord]:
         """The entries of the history that cut units out."""
         return [entry for entry in self.history if "groups" in result(entry)]
 
     @property
-    def before(self) -> Row:
+    def before(self) -> ReportRecord:
         """The test results of the dense model, before the first cut; empty where it wasn't tested."""
         return _last_tested(self.history[: self.cuts[0]] if self.cuts else self.history)
 
     @property
-    def as_cut(self) -> Row:
+    def as_cut(self) -> ReportRecord:
         """The test results right after the last cut; empty for a dense run."""
         return _last_tested([self.history[self.cuts[-1]]] if self.cuts else [])
 
     @property
-    def retrained(self) -> Row:
+    def retrained(self) -> ReportRecord:
         """The test results of the training after the last cut; empty where there was none."""
         return _last_tested(self.history[self.cuts[-1] + 1 :] if self.cuts else [])
 
     @property
-    def final(self) -> Row:
+    def final(self) -> ReportRecord:
         """The test results of the model as it stands; empty where it wasn't tested since it was cut."""
         return self.before if self.is_dense else self.retrained or self.as_cut
 
@@ -130,14 +130,14 @@ class ReportContent:
     title: str
     recipe: str = ""
     command: str = ""
-    environment: Row = field(default_factory=dict)
+    environment: ReportRecord = field(default_factory=dict)
     runs: Sequence[RunView] = ()
     notes: Sequence[str] = ()
     summary: Sequence[str] = ()
     sections: Sequence[Section] = ()
 
 
-def method(cut: Row) -> str:
+def method(cut: ReportRecord) -> str:
     """Name what a cut did: criterion, granularity, scope, compensation and start, less what goes without saying."""
     config = cut.get("config", {})
     granularity = config.get("granularity", "weight")
@@ -151,12 +151,12 @@ def method(cut: Row) -> str:
     return ", ".join(str(part) for part in parts if part) or "pruned"
 
 
-def is_cut(entry: Row) -> bool:
+def is_cut(entry: ReportRecord) -> bool:
     """Whether a history entry cut something: prune, or ticket."""
     return entry["do"] in ("prune", "ticket")
 
 
-def removed(history: Sequence[Row]) -> float:
+def removed(history: Sequence[ReportRecord]) -> float:
     """The fraction that a history's cuts have removed: of the prunable weights by masks, or of all parameters.
 
     What the last cut did decides which; cuts of units count together, those of weights count from the whole anyway.
@@ -168,12 +168,12 @@ def removed(history: Sequence[Row]) -> float:
     return 1 - float(cuts[-1]["parameters"][1]) / float(first["parameters"][0])
 
 
-def result(entry: Row) -> Row:
+def result(entry: ReportRecord) -> ReportRecord:
     """What a history entry measured."""
     return entry.get("result") or {}
 
 
-def _last_tested(entries: Sequence[Row]) -> Row:
+def _last_tested(entries: Sequence[ReportRecord]) -> ReportRecord:
     return next(
         (found for entry in reversed(entries) if (found := result(entry)).get("top1") is not None), {}
     )

@@ -8,12 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 from secateur.core.tables import COUNT, NUMBER, PERCENT, Column, Table
 from secateur.report import charts
-from secateur.report.content import Figure, ReportContent, Row, RunView, is_cut, method, removed, result
+from secateur.report.content import (
+    Figure,
+    ReportContent,
+    ReportRecord,
+    RunView,
+    is_cut,
+    method,
+    removed,
+    result,
+)
 
 if TYPE_CHECKING:
     pass
 
-SAFE_RATE = (
+SAFE_RATE_COLUMNS = (
     Column("safe", "Safe rate", PERCENT),
     Column("safe_cosine", "Cosine at safe rate", NUMBER),
     Column("optimum", "Optimum p*", PERCENT),
@@ -25,7 +34,7 @@ SAFE_RATE = (
 
 
 @dataclass(frozen=True)
-class SafeRate:
+class SafeRateSection:
     """The safe pruning rate of one run: its numbers, what to know about them, and its figures."""
 
     label: str
@@ -167,22 +176,22 @@ def _curves(runs: Iterable[RunView]) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def safe_rates(content: ReportContent) -> list[SafeRate]:
+def safe_rates(content: ReportContent) -> list[SafeRateSection]:
     """The safe pruning rate of every run that has one."""
     found = [(run.label, run.safe_rate) for run in content.runs if run.safe_rate is not None]
     return [_safe_rate(index, label, rate) for index, (label, rate) in enumerate(found)]
 
 
-def _safe_rate(index: int, label: str, found: Row) -> SafeRate:
+def _safe_rate(index: int, label: str, found: ReportRecord) -> SafeRateSection:
     left_out = [f"{row['name']} has no kurtosis: {row['reason']}." for row in found.get("excluded") or ()]
     figures = [_front(f"front-{index}", found)]
     if found.get("kurtoses"):
         figures.append(_kurtosis(f"kurtosis-{index}", found))
-    numbers = Table(SAFE_RATE, [found]).without_empty_columns()
-    return SafeRate(label, numbers, [*found.get("notes", ()), *left_out], figures)
+    numbers = Table(SAFE_RATE_COLUMNS, [found]).without_empty_columns()
+    return SafeRateSection(label, numbers, [*found.get("notes", ()), *left_out], figures)
 
 
-def _front(key: str, found: Row) -> Figure:
+def _front(key: str, found: ReportRecord) -> Figure:
     caption = (
         "Cosine similarity of the magnitude-pruned weights to the dense ones at every pruning rate."
         " The optimum is the point nearest to utopia, where everything is pruned and nothing changes."
@@ -193,7 +202,7 @@ def _front(key: str, found: Row) -> Figure:
     return Figure(key, "Pruning rate and cosine", charts.front(found), caption, table, square=True)
 
 
-def _kurtosis(key: str, found: Row) -> Figure:
+def _kurtosis(key: str, found: ReportRecord) -> Figure:
     caption = (
         "Kurtosis of each tensor, in model order. The further from the 3 of a normal distribution,"
         " and the more the tensors differ, the less a global magnitude cut can be trusted."

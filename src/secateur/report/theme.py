@@ -1,6 +1,6 @@
 """How charts look, in one place: palette, shapes, dashes, fonts, and the configuration made of them.
 
-A chart never names a colour. It encodes data, and one of two configurations dresses it: `PAPER` for files on
+A chart never names a colour. It encodes data, and one of two configurations dresses it: `PAPER_THEME` for files on
 white, `PAGE` for the report, where every colour is a CSS variable, so that one chart follows light mode, dark
 mode and print without being drawn again. The series colours follow Okabe & Ito (2008), told apart with any
 colour vision, and are shifted in lightness until each has a contrast of at least 3:1 to its background.
@@ -140,5 +140,5 @@ def scale(domain: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
     }
 
 
-PAPER = config(LIGHT)
+PAPER_THEME = config(LIGHT)
 PAGE = config(LIGHT.referred())

@@ -9,12 +9,12 @@ from statistics import fmean
 from secateur.core.tables import percent
 from secateur.report.content import RunView
 
-TOLERANCE = 0.005
-WITHIN = f"{100 * TOLERANCE:g} points"
+ACCURACY_TOLERANCE = 0.005
+WITHIN = f"{100 * ACCURACY_TOLERANCE:g} points"
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PruningOutcome:
     """What runs that were cut alike came to: their top-1, and that of the dense models they were cut from.
 
     `of` is what `sparsity` is the removed fraction of.
@@ -35,7 +35,7 @@ class Outcome:
     @property
     def near(self) -> bool:
         """Whether the mean top-1 is within the tolerance of the dense one."""
-        return self.dense is not None and self.top1 >= self.dense - TOLERANCE
+        return self.dense is not None and self.top1 >= self.dense - ACCURACY_TOLERANCE
 
     def told(self) -> str:
         """The outcome as a sentence."""
@@ -80,14 +80,14 @@ def _conclusion(runs: Sequence[RunView]) -> str:
     return best.told() if len(found) == 1 else f"{best.told()} Of {len(found)} results it is {rule}."
 
 
-def outcomes(runs: Iterable[RunView]) -> list[Outcome]:
+def outcomes(runs: Iterable[RunView]) -> list[PruningOutcome]:
     """Gather tested pruned runs of one method and sparsity (to 0.1 %), such as the seeds of an experiment."""
     groups: dict[tuple[str, float], list[RunView]] = {}
     for run in runs:
         if not run.is_dense:
             groups.setdefault((run.method, round(run.sparsity, 3)), []).append(run)
     return [
-        Outcome(
+        PruningOutcome(
             method,
             group[0].removed_from,
             sparsity,

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-VERSION = 1
+RECIPE_VERSION = 1
 """Version of the recipe format."""
 
 
@@ -37,7 +37,7 @@ def steps_of(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def write_recipe(steps: Sequence[Mapping[str, Any]]) -> str:
     """Write plain step mappings as a recipe file's text."""
     return yaml.safe_dump(
-        {"secateur": VERSION, "steps": [dict(step) for step in steps]},
+        {"secateur": RECIPE_VERSION, "steps": [dict(step) for step in steps]},
         sort_keys=False,
         allow_unicode=True,
         width=110,

@@ -33,11 +33,16 @@ from secateur.sparsity.masks import Masks
 from secateur.sparsity.targets import check_finite
 from secateur.storage import model_files
 from secateur.storage.restore import fill
-from secateur.training.checkpoint import FILE as CHECKPOINT
-from secateur.training.journal import Row, read_journal
+from secateur.training.checkpoint import CHECKPOINT_FILE as CHECKPOINT
+from secateur.training.journal import MetricsRow, read_journal
 
-FORMAT = 1
-ABOUT, MODEL, RECIPE, SAFE_RATE = "run.json", "model.safetensors", "recipe.yaml", "safe_rate.json"
+RUN_VERSION = 1
+RUN_FILE, MODEL_FILE, RECIPE_FILE, SAFE_RATE_FILE = (
+    "run.json",
+    "model.safetensors",
+    "recipe.yaml",
+    "safe_rate.json",
+)
 
 
 @dataclass(frozen=True)
@@ -65,18 +70,20 @@ class Run:
                     f"There is no run folder {path}: make one with secateur train or secateur import."
                 )
             if not path.is_dir():
-                raise StoreError(f"{path} is a file, not a run folder: name the folder that holds {ABOUT}.")
-            if not (path / ABOUT).exists():
+                raise StoreError(
+                    f"{path} is a file, not a run folder: name the folder that holds {RUN_FILE}."
+                )
+            if not (path / RUN_FILE).exists():
                 if (path / CHECKPOINT).exists():
                     raise StoreError(
                         f"{path} holds an unfinished training: give its secateur train command again."
                     )
                 raise StoreError(
-                    f"{path} is no run folder, it has no {ABOUT}: make one with secateur train or import."
+                    f"{path} is no run folder, it has no {RUN_FILE}: make one with secateur train or import."
                 )
-        about = read_json(path / ABOUT)
+        about = read_json(path / RUN_FILE)
         try:
-            if about["format"] > FORMAT:
+            if about["format"] > RUN_VERSION:
                 raise StoreError(f"A newer secateur wrote {path}: update with pip install -U secateur.")
             shape = about["input_shape"]
             return cls(
@@ -88,7 +95,7 @@ class Run:
                 tuple(about["history"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise StoreError(f"Cannot read {path / ABOUT}: it is no run description ({error}).") from None
+            raise StoreError(f"Cannot read {path / RUN_FILE}: it is no run description ({error}).") from None
 
     @property
     def name(self) -> str:
@@ -102,7 +109,7 @@ class Run:
 
     def load_model(self, *, trust: bool = False) -> tuple[nn.Module, Masks]:
         """Return the model, on the CPU in training mode, and its masks. See `secateur.load` for `trust`."""
-        path = self.folder / MODEL
+        path = self.folder / MODEL_FILE
         stored = model_files.read(path)
         model = model_files.build_stored(
             {**self.model, "num_classes": self.num_classes, "input_shape": self.input_shape},
@@ -119,7 +126,7 @@ class Run:
 
         While a training is unfinished nothing is said: it may have been stopped between the two files it writes.
         """
-        path = self.folder / MODEL
+        path = self.folder / MODEL_FILE
         if self.weights is None or (self.folder / CHECKPOINT).exists() or _digest(path) == self.weights:
             return
         raise StoreError(
@@ -146,11 +153,11 @@ class Run:
             return self.load_data(**overrides).example()
         return torch.randn(1, *self.input_shape, generator=torch.Generator().manual_seed(0))
 
-    def journal(self) -> list[Row]:
+    def journal(self) -> list[MetricsRow]:
         """Return the rows of the training log."""
         return read_journal(self.folder)
 
-    def log_of(self, at: int) -> list[Row]:
+    def log_of(self, at: int) -> list[MetricsRow]:
         """Return the rows of the training that is step number `at`; none where its log is elsewhere.
 
         Raises `StoreError` where the log ends before the training did.
@@ -166,7 +173,7 @@ class Run:
 
     def safe_rate(self) -> dict[str, Any] | None:
         """Return the saved safe-rate analysis, None where none was made of the present weights."""
-        path = self.folder / SAFE_RATE
+        path = self.folder / SAFE_RATE_FILE
         if not path.exists():
             return None
         saved: dict[str, Any] = read_json(path)
@@ -191,7 +198,7 @@ class Run:
         `folder` is another place to write to than the run's own.
         """
         target = make_folder(folder or self.folder)
-        model_files.save(model, target / MODEL, masks=masks)
+        model_files.save(model, target / MODEL_FILE, masks=masks)
         device = next((str(parameter.device) for parameter in model.parameters()), "cpu")
         entry = {
             "do": step["do"],
@@ -201,10 +208,10 @@ class Run:
             "seconds": round(seconds, 3),
             "command": command_line(),
             "environment": environment(device),
-            "weights": _digest(target / MODEL),
+            "weights": _digest(target / MODEL_FILE),
         }
         run = replace(self, folder=target, history=(*self.history, entry))
-        write_text(target / RECIPE, recipe_of(run.history))
+        write_text(target / RECIPE_FILE, recipe_of(run.history))
         sweep(target)  # before run.json, behind which a killed step is not taken again
         run.write()
         return run
@@ -212,9 +219,9 @@ class Run:
     def write(self) -> None:
         """Write run.json."""
         write_json(
-            self.folder / ABOUT,
+            self.folder / RUN_FILE,
             {
-                "format": FORMAT,
+                "format": RUN_VERSION,
                 "model": dict(self.model),
                 "data": dict(self.data),
                 "input_shape": list(self.input_shape) if self.input_shape else None,

@@ -18,7 +18,7 @@ from torch import Tensor
 from secateur.graph.cut import Cut
 from secateur.graph.program import Node
 
-PLAIN = {
+SHAPE_DRAWS = {
     "rand", "randn", "rand_like", "randn_like", "normal", "normal_", "uniform_", "bernoulli_", "exponential_",
     "cauchy_", "log_normal_", "geometric_",
 }  # fmt: skip
@@ -64,7 +64,7 @@ def run(func: Any, op: str, args: Any, kwargs: Any, keep: Keep) -> Any:
     if kwargs.get("generator") is None and given and op in FROM_NOISE:
         return FROM_NOISE[op](keep, *args)
     drawn = func(*args, **kwargs)
-    return keep(drawn) if kwargs.get("generator") is None and op in PLAIN and not given else drawn
+    return keep(drawn) if kwargs.get("generator") is None and op in SHAPE_DRAWS and not given else drawn
 
 
 def _normal(keep: Keep, mean: Tensor | float, std: Tensor | float = 1.0, *_: Any) -> Tensor:

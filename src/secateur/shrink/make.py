@@ -8,7 +8,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from secateur.core.errors import VerificationError
 from secateur.graph.copies import is_plain_attention
 from secateur.graph.cut import Cut
-from secateur.measure.inputs import Inputs
+from secateur.measure.inputs import ModelInputs
 from secateur.shrink.apply import apply
 from secateur.shrink.mismatch import misfits, products_of_activations
 from secateur.shrink.plan import Plan, named_tensors
@@ -24,7 +24,7 @@ class Misfit(Exception):
 
 
 def make(
-    model: nn.Module, cut: Cut, example_inputs: Inputs, check: bool
+    model: nn.Module, cut: Cut, example_inputs: ModelInputs, check: bool
 ) -> tuple[nn.Module, Plan, Verification | None]:
     """Make the smaller model of a cut, and prove it. Raises `Misfit` where the model's code does not follow."""
     plan, failures = plan_for(model, cut)

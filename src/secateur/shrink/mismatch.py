@@ -15,10 +15,10 @@ from secateur.core.errors import reason_of
 from secateur.graph.cut import Cut
 from secateur.graph.program import Call, Node, Program, refs
 from secateur.graph.trace import attempt
-from secateur.measure.inputs import Inputs
+from secateur.measure.inputs import ModelInputs
 
 
-def misfits(small: nn.Module, cut: Cut, example_inputs: Inputs) -> list[tuple[int, str]]:
+def misfits(small: nn.Module, cut: Cut, example_inputs: ModelInputs) -> list[tuple[int, str]]:
     """Return the calls (number, reason) at which the smaller model first goes another way; none if it fits."""
     program = cut.coupling.program
     training = program.training is not None

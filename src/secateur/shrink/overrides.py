@@ -16,10 +16,9 @@ from torch.overrides import TorchFunctionMode
 
 from secateur.core.errors import InputError, ModelError
 from secateur.graph.forwards import Forward, call_name
-from secateur.shrink.plan import Override
+from secateur.shrink.plan import ArgumentPath, Override
 
-Place = tuple[int | str, ...]
-Changes = Mapping[Callable[..., Any], Mapping[int, Sequence[tuple[Place, int | float]]]]
+Changes = Mapping[Callable[..., Any], Mapping[int, Sequence[tuple[ArgumentPath, int | float]]]]
 
 
 def resize(model: nn.Module, overrides: Iterable[Override]) -> None:
@@ -40,7 +39,7 @@ class Resized(Forward):
     def __init__(self, module: nn.Module, overrides: Iterable[Override]) -> None:
         super().__init__(module)
         self.expected: dict[Callable[..., Any], int] = {}
-        changes: dict[Callable[..., Any], dict[int, list[tuple[Place, int | float]]]] = {}
+        changes: dict[Callable[..., Any], dict[int, list[tuple[ArgumentPath, int | float]]]] = {}
         for override in overrides:
             calls = changes.setdefault(function_called(override.function), {})
             calls.setdefault(override.nth, []).append((override.argument, override.value))
@@ -87,7 +86,7 @@ class _Replacing(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _put(tree: Any, place: Place, value: int | float) -> Any:
+def _put(tree: Any, place: ArgumentPath, value: int | float) -> Any:
     """Return a nest of arguments with `value` at `place`."""
     if not place:
         return value

@@ -20,6 +20,9 @@ from torch import Tensor, nn
 
 from secateur.core.errors import InputError, ModelError
 
+ArgumentPath = tuple[int | str, ...]
+"""Position or keyword of an argument of a call, then the index, key or end of a slice in it."""
+
 
 @dataclass(frozen=True)
 class Override:
@@ -35,7 +38,7 @@ class Override:
     module: str
     function: str
     nth: int
-    argument: tuple[int | str, ...]
+    argument: ArgumentPath
     value: int | float
     of: int = 0
 

@@ -14,16 +14,16 @@ from typing import Any, NamedTuple
 
 from secateur.graph.coupling import Need
 from secateur.graph.cut import Cut
-from secateur.graph.sizes import Attribute, Extent, Leaf, Scale, Size, evaluate, leaves
-from secateur.shrink.plan import Override
-from secateur.shrink.size_arguments import SIZED, Place
+from secateur.graph.sizes import Attribute, Extent, Leaf, Scale, TracedSize, evaluate, leaves
+from secateur.shrink.plan import ArgumentPath, Override
+from secateur.shrink.size_arguments import SIZED
 
 
 class Demand(NamedTuple):
     """The number at `place` of call number `call` is `size` now and must become `need`."""
 
     call: int
-    place: Place
+    place: ArgumentPath
     size: float
     need: float
 
@@ -68,7 +68,7 @@ def settle(cut: Cut) -> Settlement:
 
 
 def _direct(demand: Demand) -> Iterator[tuple[str, int]]:
-    if type(demand.size) is Size and isinstance(demand.size.origin, Attribute):
+    if type(demand.size) is TracedSize and isinstance(demand.size.origin, Attribute):
         yield demand.size.origin.path, int(demand.need)
 
 
@@ -124,9 +124,9 @@ def _used_elsewhere(cut: Cut, demands: list[Demand]) -> set[str]:
     }
 
 
-def _sizes(tree: Any, place: Place = ()) -> Iterator[tuple[Place, Any]]:
+def _sizes(tree: Any, place: ArgumentPath = ()) -> Iterator[tuple[ArgumentPath, Any]]:
     """Yield every number with a memory in a nest of arguments, and where it is."""
-    if type(tree) in (Size, Scale):
+    if type(tree) in (TracedSize, Scale):
         yield place, tree
     elif isinstance(tree, list | tuple):
         for at, item in enumerate(tree):

@@ -11,10 +11,10 @@ from typing import Any
 
 from secateur.graph.cut import Cut
 from secateur.graph.program import Call, Ref
-from secateur.graph.sizes import Scale, Size
+from secateur.graph.sizes import Scale, TracedSize
+from secateur.shrink.plan import ArgumentPath
 
-Place = tuple[int | str, ...]
-Demands = Iterator[tuple[Place, Any, Any]]
+Demands = Iterator[tuple[ArgumentPath, Any, Any]]
 SIZED: dict[str, Callable[[Cut, int, Call], Demands]] = {}
 
 
@@ -38,7 +38,7 @@ def _output(call: Call, which: int = 0) -> int | None:
     return outputs.id if isinstance(outputs, Ref) else None
 
 
-def _runs(call: Call) -> Iterator[tuple[Place, Any]]:
+def _runs(call: Call) -> Iterator[tuple[ArgumentPath, Any]]:
     """Yield every run of integers among the arguments, with the place of each item's container."""
     for start in (0, 1):
         yield (start,), call.args[start:]
@@ -86,7 +86,7 @@ def _spells(run: Any, sizes: tuple[int, ...]) -> bool:
 @sized("torch.Tensor.split", "torch.split", "torch.functional.split", "torch.Tensor.split_with_sizes")
 def parts(cut: Cut, number: int, call: Call) -> Demands:
     """The second argument is the size of each part, or one for all."""
-    place: Place = (1,) if len(call.args) > 1 else ("split_size_or_sections",)
+    place: ArgumentPath = (1,) if len(call.args) > 1 else ("split_size_or_sections",)
     sizes = call.args[1] if len(call.args) > 1 else next(iter(call.kwargs.values()), None)
     if len(call.args) <= 1 and call.kwargs:
         place = (next(iter(call.kwargs)),)
@@ -116,7 +116,7 @@ def ranges(cut: Cut, number: int, call: Call) -> Demands:
     picks = call.args[1] if isinstance(call.args[1], tuple) else (call.args[1],)
     for at, pick in enumerate(picks):
         if isinstance(pick, slice):
-            place: Place = (1, at) if isinstance(call.args[1], tuple) else (1,)
+            place: ArgumentPath = (1, at) if isinstance(call.args[1], tuple) else (1,)
             for end in ("start", "stop"):
                 value = getattr(pick, end)
                 if isinstance(value, int) and int(value) in needs:
@@ -127,7 +127,7 @@ def ranges(cut: Cut, number: int, call: Call) -> Demands:
 def padding(cut: Cut, number: int, call: Call) -> Demands:
     """Numbers of constants before and after, in the operator's order."""
     needs = list(cut.coupling.needs.get(number, ()))
-    place: Place = (1,) if len(call.args) > 1 else ("pad",)
+    place: ArgumentPath = (1,) if len(call.args) > 1 else ("pad",)
     for at, amount in enumerate(call.args[1] if len(call.args) > 1 else call.kwargs["pad"]):
         if needs and int(amount) == needs[0].value:
             yield (*place, at), amount, cut.count(needs.pop(0).labels)
@@ -137,7 +137,7 @@ def padding(cut: Cut, number: int, call: Call) -> Demands:
 def norm_groups(cut: Cut, number: int, call: Call) -> Demands:
     """The number of groups."""
     for need in cut.coupling.needs.get(number, ()):
-        place: Place = (1,) if len(call.args) > 1 else ("num_groups",)
+        place: ArgumentPath = (1,) if len(call.args) > 1 else ("num_groups",)
         groups = call.args[1] if len(call.args) > 1 else call.kwargs["num_groups"]
         if int(groups) == need.value:
             yield place, groups, cut.count(need.labels)
@@ -158,7 +158,7 @@ def normalized_shape(cut: Cut, number: int, call: Call) -> Demands:
     """The sizes of the trailing dimensions."""
     output = _output(call)
     shape = call.args[1] if len(call.args) > 1 else call.kwargs.get("normalized_shape")
-    place: Place = (1,) if len(call.args) > 1 else ("normalized_shape",)
+    place: ArgumentPath = (1,) if len(call.args) > 1 else ("normalized_shape",)
     if output is not None and isinstance(shape, list | tuple):
         for at, need in enumerate(cut.shape(output)[-len(shape) :]):
             yield (*place, at), shape[at], need
@@ -176,7 +176,7 @@ def number(cut: Cut, number: int, call: Call) -> Demands:
     """Numbers to compute with, such as 1/√d, stay what they are: removing units must not rescale the rest."""
     places: list[tuple[int | str, Any]] = [*enumerate(call.args), *call.kwargs.items()]
     for at, argument in places:
-        if type(argument) is Size:
+        if type(argument) is TracedSize:
             yield (at,), argument, int.__index__(argument)
         elif type(argument) is Scale:
             yield (at,), argument, float(argument)

@@ -25,12 +25,12 @@ from secateur.graph.copies import copy_with, is_plain_attention
 from secateur.graph.cut import Cut
 from secateur.graph.program import Node, refs
 from secateur.graph.trace import tensors_of
-from secateur.measure.inputs import Inputs, arguments
+from secateur.measure.inputs import ModelInputs, arguments
 from secateur.shrink.draws import Draws
 from secateur.shrink.over_kept import NARROW, Widened, crossing, type_for
 from secateur.shrink.plan import named_tensors
 
-TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}
+VERIFICATION_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}
 
 
 MODES = evaluating, own_code_training
@@ -67,7 +67,7 @@ def verify(
     model: nn.Module,
     small: nn.Module,
     cut: Cut,
-    example_inputs: Inputs,
+    example_inputs: ModelInputs,
     prepare: Callable[[nn.Module], None] = lambda large: None,
 ) -> Verification:
     """Compare the outputs of `model` with the cut's units zeroed to those of `small`.
@@ -90,7 +90,7 @@ def verify(
                 ) from error
             continue
         apart = distance(*outputs)
-        if not apart <= TOLERANCE[dtype]:
+        if not apart <= VERIFICATION_TOLERANCE[dtype]:
             raise VerificationError(
                 f"The smaller model differs from the large one without those units by {apart:.1e} of its largest "
                 f"output: it was thrown away. Keep more layers with keep=, or report the model."
@@ -109,7 +109,7 @@ def _both(
     model: nn.Module,
     small: nn.Module,
     cut: Cut,
-    example_inputs: Inputs,
+    example_inputs: ModelInputs,
     prepare: Callable[[nn.Module], None],
     dtype: torch.dtype,
     affected: dict[str, dict[int, Node]],
@@ -231,7 +231,7 @@ def _uniform(tensor: Tensor) -> bool:
 
 def _run(
     model: nn.Module,
-    example_inputs: Inputs,
+    example_inputs: ModelInputs,
     dtype: torch.dtype,
     widened: Widened,
     inside: Collection[str] | None,

@@ -19,7 +19,7 @@ from torch import Tensor
 from secateur.core.errors import InputError
 from secateur.sparsity.masks import Masks
 
-UNITS = ("channel", "head", "layer")
+SHRINKING_KINDS = ("channel", "head", "layer")
 """Granularities that make the model smaller."""
 
 PATTERN = re.compile(r"([0-9]{1,9}):([0-9]{1,9})")
@@ -48,7 +48,7 @@ class Granularity:
     @property
     def shrinks(self) -> bool:
         """Whether the model gets smaller, instead of sparser."""
-        return self.kind in UNITS
+        return self.kind in SHRINKING_KINDS
 
 
 def parse(text: str) -> Granularity:
@@ -59,7 +59,7 @@ def parse(text: str) -> Granularity:
     >>> parse("2:4").amount
     0.5
     """
-    if text == "weight" or text in UNITS:
+    if text == "weight" or text in SHRINKING_KINDS:
         return Granularity(text)
     match = PATTERN.fullmatch(str(text))
     if match is None:

@@ -19,17 +19,16 @@ from rich.tree import Tree
 
 from secateur import models
 from secateur.core.errors import InputError, StoreError
-from secateur.core.options import kinds_of
+from secateur.core.options import MACHINE, kinds_of
 from secateur.core.registry import Registry
 from secateur.core.tables import Table
 from secateur.core.validation import sentence
 from secateur.data import held
-from secateur.runs.run import ABOUT, Run
+from secateur.runs.run import RUN_FILE, Run
 
 SAMPLES = 2
 """How many samples a model is traced on to find its groups."""
 
-MACHINE = {"machine": True}
 ARGUMENT = {"machine": True, "argument": True}
 
 Out = Annotated[str, Field(min_length=1, description="run folder to make", json_schema_extra=MACHINE)]
@@ -198,7 +197,7 @@ def is_done(folder: Path, planned: list[dict[str, Any]], overwrite: bool) -> boo
         return False
     if not folder.is_dir():
         raise StoreError(f"{folder} is a file: choose another --out.")
-    if not (folder / ABOUT).exists():
+    if not (folder / RUN_FILE).exists():
         foreign = [
             path.name for path in folder.iterdir() if path.name not in OURS and not path.name.startswith(".")
         ]

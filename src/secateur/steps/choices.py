@@ -8,12 +8,13 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, Field
 
 from secateur import data as data_sources
+from secateur.core.options import MACHINE
 from secateur.core.registry import Registry
 from secateur.criteria import CRITERIA
 from secateur.data import Dataset
 from secateur.models import check_name
 from secateur.pruning.allocate_weights import check_amount
-from secateur.steps.base import MACHINE, Context, DataRoot
+from secateur.steps.base import Context, DataRoot
 
 
 def registered(registry: Registry[Any]) -> AfterValidator:
@@ -46,7 +47,7 @@ def _amount(amount: Any) -> Any:
 CriterionName = Annotated[
     str, registered(CRITERIA), Field(description="criterion; secateur criteria lists them")
 ]
-Fraction = AfterValidator(_amount)
+AmountCheck = AfterValidator(_amount)
 ModelName = Annotated[str, AfterValidator(_model)]
 DataName = Annotated[str, AfterValidator(_source)]
 

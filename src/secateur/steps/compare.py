@@ -6,9 +6,10 @@ from typing import Annotated
 
 from pydantic import Field
 
+from secateur.core.options import MACHINE
 from secateur.core.tables import Table
 from secateur.report import comparison
-from secateur.steps.base import ARGUMENT, MACHINE, Context, DataRoot, Outcome, Step, Trust, step
+from secateur.steps.base import ARGUMENT, Context, DataRoot, Outcome, Step, Trust, step
 from secateur.steps.choices import OutputFormat
 from secateur.steps.measuring import notes, open_runs, views
 
@@ -18,7 +19,7 @@ Runs = Annotated[
         min_length=1, description="run folders; globs such as 'runs/*' work too", json_schema_extra=ARGUMENT
     ),
 ]
-Batches = Annotated[tuple[int, ...], Field(description="batch sizes to time", json_schema_extra=MACHINE)]
+BatchSizes = Annotated[tuple[int, ...], Field(description="batch sizes to time", json_schema_extra=MACHINE)]
 
 
 @step("compare")
@@ -30,7 +31,7 @@ class Compare(Step):
 
     runs: Runs
     latency: Annotated[bool, Field(description="time the models", json_schema_extra=MACHINE)] = True
-    batch_sizes: Batches = (1, 64)
+    batch_sizes: BatchSizes = (1, 64)
     threads: Annotated[
         int | None, Field(ge=1, description="threads to time with", json_schema_extra=MACHINE)
     ] = None

@@ -13,17 +13,36 @@ from pydantic import Field
 
 from secateur.core.environment import command_line, environment
 from secateur.core.errors import InputError
+from secateur.core.options import MACHINE
 from secateur.core.progress import track
 from secateur.criteria import CRITERIA, Calibration
 from secateur.graph.analyze import analyze
 from secateur.graph.groups import Group
 from secateur.runs.run import Run
-from secateur.steps.base import MACHINE, SAMPLES, Context, Outcome, Step, Trust, require, step
+from secateur.steps.base import SAMPLES, Context, Outcome, Step, Trust, require, step
 from secateur.steps.choices import DataName, DataOptions, ModelName, OutputFormat
 from secateur.steps.cutting import samples
 from secateur.steps.extra_options import Options, options_of_cuts
-from secateur.steps.fusing import NORMS, ORIGINAL, WAYS, Bench, Subject, check_device, from_output, known
-from secateur.steps.fusion_records import IDENTITY, RESULTS, Charts, Record, draw, is_record, table, whole
+from secateur.steps.fusing import (
+    NORM_CRITERIA,
+    ORIGINAL,
+    WAYS,
+    Bench,
+    FusionSubject,
+    check_device,
+    from_output,
+    known,
+)
+from secateur.steps.fusion_records import (
+    FUSION_FILE,
+    FUSION_IDENTITY,
+    Charts,
+    FusionRecord,
+    draw,
+    is_record,
+    table,
+    whole,
+)
 from secateur.steps.import_checkpoint import Import
 from secateur.steps.result_file import Cells
 
@@ -37,7 +56,7 @@ class CompareFusion(Step, DataOptions):
     """
 
     out: Annotated[
-        str, Field(min_length=1, description=f"folder to write {RESULTS} to", json_schema_extra=MACHINE)
+        str, Field(min_length=1, description=f"folder to write {FUSION_FILE} to", json_schema_extra=MACHINE)
     ]
     run: Annotated[
         str | None, Field(description="run folder of the model; or name a model", json_schema_extra=MACHINE)
@@ -110,7 +129,7 @@ class CompareFusion(Step, DataOptions):
         cells = self._cells(run, groups)
         looks = CRITERIA[criterion].needs_data or self.reconstruct or bool(self.correct)
         calibration = Calibration(samples(data, self.calibration, self.seed)) if looks else None
-        subject = Subject(
+        subject = FusionSubject(
             model, masks, groups, data, criterion, options, calibration, self.correct, self.seed
         )
         bench = Bench(
@@ -119,8 +138,13 @@ class CompareFusion(Step, DataOptions):
         about = self._about(run)
         here = {"environment": environment(self.devices[0])}
         seen = {"calibration": {"seed": self.seed, **calibration.to_json()}} if calibration else {}
-        file, fresh, wanted, dense = context.at(self.out) / RESULTS, 0, list[Record](), dict[str, float]()
-        with Cells.open(file, IDENTITY, is_record, "secateur compare-fusion") as results:
+        file, fresh, wanted, dense = (
+            context.at(self.out) / FUSION_FILE,
+            0,
+            list[FusionRecord](),
+            dict[str, float](),
+        )
+        with Cells.open(file, FUSION_IDENTITY, is_record, "secateur compare-fusion") as results:
             for index, sparsity in track(cells, "cells", len(cells)):
                 cell = {**about, "group_index": index, "group_name": groups[index].name, "sparsity": sparsity}
                 record = {} if self.overwrite else results.find(cell)
@@ -147,7 +171,7 @@ class CompareFusion(Step, DataOptions):
 
     def _scored_by(self) -> tuple[str, dict[str, Any]]:
         """Return the criterion and the options. Raises `InputError` for a criterion or an option there is not."""
-        criterion, own = NORMS.get(self.criterion, (self.criterion, {}))
+        criterion, own = NORM_CRITERIA.get(self.criterion, (self.criterion, {}))
         CRITERIA[criterion].check("channel", {})
         options = {**own, **self.options}
         there = known(criterion, [WAYS[way] for way in self._ways])

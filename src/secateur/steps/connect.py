@@ -11,18 +11,19 @@ from torch import nn
 from secateur import connectivity, models
 from secateur.core.environment import command_line, environment
 from secateur.core.files import existing_file, write_json
+from secateur.core.options import MACHINE
 from secateur.core.tables import NUMBER, PERCENT, Column, Format, Table
 from secateur.data import Dataset
 from secateur.runs.run import Run
 from secateur.sparsity.masks import Masks
-from secateur.steps.base import ARGUMENT, MACHINE, Context, Outcome, Step, Trust, percent, require, step
+from secateur.steps.base import ARGUMENT, Context, Outcome, Step, Trust, percent, require, step
 from secateur.steps.choices import DataChoice, DataName, DataOptions, ModelName, OutputFormat
 from secateur.steps.fusing import check_device
 
 End = Annotated[
     str, Field(min_length=1, description="run folder, or a checkpoint file", json_schema_extra=ARGUMENT)
 ]
-COLUMNS = (
+PATH_COLUMNS = (
     Column("alpha", "α", Format(lambda value: f"{value:.3f}")),
     Column("train_error", "Error, train", PERCENT),
     Column("test_error", "Error, test", PERCENT),
@@ -35,7 +36,7 @@ class PathOptions(BaseModel):
     """How a path between two models is measured: the arguments of `secateur.connectivity.path`."""
 
     points: Annotated[int, Field(ge=3, description="models on the line, both ends included")] = (
-        connectivity.POINTS
+        connectivity.PATH_POINTS
     )
     statistics: Annotated[
         str,
@@ -139,7 +140,7 @@ class Connect(Step, PathOptions, DataOptions):
         lines = [*sentences(found, risen), f"Statistics of normalisations: {statistics}."]
         if self.out is not None:
             lines.append(self._write(context.at(self.out), record))
-        return Outcome(tuple(lines), Table(COLUMNS, rows), record)
+        return Outcome(tuple(lines), Table(PATH_COLUMNS, rows), record)
 
     def _run(self, path: Path) -> Run | None:
         """Open a run folder; None for a checkpoint file."""

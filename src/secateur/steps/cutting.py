@@ -37,7 +37,7 @@ BATCH = 64
 
 
 @dataclass(frozen=True)
-class Cut:
+class CutResult:
     """A model as cut, its masks, what goes into the history as JSON, and the sentences that tell it."""
 
     model: nn.Module
@@ -85,7 +85,7 @@ class Cutting(Step):
         told, *more = cut.lines
         return Outcome((f"{folder}: {told}{accuracy}", *more), record={"run": str(folder), **result})
 
-    def cut(self, run: Run, context: Context) -> Cut:
+    def cut(self, run: Run, context: Context) -> CutResult:
         """Cut the model of `run`."""
         raise NotImplementedError
 

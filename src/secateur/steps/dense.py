@@ -11,7 +11,7 @@ from secateur import models
 from secateur.core.errors import InputError
 from secateur.core.seeds import seed_of
 from secateur.lottery.search import drawn
-from secateur.runs.run import MODEL, Run
+from secateur.runs.run import MODEL_FILE, Run
 from secateur.storage import model_files
 from secateur.training import Duration, TrainConfig, read_snapshot
 from secateur.training.snapshots import snapshot_path
@@ -89,7 +89,7 @@ class Dense:
     def build(self) -> torch.nn.Module:
         """Return the network before any cut, newly drawn; trained weights are never fetched."""
         spec = {**self.run.model, "num_classes": self.run.num_classes, "input_shape": self.run.input_shape}
-        return model_files.build_stored(spec, self.run.folder / MODEL, trust=self.trust)
+        return model_files.build_stored(spec, self.run.folder / MODEL_FILE, trust=self.trust)
 
     def _as_trained(self) -> torch.nn.Module:
         name = str(self.run.model["name"])

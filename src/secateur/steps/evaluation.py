@@ -6,9 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from secateur.core.options import MACHINE
 from secateur.core.tables import COUNT, NUMBER, PERCENT, Column, Table
 from secateur.runs.run import Run
-from secateur.steps.base import MACHINE, Context, DataRoot, In, Outcome, Step, Trust, step
+from secateur.steps.base import Context, DataRoot, In, Outcome, Step, Trust, step
 from secateur.steps.choices import OutputFormat
 from secateur.training import evaluate
 

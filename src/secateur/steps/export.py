@@ -6,9 +6,10 @@ from typing import Annotated
 
 from pydantic import Field
 
+from secateur.core.options import MACHINE
 from secateur.export import export
 from secateur.runs.run import Run
-from secateur.steps.base import MACHINE, Context, DataRoot, In, Outcome, Step, Trust, step
+from secateur.steps.base import Context, DataRoot, In, Outcome, Step, Trust, step
 
 
 @step("export")

@@ -12,7 +12,7 @@ from secateur.compensation import COMPENSATIONS, Compensation
 from secateur.criteria import CRITERIA
 
 POWER_OF_TEN = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
-UNITS, WEIGHTS = frozenset({"channel", "head"}), frozenset({"weight", "n:m"})
+UNIT_KINDS, SPARSE_KINDS = frozenset({"channel", "head"}), frozenset({"weight", "n:m"})
 
 
 def _numbers(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -57,7 +57,9 @@ def meanings(compensation: Compensation) -> dict[str, frozenset[str]]:
 
 
 def _called(kinds: frozenset[str]) -> str:
-    return "units" if kinds == UNITS else "weights" if kinds == WEIGHTS else ", ".join(sorted(kinds))
+    return (
+        "units" if kinds == UNIT_KINDS else "weights" if kinds == SPARSE_KINDS else ", ".join(sorted(kinds))
+    )
 
 
 def _told(defaults: Mapping[tuple[str, str], Any]) -> str:

@@ -29,7 +29,7 @@ ORIGINAL = "original_model"
 WAYS = {"default_pruning": "drop", "intra_fusion": "fuse", "reconstruction": "reconstruct"}
 """What a record calls a way → the compensation it is."""
 
-NORMS = {"l1": ("magnitude", {"norm": "l1"}), "l2": ("magnitude", {"norm": "l2"})}
+NORM_CRITERIA = {"l1": ("magnitude", {"norm": "l1"}), "l2": ("magnitude", {"norm": "l2"})}
 """What the published command calls a criterion → ours, with its options."""
 
 
@@ -56,7 +56,7 @@ def alone(groups: Sequence[Group], group: Group) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Subject:
+class FusionSubject:
     """A model, what it is tested on, and how its units are scored.
 
     `options` are those of the criterion and of all compensations; each gets its own. `correct` is that of

@@ -9,11 +9,11 @@ from typing import Annotated, Any, TypeAlias
 
 from pydantic import Field
 
+from secateur.core.options import MACHINE
 from secateur.core.tables import COUNT, MILLISECONDS, PERCENT, POINTS, SI, Column, Table, change
-from secateur.steps.base import MACHINE
 from secateur.steps.fusing import ORIGINAL, WAYS
 
-RESULTS = "fusion.json"
+FUSION_FILE = "fusion.json"
 TITLES = {
     ORIGINAL: "Whole",
     "default_pruning": "Dropped",
@@ -23,15 +23,15 @@ TITLES = {
 TELLING = {"model": "Model", "data": "Data", "criterion": "Criterion", "seed": "Seed", "run": "Run"}
 """What may differ from result to result, and is a column where it does."""
 
-IDENTITY = ("weights", "criterion", "seed", "settings", "group_index", "sparsity")
+FUSION_IDENTITY = ("weights", "criterion", "seed", "settings", "group_index", "sparsity")
 """What tells a cell from all others: the model, the group, how much goes, and all settings."""
-Record: TypeAlias = Mapping[str, Any]
+FusionRecord: TypeAlias = Mapping[str, Any]
 Charts = Annotated[
     str | None, Field(description="folder to write charts to, as SVG and PNG", json_schema_extra=MACHINE)
 ]
 
 
-def whole(records: Sequence[Record], cell: Record) -> dict[str, float]:
+def whole(records: Sequence[FusionRecord], cell: FusionRecord) -> dict[str, float]:
     """Return the accuracy of the whole model, where a record of the same model and settings has it."""
     names = ("weights", "seed", "settings")
     same = (record for record in records if all(record[name] == cell[name] for name in names))
@@ -42,7 +42,7 @@ def is_record(record: Any) -> bool:
     """Whether what a JSON file holds at one place is a record."""
     return (
         isinstance(record, dict)
-        and {*IDENTITY, "group_name", ORIGINAL} <= set(record)
+        and {*FUSION_IDENTITY, "group_name", ORIGINAL} <= set(record)
         and bool(set(WAYS) & set(record))
         and all(_is_number(record[name]) for name in ("group_index", "sparsity"))
         and all(_is_measured(record[way]) for way in (ORIGINAL, *WAYS) if way in record)
@@ -64,7 +64,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def table(records: Sequence[Record]) -> Table:
+def table(records: Sequence[FusionRecord]) -> Table:
     """Return one row for each group and sparsity, in the order of what was compared."""
     devices = list(
         dict.fromkeys(device for record in records for device in record[ORIGINAL]["inference_time"])
@@ -85,26 +85,26 @@ def table(records: Sequence[Record]) -> Table:
     return Table(columns, [_row(record) for record in ordered(records)]).without_empty_columns()
 
 
-def ordered(records: Sequence[Record]) -> list[Record]:
+def ordered(records: Sequence[FusionRecord]) -> list[FusionRecord]:
     """Return the records model by model, criterion by criterion, group by group."""
     return sorted(
         records, key=lambda r: (*(str(r.get(key)) for key in TELLING), r["group_index"], r["sparsity"])
     )
 
 
-def varying(records: Sequence[Record]) -> list[str]:
+def varying(records: Sequence[FusionRecord]) -> list[str]:
     """Return what differs between records."""
     return [key for key in TELLING if len({str(record.get(key)) for record in records}) > 1]
 
 
-def draw(records: Sequence[Record], folder: Path) -> list[Path]:
+def draw(records: Sequence[FusionRecord], folder: Path) -> list[Path]:
     """Write the chart of accuracies as SVG and PNG, and return the paths."""
     from secateur.report.charts import accuracy_by_way, save
 
     return save(accuracy_by_way(_points(ordered(records))), folder / "fusion")
 
 
-def _row(record: Record) -> dict[str, Any]:
+def _row(record: FusionRecord) -> dict[str, Any]:
     made = {way: record[way] for way in WAYS if way in record}
     small, whole = next(iter(made.values())), record[ORIGINAL]
     accuracy = {way: measured["accuracy"] for way, measured in made.items()}
@@ -127,7 +127,7 @@ def _row(record: Record) -> dict[str, Any]:
     return row
 
 
-def _points(records: Sequence[Record]) -> Iterator[dict[str, Any]]:
+def _points(records: Sequence[FusionRecord]) -> Iterator[dict[str, Any]]:
     """Yield what the chart shows; seeds and runs of one panel become their mean."""
     told = [key for key in varying(records) if key not in ("seed", "run")]
     for record in records:

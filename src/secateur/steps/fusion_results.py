@@ -11,7 +11,7 @@ from secateur.core.errors import InputError, StoreError
 from secateur.core.files import read_json
 from secateur.steps.base import ARGUMENT, Context, Outcome, Step, step
 from secateur.steps.choices import OutputFormat
-from secateur.steps.fusion_records import Charts, Record, draw, is_record, table
+from secateur.steps.fusion_records import Charts, FusionRecord, draw, is_record, table
 from secateur.steps.result_file import are
 
 
@@ -32,7 +32,7 @@ class FusionResults(Step):
         if not folder.exists():
             raise StoreError(f"There is no folder {folder}: make results with secateur compare-fusion.")
         paths = sorted(folder.rglob("*.json")) if folder.is_dir() else [folder]
-        found, broken = dict[Path, list[Record]](), list[str]()
+        found, broken = dict[Path, list[FusionRecord]](), list[str]()
         for path in paths:
             try:
                 content = read_json(path)

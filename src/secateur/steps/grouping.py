@@ -13,7 +13,7 @@ from secateur.graph.outline import locked, through, unit_parameters
 from secateur.runs.run import Run
 from secateur.steps.base import Outcome
 
-COLUMNS = (
+GROUP_COLUMNS = (
     Column("group", "Group"),
     Column("kind", "Kind"),
     Column("units", "Units", COUNT),
@@ -39,7 +39,7 @@ def outcome(run: Run, groups: Groups) -> Outcome:
         "groups": [{**row, "members": _members(group)} for row, group in zip(rows, groups, strict=True)],
         "unknown": groups.unknown,
     }
-    return Outcome(tuple(lines), Table(COLUMNS, rows), record, tree(groups, run.name))
+    return Outcome(tuple(lines), Table(GROUP_COLUMNS, rows), record, tree(groups, run.name))
 
 
 def tree(groups: Groups, title: str) -> Tree:

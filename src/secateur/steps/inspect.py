@@ -8,13 +8,14 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from secateur.analysis import kurtosis
+from secateur.core.options import MACHINE
 from secateur.core.tables import COUNT, NUMBER, PERCENT, SI, Column, Table
 from secateur.graph.analyze import analyze
 from secateur.measure import cost, statistics
 from secateur.measure.inputs import with_batch
 from secateur.runs.run import Run
 from secateur.steps import grouping
-from secateur.steps.base import MACHINE, SAMPLES, Context, DataRoot, In, Outcome, Step, Trust, step
+from secateur.steps.base import SAMPLES, Context, DataRoot, In, Outcome, Step, Trust, step
 from secateur.steps.choices import OutputFormat
 
 

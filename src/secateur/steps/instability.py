@@ -15,12 +15,13 @@ from torch import nn
 
 from secateur import connectivity, models
 from secateur.core.environment import command_line, environment
+from secateur.core.options import MACHINE
 from secateur.core.tables import COUNT, PERCENT, Column, Format, Table, percent
 from secateur.core.validation import NO_SETTING
 from secateur.data import Dataset
 from secateur.runs.run import Run
 from secateur.sparsity.masks import Masks
-from secateur.steps.base import MACHINE, Context, Outcome, Step, Stopwatch, Trust, require, step
+from secateur.steps.base import Context, Outcome, Step, Stopwatch, Trust, require, step
 from secateur.steps.choices import DataChoice, ModelChoice, OutputFormat
 from secateur.steps.connect import PathOptions
 from secateur.steps.result_file import Cells
@@ -29,7 +30,7 @@ from secateur.training import Duration, TrainConfig
 from secateur.training.snapshots import FOLDER as SNAPSHOTS
 from secateur.training.snapshots import snapshot_path
 
-RESULTS, DENSE, CHILDREN = "instability.json", "dense", "children"
+INSTABILITY_FILE, DENSE_FOLDER, CHILDREN = "instability.json", "dense", "children"
 NOT_HERE = ("start_at", "snapshots", "method", "amount", "options")
 """Settings of a training that this step makes itself, or has no use for."""
 
@@ -78,15 +79,17 @@ class Instability(Step, TrainConfig, PathOptions, ModelChoice, DataChoice):
         per_epoch = -(-len(data.train) // self.batch_size)
         total = per_epoch * self.epochs
         moments, masks = self._iterations(per_epoch, total), self._cut(context, data)
-        with Cells.open(folder / RESULTS, IDENTITY, is_cell, "secateur instability") as results:
+        with Cells.open(
+            folder / INSTABILITY_FILE, INSTABILITY_IDENTITY, is_cell, "secateur instability"
+        ) as results:
             if self.overwrite:
                 shutil.rmtree(folder / CHILDREN, ignore_errors=True)
-                shutil.rmtree(folder / DENSE / SNAPSHOTS, ignore_errors=True)
+                shutil.rmtree(folder / DENSE_FOLDER / SNAPSHOTS, ignore_errors=True)
                 results.clear()
             weights = self._dense(context, moments)
             about = self._about(weights, masks, total)
             children = connectivity.Children(
-                folder / DENSE,
+                folder / DENSE_FOLDER,
                 folder / CHILDREN / (about["masks"] or "dense")[:8],
                 data,
                 self._training(),
@@ -94,7 +97,7 @@ class Instability(Step, TrainConfig, PathOptions, ModelChoice, DataChoice):
                 masks=masks,
                 weights=weights,
             )
-            cells, fresh = list[Cell](), 0
+            cells, fresh = list[InstabilityRecord](), 0
             for k, pair in itertools.product(moments, itertools.combinations(range(self.children), 2)):
                 place = {**about, "k": k, "pair": list(pair)}
                 cell = dict(results.find(place))
@@ -105,12 +108,12 @@ class Instability(Step, TrainConfig, PathOptions, ModelChoice, DataChoice):
                 cells.append(cell)
             if fresh or not (folder / "instability.png").exists():
                 _draw([cell for cell in results.all if comparable(cell, about)], folder)
-        line = f"{folder / RESULTS}: {fresh} pairs measured now, {len(cells) - fresh} were there already."
+        line = f"{folder / INSTABILITY_FILE}: {fresh} pairs measured now, {len(cells) - fresh} were there already."
         told = f"Statistics of normalisations: {cells[0]['statistics']}."
         drawn = f"Numbers and chart: {folder / 'instability'}.json, .svg, .png"
         return Outcome((line, told, drawn), table(cells), cells)
 
-    def _measured(self, children: connectivity.Children, k: int, pair: tuple[int, int]) -> Cell:
+    def _measured(self, children: connectivity.Children, k: int, pair: tuple[int, int]) -> InstabilityRecord:
         """Return what is between two children."""
         watch = Stopwatch()
         one, other = (children.get(k, number) for number in pair)
@@ -133,7 +136,7 @@ class Instability(Step, TrainConfig, PathOptions, ModelChoice, DataChoice):
         """Return the settings of the training alone."""
         return TrainConfig(**{name: getattr(self, name) for name in TrainConfig.model_fields})
 
-    def _about(self, weights: str, masks: Masks, total: int) -> Cell:
+    def _about(self, weights: str, masks: Masks, total: int) -> InstabilityRecord:
         """Return what all pairs asked for have in common."""
         packed = b"".join(name.encode() + bits.numpy().tobytes() for name, bits in masks.pack().items())
         return {
@@ -174,7 +177,7 @@ class Instability(Step, TrainConfig, PathOptions, ModelChoice, DataChoice):
         """
         own = (*TrainConfig.model_fields, *ModelChoice.model_fields, *DataChoice.model_fields)
         settings: dict[str, Any] = {name: getattr(self, name) for name in own}
-        settings |= {"out": str(Path(self.out) / DENSE), "snapshots": tuple(f"{k}it" for k in moments)}
+        settings |= {"out": str(Path(self.out) / DENSE_FOLDER), "snapshots": tuple(f"{k}it" for k in moments)}
         Train(**settings, overwrite=self.overwrite).perform(context)
         run = Run.open(context.at(settings["out"]))
         if not all(snapshot_path(run.folder, k).exists() for k in moments):
@@ -186,14 +189,14 @@ class Instability(Step, TrainConfig, PathOptions, ModelChoice, DataChoice):
         return str(run.history[0]["weights"])
 
 
-Cell: TypeAlias = Mapping[str, Any]
+InstabilityRecord: TypeAlias = Mapping[str, Any]
 """What is known of one pair of children; the keys of IDENTITY tell it from all others."""
-IDENTITY = ("weights", "masks", "settings", "k", "pair")
+INSTABILITY_IDENTITY = ("weights", "masks", "settings", "k", "pair")
 
 
 def is_cell(record: Any) -> bool:
     """Whether what a JSON file holds at one place is a cell."""
-    return isinstance(record, dict) and {*IDENTITY, "barrier", "rows"} <= set(record)
+    return isinstance(record, dict) and {*INSTABILITY_IDENTITY, "barrier", "rows"} <= set(record)
 
 
 def _spread(value: float, spread: float | None = None) -> str:
@@ -202,7 +205,7 @@ def _spread(value: float, spread: float | None = None) -> str:
 
 
 SPREAD = Format(_spread)
-COLUMNS = (
+INSTABILITY_COLUMNS = (
     Column("k", "k", COUNT),
     Column("share", "Of the training", PERCENT),
     Column("pairs", "Pairs", COUNT),
@@ -214,12 +217,15 @@ COLUMNS = (
 )
 
 
-def table(cells: Sequence[Cell]) -> Table:
+def table(cells: Sequence[InstabilityRecord]) -> Table:
     """Return one row for each k: mean and standard deviation of the barriers of its pairs."""
-    return Table(COLUMNS, [_row(k, list(own)) for k, own in itertools.groupby(cells, lambda cell: cell["k"])])
+    return Table(
+        INSTABILITY_COLUMNS,
+        [_row(k, list(own)) for k, own in itertools.groupby(cells, lambda cell: cell["k"])],
+    )
 
 
-def _row(k: int, cells: Sequence[Cell]) -> dict[str, Any]:
+def _row(k: int, cells: Sequence[InstabilityRecord]) -> dict[str, Any]:
     row: dict[str, Any] = {"k": k, "share": k / cells[0]["total"], "pairs": len(cells)}
     for split in ("train", "test"):
         found = [cell["barrier"][f"{split}_error"] for cell in cells]
@@ -230,12 +236,12 @@ def _row(k: int, cells: Sequence[Cell]) -> dict[str, Any]:
     return {**row, "stable": "yes" if connectivity.is_stable(mean) else "no"}
 
 
-def comparable(cell: Cell, about: Cell) -> bool:
+def comparable(cell: InstabilityRecord, about: InstabilityRecord) -> bool:
     """Whether a cell is of the same training and measured alike, whatever its masks."""
     return all(cell[key] == about[key] for key in ("weights", "settings"))
 
 
-def points(cells: Sequence[Cell]) -> list[dict[str, Any]]:
+def points(cells: Sequence[InstabilityRecord]) -> list[dict[str, Any]]:
     """Return what the chart shows, a series for each split, and for each sparsity where there are several."""
     several = len({cell["masks"] for cell in cells}) > 1
     return [
@@ -249,11 +255,11 @@ def points(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     ]
 
 
-def _called(cell: Cell) -> str:
+def _called(cell: InstabilityRecord) -> str:
     return f"{100 * cell['cut']:.4g} % cut" if cell["masks"] else "dense"
 
 
-def _draw(cells: Sequence[Cell], folder: Path) -> None:
+def _draw(cells: Sequence[InstabilityRecord], folder: Path) -> None:
     """Write the chart."""
     from secateur.report import charts
 

@@ -12,14 +12,14 @@ from pydantic import Field, field_validator, model_validator
 
 from secateur.core.errors import StoreError
 from secateur.core.files import locked, sweep
+from secateur.core.options import MACHINE
 from secateur.core.progress import track
-from secateur.lottery import STARTS, Course, Job, order, plan
+from secateur.lottery import STARTS, Course, PlannedTraining, order, plan
 from secateur.lottery.order import check_finetune, check_shuffled
-from secateur.runs.run import ABOUT, Run
+from secateur.runs.run import RUN_FILE, Run
 from secateur.sparsity.granularity import parse
 from secateur.steps.base import (
     ARGUMENT,
-    MACHINE,
     SAMPLES,
     Context,
     DataRoot,
@@ -36,7 +36,7 @@ from secateur.steps.choices import OutputFormat
 from secateur.steps.dense import Dense
 from secateur.steps.lottery_levels import Trained, common, difference, folder_of, levels_in
 from secateur.steps.lottery_records import (
-    RESULTS,
+    LOTTERY_FILE,
     dense_record,
     draw,
     gathered,
@@ -138,7 +138,7 @@ class Lottery(Step, TicketChoice):
         jobs = list(order(self.starts, len(levels), self.one_shot))
         inner = replace(context, taken={} if context.taken is None else context.taken)
         out = context.at(self.out).absolute()
-        require(not (out / ABOUT).exists(), f"{out} is a run folder: choose another --out for the levels.")
+        require(not (out / RUN_FILE).exists(), f"{out} is a run folder: choose another --out for the levels.")
         work = [(dense, job) for dense in denses for job in jobs]
         own, made = [dense_record(dense) for dense in denses], 0
         with locked(out):
@@ -150,8 +150,8 @@ class Lottery(Step, TicketChoice):
                 made += fresh
             names = {record["run"] for record in own}
             others = [level for level in levels_in(out) if level.run.name not in names]
-            earlier = read(out / RESULTS)
-            keep(gathered(own, others, earlier), out / RESULTS)
+            earlier = read(out / LOTTERY_FILE)
+            keep(gathered(own, others, earlier), out / LOTTERY_FILE)
         alike = [level for level in others if self._alike(level, denses[0], ticket, jobs)]
         records = gathered(own, alike, earlier)
         if self.charts is not None:
@@ -205,7 +205,7 @@ class Lottery(Step, TicketChoice):
                     dense.moment(self.rewind_to)
         return denses
 
-    def _ticket(self, out: Path, dense: Dense, job: Job, rate: float, level: float) -> Ticket:
+    def _ticket(self, out: Path, dense: Dense, job: PlannedTraining, rate: float, level: float) -> Ticket:
         """Return the step that makes what a level starts from."""
 
         def folder(start: str, number: int) -> str:
@@ -224,7 +224,9 @@ class Lottery(Step, TicketChoice):
             **{name: getattr(self, name) for name in TicketChoice.model_fields},
         )
 
-    def _level(self, ticket: Ticket, dense: Dense, job: Job, context: Context) -> tuple[Trained, bool]:
+    def _level(
+        self, ticket: Ticket, dense: Dense, job: PlannedTraining, context: Context
+    ) -> tuple[Trained, bool]:
         """Make a level, where it is not there, and return it, and whether it was made."""
         folder = Path(ticket.out)
         planned = [*context.past(Run.open(ticket.run)), ticket.identity()]
@@ -245,7 +247,7 @@ class Lottery(Step, TicketChoice):
         Raises `StoreError` where the folder holds something else than what is planned, unless --overwrite.
         """
         folder = Path(ticket.out)
-        begun = (folder / ABOUT).exists()
+        begun = (folder / RUN_FILE).exists()
         other = difference(identities(Run.open(folder)), planned) if begun else ""
         if other and not self.overwrite:
             raise StoreError(
@@ -268,7 +270,7 @@ class Lottery(Step, TicketChoice):
             **course.settings(STARTS[start].training).model_dump(),
         )
 
-    def _alike(self, level: Trained, dense: Dense, ticket: Ticket, jobs: list[Job]) -> bool:
+    def _alike(self, level: Trained, dense: Dense, ticket: Ticket, jobs: list[PlannedTraining]) -> bool:
         """Whether a level of another call may stand beside this call's: it differs in seed, start and level only."""
         if level.settings != (_but_seed(dense), common(ticket.identity())) or level.start not in STARTS:
             return False

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from secateur.runs.run import ABOUT, Run
+from secateur.runs.run import RUN_FILE, Run
 from secateur.steps.base import identity
 
 
@@ -82,7 +82,7 @@ def common(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def levels_in(folder: Path) -> Iterator[Trained]:
     """Yield the trained levels of a folder, in the order of their names."""
-    for about in sorted(folder.glob(f"*-*-[0-9]*/{ABOUT}")):
+    for about in sorted(folder.glob(f"*-*-[0-9]*/{RUN_FILE}")):
         run = Run.open(about.parent)
         tickets = [at for at, entry in enumerate(run.history) if entry["do"] == "ticket"]
         if not tickets or [entry["do"] for entry in run.history[tickets[-1] + 1 :]][:1] != ["retrain"]:

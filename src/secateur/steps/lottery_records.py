@@ -14,18 +14,18 @@ from secateur.sparsity.granularity import parse
 from secateur.steps.dense import Dense
 from secateur.steps.lottery_levels import Trained
 from secateur.steps.result_file import are
-from secateur.training.journal import Row
+from secateur.training.journal import MetricsRow
 
-RESULTS = "lottery.json"
-Record: TypeAlias = Mapping[str, Any]
+LOTTERY_FILE = "lottery.json"
+LotteryRecord: TypeAlias = Mapping[str, Any]
 
 
-def dense_record(dense: Dense) -> Record:
+def dense_record(dense: Dense) -> LotteryRecord:
     """Return the record of a dense training: level 0."""
     return _of_dense(dense.run.name, dense.config.seed, dense.run.history[0]["result"], dense.rows)
 
 
-def _of_dense(name: str, seed: int, result: Record, rows: Sequence[Row]) -> Record:
+def _of_dense(name: str, seed: int, result: LotteryRecord, rows: Sequence[MetricsRow]) -> LotteryRecord:
     return {
         "dense": name,
         "seed": seed,
@@ -43,7 +43,7 @@ def _of_dense(name: str, seed: int, result: Record, rows: Sequence[Row]) -> Reco
     }
 
 
-def level_record(level: Trained) -> Record:
+def level_record(level: Trained) -> LotteryRecord:
     """Return the record of a level."""
     cut, granularity = level.cut, level.ticket.get("granularity", "weight")
     shrinks = parse(granularity).shrinks
@@ -65,8 +65,8 @@ def level_record(level: Trained) -> Record:
     }
 
 
-def _measured(result: Record, rows: Sequence[Row]) -> dict[str, Any]:
-    best: Row = early_stop(rows) if rows else {}
+def _measured(result: LotteryRecord, rows: Sequence[MetricsRow]) -> dict[str, Any]:
+    best: MetricsRow = early_stop(rows) if rows else {}
     return {
         **{name: result[name] for name in ("top1", "top5", "loss")},
         "early_stop": best.get("iteration"),
@@ -74,7 +74,9 @@ def _measured(result: Record, rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def gathered(own: Sequence[Record], others: Sequence[Trained], earlier: Sequence[Record]) -> list[Record]:
+def gathered(
+    own: Sequence[LotteryRecord], others: Sequence[Trained], earlier: Sequence[LotteryRecord]
+) -> list[LotteryRecord]:
     """Return the records of a call and of other levels, dense runs first, then level by level for each of them.
 
     A dense run of another call has its record among the `earlier` ones; without it the iteration of its lowest loss is
@@ -94,20 +96,20 @@ def gathered(own: Sequence[Record], others: Sequence[Trained], earlier: Sequence
     return sorted(found, key=_place)
 
 
-def _place(record: Record) -> tuple[Any, ...]:
+def _place(record: LotteryRecord) -> tuple[Any, ...]:
     starts = ["dense", *STARTS]
     start = starts.index(record["start"]) if record["start"] in starts else len(starts)
     return record["level"] > 0, record["seed"], record["level"], record.get("one_shot", False), start
 
 
-def keep(records: Sequence[Record], path: Path) -> None:
+def keep(records: Sequence[LotteryRecord], path: Path) -> None:
     """Write the records, unless they are there already."""
     plain = [dict(record) for record in records]
     if not path.exists() or read_json(path) != plain:
         write_json(path, plain)
 
 
-def read(path: Path) -> list[Record]:
+def read(path: Path) -> list[LotteryRecord]:
     """Return the records of earlier calls; none where there is no file, or no such one."""
     found = read_json(path) if path.exists() else []
     return found if are(found, is_record) else []
@@ -130,7 +132,7 @@ SHOWN = {"top1": ("top-1", Format(_accuracy)), "early_stop": ("early stop", Form
 """What the table shows of each start: key of a record → title and format."""
 
 
-def table(records: Sequence[Record]) -> Table:
+def table(records: Sequence[LotteryRecord]) -> Table:
     """Return one row for each level, with mean and standard deviation over the dense runs of what each start reached.
 
     The dense training is level 0 of every start that leads.
@@ -157,18 +159,18 @@ def table(records: Sequence[Record]) -> Table:
     return Table(columns, rows)
 
 
-def counted(records: Sequence[Record]) -> str:
+def counted(records: Sequence[LotteryRecord]) -> str:
     """Return what is left, as a plural: weights, channels, heads or layers."""
     kinds = (parse(record.get("granularity") or "weight") for record in records)
     return next((f"{kind}s" for kind in kinds if kind.shrinks), "weights")
 
 
-def _row(record: Record) -> tuple[int, float]:
+def _row(record: LotteryRecord) -> tuple[int, float]:
     """Return the level, and what it leaves: with --left the last one leaves more than the level of that number."""
     return record["level"], float(f"{record['left']:.4g}")
 
 
-def _called(record: Record) -> str:
+def _called(record: LotteryRecord) -> str:
     """Return what a start is called in tables and charts."""
     return f"{'oneshot-' if record.get('one_shot') else ''}{record['start']}"
 
@@ -179,7 +181,7 @@ def _summed(key: str, values: Sequence[float]) -> dict[str, Any]:
     return {key: fmean(values), f"{key}_spread": stdev(values) if len(values) > 1 else None}
 
 
-def draw(records: Sequence[Record], folder: Path) -> list[Path]:
+def draw(records: Sequence[LotteryRecord], folder: Path) -> list[Path]:
     """Write the charts of accuracies and of early-stopping iterations as SVG and PNG, and return the paths."""
     from secateur.report.charts import save, tickets
 
@@ -190,7 +192,7 @@ def draw(records: Sequence[Record], folder: Path) -> list[Path]:
     ]
 
 
-def points(records: Sequence[Record], key: str) -> Iterator[dict[str, Any]]:
+def points(records: Sequence[LotteryRecord], key: str) -> Iterator[dict[str, Any]]:
     """Yield what a chart shows of the records: start, fraction left, and the value under `key`."""
     for record in records:
         if record[key] is not None:

@@ -10,7 +10,7 @@ from secateur.core.errors import InputError
 from secateur.core.progress import track
 from secateur.measure import Measurement, compare_latency, measure, statistics
 from secateur.report.content import RunView, is_cut, method, removed
-from secateur.runs.run import ABOUT, Run
+from secateur.runs.run import RUN_FILE, Run
 from secateur.steps.base import Context
 
 
@@ -24,7 +24,7 @@ def open_runs(names: Sequence[str], context: Context) -> list[Run]:
         if not glob.has_magic(name):
             runs.append(Run.open(context.at(name)))
             continue
-        found = sorted(path.parent for path in context.root.glob(f"{name}/{ABOUT}"))
+        found = sorted(path.parent for path in context.root.glob(f"{name}/{RUN_FILE}"))
         if not found:
             raise InputError(f"No run folder matches {name}: make one with secateur train or import.")
         runs += [Run.open(path) for path in found]

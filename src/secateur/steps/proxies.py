@@ -14,13 +14,14 @@ from torch import nn
 from secateur import models, proxies
 from secateur.core.environment import command_line, environment
 from secateur.core.errors import ModelError
+from secateur.core.options import MACHINE
 from secateur.core.progress import track
 from secateur.core.seeds import seed_of
 from secateur.data import Dataset
 from secateur.data.dataset import each
 from secateur.models import nasbench201
-from secateur.proxies import PROXIES, Row
-from secateur.steps.base import MACHINE, Context, Outcome, Step, require, step
+from secateur.proxies import PROXIES, NetworkScores
+from secateur.steps.base import Context, Outcome, Step, require, step
 from secateur.steps.choices import DataChoice, OutputFormat
 from secateur.steps.fusing import check_device
 from secateur.steps.proxy_tables import (
@@ -36,8 +37,8 @@ from secateur.steps.proxy_tables import (
 )
 from secateur.steps.result_file import Cells
 
-RESULTS = "proxies.json"
-IDENTITY = ("name", "settings")
+PROXIES_FILE = "proxies.json"
+PROXY_IDENTITY = ("name", "settings")
 
 
 @step("proxies")
@@ -72,7 +73,8 @@ class Proxies(Step, DataChoice):
         Field(description="JSON file of accuracies by network, to compare with", json_schema_extra=MACHINE),
     ] = None
     out: Annotated[
-        str | None, Field(min_length=1, description=f"folder to keep {RESULTS} in", json_schema_extra=MACHINE)
+        str | None,
+        Field(min_length=1, description=f"folder to keep {PROXIES_FILE} in", json_schema_extra=MACHINE),
     ] = None
     device: Annotated[str, Field(description="cpu, cuda, …", json_schema_extra=MACHINE)] = "cpu"
     overwrite: Annotated[
@@ -104,19 +106,19 @@ class Proxies(Step, DataChoice):
         line = f"{fresh} network{'s' * (fresh != 1)} scored now, {len(rows) - fresh} were there already."
         return Outcome((*told(rows), line), table, record)
 
-    def _rows(self, context: Context, names: Sequence[str]) -> tuple[list[Row], int]:
+    def _rows(self, context: Context, names: Sequence[str]) -> tuple[list[NetworkScores], int]:
         """Return a row for each network, and how many were scored now."""
         data = self.load_data(context)
         chosen = data.subset(train=self.batch, seed=self.seed).train
         inputs = each(lambda tensor: tensor.to(self.device), data.normalised(chosen.inputs))
         batch = (inputs, chosen.labels.to(self.device))
         alone, rows, fresh = proxies.with_voters(self.proxies), [], 0
-        file = None if self.out is None else context.at(self.out) / RESULTS
-        with Cells.open(file, IDENTITY, is_record, "secateur proxies") as cells:
+        file = None if self.out is None else context.at(self.out) / PROXIES_FILE
+        with Cells.open(file, PROXY_IDENTITY, is_record, "secateur proxies") as cells:
             for name in track(names, "networks", len(names)):
                 cell = {"name": name, "settings": self._settings(context)}
                 record = {} if self.overwrite else cells.find(cell)
-                held = Row(name, *(dict(record.get(part, {})) for part in PARTS))
+                held = NetworkScores(name, *(dict(record.get(part, {})) for part in PARTS))
                 lacking = [p for p in alone if p not in held.scores and p not in held.reasons]
                 if lacking:
                     build = partial(self._build, name, data)

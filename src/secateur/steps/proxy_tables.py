@@ -12,7 +12,7 @@ from secateur.core.errors import InputError
 from secateur.core.files import read_json
 from secateur.core.tables import COUNT, MILLISECONDS, NUMBER, Column, Format, Table
 from secateur.models import nasbench201
-from secateur.proxies import PROXIES, Row
+from secateur.proxies import PROXIES, NetworkScores
 
 PARTS = ("scores", "seconds", "reasons")
 RATIO = Format(lambda value: f"{value:.3f}".replace("-", "−"))
@@ -66,7 +66,7 @@ def is_record(record: Any) -> bool:
     )
 
 
-def by_network(rows: Sequence[Row], asked: Sequence[str]) -> Table:
+def by_network(rows: Sequence[NetworkScores], asked: Sequence[str]) -> Table:
     """Return a line for each network, the best first by the first vote asked for or else the first proxy."""
     first = next((name for name in asked if PROXIES[name].voters), asked[0])
     best = sorted(rows, key=lambda row: -row.scores.get(first, -math.inf))
@@ -76,7 +76,7 @@ def by_network(rows: Sequence[Row], asked: Sequence[str]) -> Table:
 
 
 def by_proxy(
-    rows: Sequence[Row], asked: Sequence[str], found: Mapping[str, Mapping[str, float | None]]
+    rows: Sequence[NetworkScores], asked: Sequence[str], found: Mapping[str, Mapping[str, float | None]]
 ) -> Table:
     """Return a line for each proxy: how well it ranks the networks, and the mean time for one of them."""
     lines = [
@@ -99,7 +99,7 @@ def by_proxy(
     return Table(columns, lines)
 
 
-def told(rows: Sequence[Row]) -> list[str]:
+def told(rows: Sequence[NetworkScores]) -> list[str]:
     """Say why scores are missing, what several networks or proxies share once."""
     found: dict[tuple[str, str], list[str]] = {}
     for row in rows:
@@ -122,7 +122,7 @@ def mean(values: Sequence[float]) -> float | None:
     return math.fsum(values) / len(values) if values else None
 
 
-def _taken(row: Row) -> float | None:
+def _taken(row: NetworkScores) -> float | None:
     """Seconds of all proxies that score a network on its own, each alone."""
     taken = [seconds for name, seconds in row.seconds.items() if not PROXIES[name].voters]
     return math.fsum(taken) if taken else None

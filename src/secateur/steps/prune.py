@@ -13,9 +13,9 @@ from secateur.pruning.api import prune
 from secateur.runs.run import Run
 from secateur.sparsity.granularity import parse
 from secateur.steps.base import SAMPLES, Context, require, step
-from secateur.steps.choices import CriterionName, Fraction, registered
+from secateur.steps.choices import AmountCheck, CriterionName, registered
 from secateur.steps.cut_records import plain, smaller, sparser, tell_smaller, tell_sparser
-from secateur.steps.cutting import Cut, Cutting, makes_sense, samples
+from secateur.steps.cutting import CutResult, Cutting, makes_sense, samples
 from secateur.steps.extra_options import Options, options_of_cuts
 
 
@@ -30,7 +30,7 @@ class Prune(Cutting):
     makes, measured = "cut", "as cut"
     amount: Annotated[
         float | Literal["safe", "optimum"] | None,
-        Fraction,
+        AmountCheck,
         Field(description="fraction to remove, or safe or optimum: the rates secateur safe-rate finds"),
     ] = None
     budget: Annotated[
@@ -134,7 +134,7 @@ class Prune(Cutting):
         makes_sense(self, amount=0.5 if named else self.amount)
         return self
 
-    def cut(self, run: Run, context: Context) -> Cut:
+    def cut(self, run: Run, context: Context) -> CutResult:
         """Score, spread, cut."""
         model, masks = run.load_model(trust=self.trust or context.trust)
         shrinks = parse(self.granularity).shrinks
@@ -198,4 +198,4 @@ class Prune(Cutting):
                     f"So that no layer is empty, the best weight of {', '.join(spared)} stayed, "
                     "and others went instead."
                 )
-        return Cut(pruned.model, pruned.masks, result, tuple(lines))
+        return CutResult(pruned.model, pruned.masks, result, tuple(lines))

@@ -33,12 +33,12 @@ import yaml
 from secateur.core.errors import InputError
 from secateur.core.files import read_text
 from secateur.data import held
-from secateur.runs.history import VERSION
+from secateur.runs.history import RECIPE_VERSION
 from secateur.steps import STEPS, Context, Outcome, Step
 
 DEMO = Path(__file__).parent / "demo.yaml"
 HOLE = re.compile(r"\{(\w+)\}")
-MOST = 100_000
+MOST_COMBINATIONS = 100_000
 """Combinations that one grid may have."""
 RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
@@ -93,11 +93,11 @@ def parse_recipe(
     """
     if not isinstance(content, Mapping) or "steps" not in content or not isinstance(content["steps"], list):
         raise InputError(
-            f"{source} is no recipe: it needs the keys secateur: {VERSION} and steps: with a list."
+            f"{source} is no recipe: it needs the keys secateur: {RECIPE_VERSION} and steps: with a list."
         )
-    if content.get("secateur") != VERSION:
+    if content.get("secateur") != RECIPE_VERSION:
         raise InputError(
-            f"{source} has the version {content.get('secateur')}: this secateur reads secateur: {VERSION}."
+            f"{source} has the version {content.get('secateur')}: this secateur reads secateur: {RECIPE_VERSION}."
         )
     if unknown := [str(key) for key in content if key not in ("secateur", "steps")]:
         way = "secateur study run takes it" if unknown == ["study"] else "leave it out"
@@ -120,9 +120,9 @@ def combinations(loops: Any, source: str) -> Iterator[dict[str, Any]]:
     if not isinstance(loops, Mapping):
         raise InputError(f"{source} has a grid that does not map names to lists of values.")
     choices = [_choices(name, value, source) for name, value in loops.items()]
-    if (count := math.prod(map(len, choices))) > MOST:
+    if (count := math.prod(map(len, choices))) > MOST_COMBINATIONS:
         raise InputError(
-            f"{source} has a grid of {count:,} combinations, and {MOST:,} is the most: divide it."
+            f"{source} has a grid of {count:,} combinations, and {MOST_COMBINATIONS:,} is the most: divide it."
         )
     for combination in itertools.product(*choices):
         values: dict[str, Any] = {}

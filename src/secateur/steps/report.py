@@ -11,13 +11,14 @@ from pydantic import Field
 from secateur.core.environment import command_line, environment
 from secateur.core.errors import InputError
 from secateur.core.files import write_text
+from secateur.core.options import MACHINE
 from secateur.core.progress import track
 from secateur.report import sections
 from secateur.report.content import ReportContent
 from secateur.runs.history import steps_of, write_recipe
 from secateur.runs.run import Run
-from secateur.steps.base import MACHINE, Context, DataRoot, Outcome, Step, Trust, step
-from secateur.steps.compare import Batches, Runs
+from secateur.steps.base import Context, DataRoot, Outcome, Step, Trust, step
+from secateur.steps.compare import BatchSizes, Runs
 from secateur.steps.measuring import open_runs, views
 
 
@@ -40,7 +41,7 @@ class Report(Step):
         "Pruning report"
     )
     latency: Annotated[bool, Field(description="time the models", json_schema_extra=MACHINE)] = True
-    batch_sizes: Batches = (1, 64)
+    batch_sizes: BatchSizes = (1, 64)
     data_root: DataRoot = None
     trust: Trust = False
 

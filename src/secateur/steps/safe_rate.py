@@ -6,7 +6,7 @@ from secateur.analysis import safe_rate
 from secateur.core.environment import command_line
 from secateur.core.files import write_json
 from secateur.core.tables import Column, Table
-from secateur.runs.run import SAFE_RATE, Run
+from secateur.runs.run import SAFE_RATE_FILE, Run
 from secateur.steps.base import Context, In, Outcome, Step, Trust, step
 from secateur.steps.choices import OutputFormat
 
@@ -34,10 +34,12 @@ class SafeRateStep(Step):
         charts.save(charts.front(record), run.folder / "safe_rate")
         if found.kurtoses:
             charts.save(charts.kurtosis(record), run.folder / "kurtosis")
-        write_json(run.folder / SAFE_RATE, {**record, "weights": run.weights, "command": command_line()})
+        write_json(run.folder / SAFE_RATE_FILE, {**record, "weights": run.weights, "command": command_line()})
         row = {"run": run.name, **record}
         lines = [
             *found.notes,
             f"Charts and numbers: {run.folder}/safe_rate.png, .svg, .json and kurtosis.png, .svg",
         ]
-        return Outcome(tuple(lines), Table([Column("run", "Run"), *sections.SAFE_RATE], [row]), record)
+        return Outcome(
+            tuple(lines), Table([Column("run", "Run"), *sections.SAFE_RATE_COLUMNS], [row]), record
+        )

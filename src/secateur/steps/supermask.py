@@ -13,6 +13,7 @@ from torch import Tensor
 
 from secateur.core.environment import command_line, environment
 from secateur.core.errors import InputError
+from secateur.core.options import MACHINE
 from secateur.core.progress import track
 from secateur.core.registry import Registry
 from secateur.core.seeds import seed_of
@@ -21,7 +22,7 @@ from secateur.lottery import KEPT, MASK_CRITERIA, MASKED, ask
 from secateur.lottery.mask_criteria import SAME_SIGN
 from secateur.runs.run import Run
 from secateur.sparsity.targets import prunable
-from secateur.steps.base import MACHINE, Context, DataRoot, In, Outcome, Step, Trust, percent, require, step
+from secateur.steps.base import Context, DataRoot, In, Outcome, Step, Trust, percent, require, step
 from secateur.steps.choices import OutputFormat
 from secateur.steps.dense import Dense
 from secateur.steps.fusing import check_device
@@ -29,11 +30,11 @@ from secateur.steps.result_file import Cells
 from secateur.training import evaluate
 from secateur.training.snapshots import snapshot_path
 
-RESULTS = "supermask.json"
+SUPERMASK_FILE = "supermask.json"
 QUESTION = ("criterion", "kept", "masked", "amount")
-IDENTITY = ("weights", *QUESTION, "settings")
-MEASURED = ("weights_left", "left", "top1", "top5", "loss")
-COLUMNS = (
+SUPERMASK_IDENTITY = ("weights", *QUESTION, "settings")
+SUPERMASK_RESULTS = ("weights_left", "left", "top1", "top5", "loss")
+SUPERMASK_COLUMNS = (
     Column("criterion", "Stay"),
     Column("kept", "Become"),
     Column("masked", "The others"),
@@ -44,8 +45,8 @@ COLUMNS = (
     Column("loss", "Loss", NUMBER),
 )
 
-PLAIN = tuple(name for name, entry in MASK_CRITERIA.items() if not entry.same_sign)
-Fraction = Annotated[float, Field(ge=0, le=1)]
+PLAIN_CRITERIA = tuple(name for name, entry in MASK_CRITERIA.items() if not entry.same_sign)
+MaskedFraction = Annotated[float, Field(ge=0, le=1)]
 Names = tuple[str, ...]
 
 
@@ -62,7 +63,7 @@ class Supermask(Step):
         Names,
         Field(
             min_length=1,
-            description=f"which weights stay: {', '.join(PLAIN)}; or such a name with {SAME_SIGN}",
+            description=f"which weights stay: {', '.join(PLAIN_CRITERIA)}; or such a name with {SAME_SIGN}",
         ),
     ] = ("large_final", "large_final_same_sign", "random")
     kept: Annotated[Names, Field(min_length=1, description=f"what they become: {', '.join(KEPT)}")] = (
@@ -73,7 +74,7 @@ class Supermask(Step):
         Names, Field(min_length=1, description=f"what the others become: {', '.join(MASKED)}")
     ] = ("zero",)
     amounts: Annotated[
-        tuple[Fraction, ...], Field(min_length=1, description="fractions of each layer that are masked")
+        tuple[MaskedFraction, ...], Field(min_length=1, description="fractions of each layer that are masked")
     ] = (0.2, 0.5, 0.8, 0.9)
     layer_rates: Annotated[
         dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]],
@@ -92,7 +93,8 @@ class Supermask(Step):
         int | None, Field(ge=1, description="test on so many samples only, class-balanced")
     ] = None
     out: Annotated[
-        str | None, Field(min_length=1, description=f"folder to keep {RESULTS} in", json_schema_extra=MACHINE)
+        str | None,
+        Field(min_length=1, description=f"folder to keep {SUPERMASK_FILE} in", json_schema_extra=MACHINE),
     ] = None
     device: Annotated[str, Field(description="cpu, cuda, …", json_schema_extra=MACHINE)] = "cpu"
     data_root: DataRoot = None
@@ -133,9 +135,9 @@ class Supermask(Step):
         model.to(self.device)
         about = {"weights": run.weights, "settings": self._settings(run)}
         made = {"command": command_line(), "environment": environment(self.device)}
-        file = None if self.out is None else context.at(self.out) / RESULTS
+        file = None if self.out is None else context.at(self.out) / SUPERMASK_FILE
         wanted, now = list[Mapping[str, Any]](), 0
-        with Cells.open(file, IDENTITY, is_record, "secateur supermask") as cells:
+        with Cells.open(file, SUPERMASK_IDENTITY, is_record, "secateur supermask") as cells:
             for place in track(places, "masks", len(places)):
                 cell = {**about, "run": run.name, **place}
                 record = {} if self.overwrite else cells.find(cell)
@@ -154,7 +156,7 @@ class Supermask(Step):
         )
         whole = " on the whole test split" if self.test_samples else ""
         trained = f"{run.name} as trained: top-1 {percent(run.history[0]['result'].get('top1'))}{whole}."
-        return Outcome((trained, line), Table(COLUMNS, wanted), wanted)
+        return Outcome((trained, line), Table(SUPERMASK_COLUMNS, wanted), wanted)
 
     def _fresh(self, dense: Dense) -> dict[str, Tensor] | None:
         """Return newly drawn weights where a treatment needs them."""
@@ -184,4 +186,4 @@ def check_origin(run: Run) -> None:
 
 def is_record(record: Any) -> bool:
     """Whether it is a cell of this command."""
-    return isinstance(record, dict) and {*IDENTITY, *MEASURED} <= set(record)
+    return isinstance(record, dict) and {*SUPERMASK_IDENTITY, *SUPERMASK_RESULTS} <= set(record)

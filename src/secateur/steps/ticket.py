@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field, field_validator, model_validator
 from torch import nn
 
 from secateur import lottery
+from secateur.core.options import MACHINE
 from secateur.criteria import CRITERIA, Calibration, sources
 from secateur.data import Dataset
 from secateur.lottery import STARTS, multiples
@@ -23,10 +24,10 @@ from secateur.measure import cost
 from secateur.runs.run import Run
 from secateur.sparsity.granularity import parse
 from secateur.sparsity.targets import prunable
-from secateur.steps.base import MACHINE, SAMPLES, Context, require, step
+from secateur.steps.base import SAMPLES, Context, require, step
 from secateur.steps.choices import CriterionName
 from secateur.steps.cut_records import smaller, tell_sparser
-from secateur.steps.cutting import Cut, Cutting, makes_sense, samples
+from secateur.steps.cutting import CutResult, Cutting, makes_sense, samples
 from secateur.steps.dense import Dense
 from secateur.steps.extra_options import Options
 from secateur.training import Duration
@@ -128,7 +129,7 @@ class Ticket(Cutting, TicketChoice):
         kept = super().config()
         return kept if self.origin is None else {**kept, "origin": Path(self.origin).name}
 
-    def cut(self, run: Run, context: Context) -> Cut:
+    def cut(self, run: Run, context: Context) -> CutResult:
         """Cut, go back."""
         trust = self.trust or context.trust
         dense = run if self.origin is None else Run.open(context.at(self.origin))
@@ -169,7 +170,9 @@ class Ticket(Cutting, TicketChoice):
             "macs": [macs, cost(found.model, example, kept).macs_nonzero],
         }
         of = f"{self.granularity}s" if shrinks else "prunable weights"
-        return Cut(found.model, kept, result, (f"{tell_sparser(result, of)}, starts from {self.start}",))
+        return CutResult(
+            found.model, kept, result, (f"{tell_sparser(result, of)}, starts from {self.start}",)
+        )
 
     def _earlier(self, run: Run) -> Mapping[str, Any]:
         """Return what an earlier ticket of this granularity came to; nothing where there is none."""

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from secateur import methods, models
 from secateur.core.files import locked
+from secateur.core.options import MACHINE
 from secateur.core.seeds import seed_of
 from secateur.data import Dataset
-from secateur.runs.run import ABOUT, Run
+from secateur.runs.run import RUN_FILE, Run
 from secateur.steps.base import (
-    MACHINE,
     Context,
     DataRoot,
     In,
@@ -35,7 +35,7 @@ from secateur.steps.base import (
 from secateur.steps.choices import DataChoice, ModelChoice
 from secateur.training import Fit, TrainConfig, evaluate, train
 from secateur.training.checkpoint import Checkpoint
-from secateur.training.config import TARGETS
+from secateur.training.config import TARGET_OPTIONS
 from secateur.training.evaluation import try_out
 from secateur.training.journal import Journal, read_journal
 from secateur.training.loop import make_fabric
@@ -47,7 +47,7 @@ class Trains(Step, TrainConfig):
     @classmethod
     def loose_options(cls) -> dict[str, str]:
         """Return the options of all methods: --every and the like."""
-        return methods.loose_options() | {name: f"{name}, for the method" for name in TARGETS}
+        return methods.loose_options() | {name: f"{name}, for the method" for name in TARGET_OPTIONS}
 
 
 @step("train")
@@ -157,13 +157,15 @@ def _train(
             if overwrite:
                 checkpoint.remove()
             if overwrite and not in_place:
-                (folder / ABOUT).unlink(missing_ok=True)
+                (folder / RUN_FILE).unlink(missing_ok=True)
             if not checkpoint.exists:
                 earlier = read_journal(run.folder) if start else []
                 Journal.reset(folder, [row for row in earlier if row.get("step", 0) < start])
         context = {"step": start, "do": this.do}
         fitted = train(model, data, settings, masks=masks, folder=folder, context=context, identity=planned)
-        result = {name: fitted.rows[-1][name] for name in RESULT} if fitted.rows else evaluate(model, data)
+        result = (
+            {name: fitted.rows[-1][name] for name in TRAIN_RESULTS} if fitted.rows else evaluate(model, data)
+        )
         if settings.method is not None:
             result["cut"] = fitted.masks.sparsity
         finished = run.record(
@@ -177,11 +179,11 @@ def _settle(folder: Path) -> None:
     """Remove the checkpoint of a training that the folder's history tells of: it was stopped before it did so."""
     checkpoint = Checkpoint(folder, {})
     steps = [identity(each["do"], each) for each in (checkpoint.found() or {}).get("steps", ())]
-    if steps and (folder / ABOUT).exists() and identities(Run.open(folder))[: len(steps)] == steps:
+    if steps and (folder / RUN_FILE).exists() and identities(Run.open(folder))[: len(steps)] == steps:
         checkpoint.remove()
 
 
-RESULT = ("loss", "top1", "top5")
+TRAIN_RESULTS = ("loss", "top1", "top5")
 
 
 def _lines(run: Run, fitted: Fit) -> list[str]:

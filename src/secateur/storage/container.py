@@ -21,8 +21,8 @@ from torch.nn.parameter import is_lazy
 from secateur.core.errors import InputError, StoreError
 from secateur.core.files import existing_file, os_errors, writing
 
-FORMAT = "secateur"
-VERSION = 1
+CONTAINER_FORMAT = "secateur"
+CONTAINER_VERSION = 1
 NONSENSE = (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError)
 """What reading a wrong description raises."""
 
@@ -49,7 +49,9 @@ def write_container(
         stored.add(whole.untyped_storage().data_ptr())
     # One entry only: safetensors writes several in a random order, and equal models should give equal files.
     try:
-        metadata = {FORMAT: json.dumps({"version": VERSION, "content": content, "header": header})}
+        metadata = {
+            CONTAINER_FORMAT: json.dumps({"version": CONTAINER_VERSION, "content": content, "header": header})
+        }
     except NONSENSE as error:
         raise InputError(f"Cannot write {path}: its description is not JSON ({error}).") from error
     with writing(path) as temporary:
@@ -69,13 +71,13 @@ def read_container(path: str | os.PathLike[str], content: str) -> tuple[dict[str
     with os_errors(f"read {source}"):
         try:
             with safe_open(source, framework="pt") as file:
-                about = json.loads((file.metadata() or {}).get(FORMAT, "{}"))
+                about = json.loads((file.metadata() or {}).get(CONTAINER_FORMAT, "{}"))
                 if about.get("content") != content:
                     raise StoreError(
                         f"Cannot read {source}: it is a safetensors file, but no {content} of secateur's; "
                         "secateur import takes checkpoints of other programs."
                     )
-                if about["version"] > VERSION:
+                if about["version"] > CONTAINER_VERSION:
                     raise StoreError(
                         f"Cannot read {source}: a newer secateur wrote it; update with pip install -U secateur."
                     )

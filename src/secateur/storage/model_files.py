@@ -24,7 +24,7 @@ from secateur.storage.container import NONSENSE, dense, read_container, write_co
 from secateur.storage.restore import check_cut, check_dense, fill
 
 MASK, PLAN = "mask:", "plan:"
-PLAIN = (bool, int, float, str, type(None))
+JSON_SCALARS = (bool, int, float, str, type(None))
 
 
 @dataclass(frozen=True)
@@ -207,11 +207,11 @@ def _split(node: Any, tensors: dict[str, Tensor], path: tuple[Any, ...] = ()) ->
         name = _free(".".join(map(str, path)), tensors)
         tensors[name] = node
         return {"tensor": name}
-    if isinstance(node, Mapping) and all(isinstance(key, PLAIN) for key in node):
+    if isinstance(node, Mapping) and all(isinstance(key, JSON_SCALARS) for key in node):
         return {"dict": [[key, _split(value, tensors, (*path, key))] for key, value in node.items()]}
     if isinstance(node, list | tuple):
         return {"list": [_split(value, tensors, (*path, index)) for index, value in enumerate(node)]}
-    if isinstance(node, PLAIN):
+    if isinstance(node, JSON_SCALARS):
         return {"value": node}
     raise InputError(
         f"Cannot store a {type(node).__name__}: only numbers, text, lists, dicts and dense tensors are kept."

@@ -3,13 +3,13 @@
 from secateur.study.conduct import Standing, conduct
 from secateur.study.engines import ENGINES
 from secateur.study.on_ray import OnRay
-from secateur.study.plan import Cell, Study, Task, read_study
+from secateur.study.plan import GridCell, Study, Task, read_study
 from secateur.study.store import Results
 from secateur.study.work import Place
 
 __all__ = [
     "ENGINES",
-    "Cell",
+    "GridCell",
     "OnRay",
     "Place",
     "Results",

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from secateur.core.files import locked
-from secateur.runs.run import ABOUT
+from secateur.runs.run import RUN_FILE
 from secateur.steps import Context
 from secateur.study.engines import Engine
-from secateur.study.plan import Cell, Study, Task
+from secateur.study.plan import GridCell, Study, Task
 from secateur.study.store import Results
 from secateur.study.work import Done, Place
 
@@ -28,11 +28,11 @@ class Standing:
     running: dict[str, Task] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
 
-    def finished(self) -> list[Cell]:
+    def finished(self) -> list[GridCell]:
         """Return the cells that are done."""
         return [cell for cell in self.study.cells if all(key in self.done for key in cell.tasks.values())]
 
-    def lost(self) -> list[tuple[Cell, str, str]]:
+    def lost(self) -> list[tuple[GridCell, str, str]]:
         """Return the cells that can't be done, each with the step that failed, as the table calls it, and why."""
         return [
             (cell, *next((step, self.failed[key]) for step, key in cell.tasks.items() if key in self.failed))
@@ -46,7 +46,7 @@ class Standing:
             if key not in self.done:
                 for need in task.needs:
                     folder = self.study.tasks[need].folder
-                    if folder is not None and not (root / folder / ABOUT).exists():
+                    if folder is not None and not (root / folder / RUN_FILE).exists():
                         self.done.pop(need, None)
 
     def next(self) -> Task | None:

@@ -21,7 +21,7 @@ from secateur.core.registry import Registry
 from secateur.study.plan import Task
 from secateur.study.work import Done, Place, carry_out
 
-ATTEMPTS = 3
+TASK_ATTEMPTS = 3
 """How often a task is tried whose worker dies."""
 
 Result: TypeAlias = Done | SecateurError
@@ -121,12 +121,12 @@ class Pool:
             self.close()
             self.pool = self._pool()
             for task in lost:
-                if self.attempts[task.key] < ATTEMPTS:
+                if self.attempts[task.key] < TASK_ATTEMPTS:
                     self.submit(task)
                 else:
                     yield (
                         task,
-                        ModelError(f"Its process was killed {ATTEMPTS} times: is there enough memory?"),
+                        ModelError(f"Its process was killed {TASK_ATTEMPTS} times: is there enough memory?"),
                     )
         yield from ((task, future.result()) for task, future in results if future.exception() is None)
 

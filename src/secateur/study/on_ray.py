@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from secateur.core.errors import MissingExtraError, ModelError
-from secateur.study.engines import ATTEMPTS, ENGINES, Result, attempted
+from secateur.study.engines import ENGINES, TASK_ATTEMPTS, Result, attempted
 from secateur.study.plan import Task
 from secateur.study.work import Place
 
@@ -31,7 +31,7 @@ class OnRay:
             ray.init(address=address, include_dashboard=False, log_to_driver=False, configure_logging=False)
         self.place, self.workers = place, workers
         self.running: dict[Any, Task] = {}
-        options = {"num_cpus": place.threads or 1, "max_retries": ATTEMPTS - 1}
+        options = {"num_cpus": place.threads or 1, "max_retries": TASK_ATTEMPTS - 1}
         self.remote: Any = self.ray.remote(**options)(attempted)
 
     @property
@@ -53,7 +53,7 @@ class OnRay:
                 yield task, self.ray.get(reference)
             except self.ray.exceptions.RayError as error:
                 reason = str(error).strip().partition("\n")[0]
-                yield task, ModelError(f"Ray gave it up after {ATTEMPTS} attempts ({reason}).")
+                yield task, ModelError(f"Ray gave it up after {TASK_ATTEMPTS} attempts ({reason}).")
 
     def close(self) -> None:
         """Cancel what is under way, and leave the cluster if it was joined here."""

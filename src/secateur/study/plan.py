@@ -44,7 +44,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Cell:
+class GridCell:
     """One combination of the variables: `tasks` maps what the table calls each step to its task's key."""
 
     key: str
@@ -61,7 +61,7 @@ class Study:
 
     name: str
     variables: Mapping[str, tuple[Any, ...]]
-    cells: tuple[Cell, ...]
+    cells: tuple[GridCell, ...]
     tasks: Mapping[str, Task]
 
 
@@ -91,7 +91,7 @@ def read_study(path: str | Path) -> Study:
     return Study(Path(path).stem, variables, tuple(cells), tasks)
 
 
-def _cell(values: Mapping[str, Any], steps: list[Step], tasks: dict[str, Task], source: str) -> Cell:
+def _cell(values: Mapping[str, Any], steps: list[Step], tasks: dict[str, Task], source: str) -> GridCell:
     """Return a cell, its tasks added to `tasks`."""
     left: dict[str, str] = {}  # name of a run folder in the recipe → key of the task that left it as it is
     named: dict[str, str] = {}
@@ -103,7 +103,7 @@ def _cell(values: Mapping[str, Any], steps: list[Step], tasks: dict[str, Task], 
         named[step.do + (str(counts[step.do]) if counts[step.do] > 1 else "")] = task.key
     if not named:
         raise InputError(f"{source} has no steps: say what each cell is to do.")
-    return Cell(_hash(list(named.values())), values, named)
+    return GridCell(_hash(list(named.values())), values, named)
 
 
 def _task(step: Step, left: dict[str, str], source: str) -> Task:
@@ -131,9 +131,9 @@ def _task(step: Step, left: dict[str, str], source: str) -> Task:
     return Task(key, filled, tuple(dict.fromkeys(reads.values())), folder)
 
 
-def _check_apart(cells: list[Cell], source: str) -> None:
+def _check_apart(cells: list[GridCell], source: str) -> None:
     """Raise `InputError` where two cells are the same but for what they are called."""
-    seen: dict[str, Cell] = {}
+    seen: dict[str, GridCell] = {}
     for cell in cells:
         same = seen.setdefault(cell.key, cell)
         if same is not cell:
@@ -145,7 +145,7 @@ def _check_apart(cells: list[Cell], source: str) -> None:
             )
 
 
-def _seen(cells: list[Cell], name: str) -> tuple[Any, ...]:
+def _seen(cells: list[GridCell], name: str) -> tuple[Any, ...]:
     found: list[Any] = []
     for cell in cells:
         if name in cell.values and cell.values[name] not in found:

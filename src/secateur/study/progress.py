@@ -19,7 +19,7 @@ from rich.text import Text
 from secateur.core.progress import console
 from secateur.study.conduct import Standing
 
-MOST = 12
+MOST_SHOWN = 12
 """Tasks under way that are shown at most."""
 
 
@@ -62,7 +62,7 @@ class Board:
             ),
         )
         running = Table.grid(padding=(0, 2))
-        for key, task in list(standing.running.items())[:MOST]:
+        for key, task in list(standing.running.items())[:MOST_SHOWN]:
             cell = next(cell for cell in standing.study.cells if key in cell.tasks.values())
             values = ", ".join(f"{name} {value}" for name, value in cell.values.items())
             running.add_row("  " + task.step.do, values, _clock(time.monotonic() - self.started[key]))

@@ -7,8 +7,8 @@ import math
 from secateur.core.tables import NUMBER, Format, percent
 
 FRACTIONS = ("top1", "top5", "achieved", "requested", "cut")
-COSTS = ("loss", "error", "seconds", "parameters", "nonzero", "macs", "bytes_compressed")
-GAINS = (*FRACTIONS, "compression", "speedup", "spearman", "kendall", "pairs")
+LOWER_IS_BETTER = ("loss", "error", "seconds", "parameters", "nonzero", "macs", "bytes_compressed")
+HIGHER_IS_BETTER = (*FRACTIONS, "compression", "speedup", "spearman", "kendall", "pairs")
 """Numbers called so are fractions; of those whose names end so, less is better; of those called so, more is."""
 
 
@@ -23,9 +23,9 @@ def is_cost(name: str, unknown: bool = False) -> bool:
     >>> is_cost("retrain.loss"), is_cost("connect.barrier.test_error"), is_cost("retrain.compression", unknown=True)
     (True, True, False)
     """
-    if _last(name) in GAINS:
+    if _last(name) in HIGHER_IS_BETTER:
         return False
-    return _last(name).endswith(COSTS) or unknown
+    return _last(name).endswith(LOWER_IS_BETTER) or unknown
 
 
 def written(name: str) -> Format:

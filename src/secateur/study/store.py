@@ -25,7 +25,7 @@ from secateur.core.environment import environment
 from secateur.core.errors import StoreError
 from secateur.core.files import make_folder
 
-FILE = "study.sqlite"
+STUDY_FILE = "study.sqlite"
 TABLES = """
 create table if not exists tasks (
     key text primary key, do text not null, result text not null, seconds real not null, finished text not null,
@@ -43,7 +43,7 @@ class Results:
     """The results kept in a folder. Raises `StoreError` for a file that is none of ours, or can't be written."""
 
     def __init__(self, folder: Path, create: bool = True) -> None:
-        self.path = (make_folder(folder) if create else folder) / FILE
+        self.path = (make_folder(folder) if create else folder) / STUDY_FILE
         with self._errors():
             self._database = sqlite3.connect(self.path)
             if create:
@@ -53,7 +53,7 @@ class Results:
     @classmethod
     def existing(cls, folder: Path) -> Results:
         """Open the results of a study that was run, to read them. Raises `StoreError` where there are none."""
-        if not (folder / FILE).exists():
+        if not (folder / STUDY_FILE).exists():
             raise StoreError(f"{folder} holds no results of a study: run it first, with secateur study run.")
         return cls(folder, create=False)
 

@@ -10,12 +10,12 @@ from typing import Any
 from secateur.core.errors import InputError
 from secateur.data import held
 from secateur.measure import measure
-from secateur.runs.run import ABOUT, Run
+from secateur.runs.run import RUN_FILE, Run
 from secateur.steps import Context
 from secateur.steps.base import Stopwatch
 from secateur.study.plan import Task
 
-MEASURED = ("parameters", "nonzero", "macs", "macs_nonzero", "bytes_compressed")
+SIZE_FIELDS = ("parameters", "nonzero", "macs", "macs_nonzero", "bytes_compressed")
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,14 @@ def carry_out(task: Task, place: Place) -> Done:
         torch.set_num_threads(place.threads)
     watch = Stopwatch()
     outcome = task.step.perform(Context(place.root, place.trust, place.data_root, taken={}))
-    if task.folder is None or not (place.root / task.folder / ABOUT).exists():
+    if task.folder is None or not (place.root / task.folder / RUN_FILE).exists():
         return Done(_outcome(task, outcome.record), watch.seconds)
     folder = place.root / task.folder
     run = Run.open(folder)
     entry = run.history[-1]
     model, masks = run.load_model(trust=place.trust)
     size = measure(model, run.example(root=place.data_root), masks, latency=False)
-    measured = {name: getattr(size, name) for name in MEASURED}
+    measured = {name: getattr(size, name) for name in SIZE_FIELDS}
     return Done({**numbers(entry["result"], inner=False), **measured}, float(entry["seconds"]))
 
 

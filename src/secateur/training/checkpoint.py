@@ -11,7 +11,7 @@ from secateur.core.errors import StoreError
 from secateur.core.files import sweep
 from secateur.storage.model_files import read_tree, write_tree
 
-FILE = "checkpoint.safetensors"
+CHECKPOINT_FILE = "checkpoint.safetensors"
 
 
 class Checkpoint:
@@ -21,7 +21,7 @@ class Checkpoint:
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None, identity: Mapping[str, Any]) -> None:
-        self.path = None if folder is None else Path(folder) / FILE
+        self.path = None if folder is None else Path(folder) / CHECKPOINT_FILE
         self.identity = dict(identity)
 
     @property
@@ -47,7 +47,7 @@ class Checkpoint:
             raise StoreError(
                 f"{self.path.parent} holds an unfinished training with other settings "
                 f"({'; '.join(differences[:3])}): use those to continue it, start over with --overwrite, "
-                f"or delete its {FILE}."
+                f"or delete its {CHECKPOINT_FILE}."
             )
         return state
 

@@ -9,14 +9,12 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from secateur.core.options import MACHINE
 from secateur.data import AUGMENTATIONS
 from secateur.methods import METHODS
 from secateur.training.duration import Duration
 from secateur.training.optimizers import OPTIMIZERS
 from secateur.training.schedules import SCHEDULES
-
-MACHINE = {"machine": True}
-"""Marks fields that say where a run happens, not what it computes."""
 
 
 class TrainConfig(BaseModel):
@@ -111,7 +109,7 @@ class TrainConfig(BaseModel):
             return self
         if Duration.parse(self.start_at).value:
             raise ValueError(f"the method {self.method} begins with the training: leave start_at out")
-        own = {name: value for name, value in self.options.items() if name not in TARGETS}
+        own = {name: value for name, value in self.options.items() if name not in TARGET_OPTIONS}
         entry = METHODS[self.method]
         entry.check(self.amount, own)
         if entry.make.reshapes and self.ema is not None:
@@ -128,6 +126,6 @@ class TrainConfig(BaseModel):
         return value
 
 
-TARGETS = ("include", "keep", "layers")
+TARGET_OPTIONS = ("include", "keep", "layers")
 """What any method can be told beside its own options: which parameters it may touch."""
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")

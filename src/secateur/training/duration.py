@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from secateur.core.errors import InputError
 
-UNITS = ("ep", "it", "%")
+DURATION_UNITS = ("ep", "it", "%")
 FORM = re.compile(r"(\d+(?:\.\d+)?)\s*(ep|it|%)?")
 
 

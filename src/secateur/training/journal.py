@@ -17,8 +17,8 @@ from typing import Any
 from secateur.core.errors import MissingExtraError, StoreError
 from secateur.core.files import make_folder, os_errors, write_bytes
 
-FILE = "metrics.jsonl"
-Row = dict[str, Any]
+METRICS_FILE = "metrics.jsonl"
+MetricsRow = dict[str, Any]
 
 
 class Journal:
@@ -34,16 +34,16 @@ class Journal:
         context: Mapping[str, Any] | None = None,
         tensorboard: bool = False,
     ) -> None:
-        self.rows: list[Row] = []
+        self.rows: list[MetricsRow] = []
         self._context = dict(context or {})
-        self._path = None if folder is None else make_folder(folder) / FILE
+        self._path = None if folder is None else make_folder(folder) / METRICS_FILE
         self._before = len(self._bytes())
         name = "-".join(str(self._context[key]) for key in ("step", "do") if key in self._context) or "train"
         self._mirror = (
             _tensorboard(Path(folder) / "tensorboard" / name) if tensorboard and folder is not None else None
         )
 
-    def write(self, **values: Any) -> Row:
+    def write(self, **values: Any) -> MetricsRow:
         """Append a row; floats keep nine significant digits, infinities and NaN become null."""
         row = {**self._context, **{name: _plain(value) for name, value in values.items()}}
         self.rows.append(row)
@@ -68,9 +68,9 @@ class Journal:
                 self._mirror(row)
 
     @staticmethod
-    def reset(folder: str | os.PathLike[str], rows: Sequence[Row]) -> None:
+    def reset(folder: str | os.PathLike[str], rows: Sequence[MetricsRow]) -> None:
         """Make `rows` the whole log of `folder`."""
-        write_bytes(Path(folder) / FILE, _lines(rows))
+        write_bytes(Path(folder) / METRICS_FILE, _lines(rows))
 
     def _bytes(self) -> bytes:
         if self._path is None or not self._path.exists():
@@ -79,12 +79,12 @@ class Journal:
             return self._path.read_bytes()
 
 
-def read_journal(folder: str | os.PathLike[str]) -> list[Row]:
+def read_journal(folder: str | os.PathLike[str]) -> list[MetricsRow]:
     """Return the rows in a run folder's log, none where there is no log.
 
     A last line without its end, cut off by a crash, is left out. Raises `StoreError` for any other broken line.
     """
-    path = Path(folder) / FILE
+    path = Path(folder) / METRICS_FILE
     if not path.exists():
         return []
     with os_errors(f"read {path}"):
@@ -92,15 +92,15 @@ def read_journal(folder: str | os.PathLike[str]) -> list[Row]:
     return [_row(path, number, line) for number, line in enumerate(lines, start=1)]
 
 
-def _row(path: Path, number: int, line: str) -> Row:
+def _row(path: Path, number: int, line: str) -> MetricsRow:
     try:
-        row: Row = json.loads(line)
+        row: MetricsRow = json.loads(line)
     except json.JSONDecodeError:
         raise StoreError(f"Cannot read {path}: line {number} is not JSON; delete that line.") from None
     return row
 
 
-def _lines(rows: Sequence[Row]) -> bytes:
+def _lines(rows: Sequence[MetricsRow]) -> bytes:
     return "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows).encode()
 
 
@@ -110,7 +110,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _tensorboard(folder: Path) -> Callable[[Row], None]:
+def _tensorboard(folder: Path) -> Callable[[MetricsRow], None]:
     """Return what adds a row's numbers to fresh TensorBoard files in `folder`."""
     try:
         from torch.utils.tensorboard import SummaryWriter
@@ -120,7 +120,7 @@ def _tensorboard(folder: Path) -> Callable[[Row], None]:
     with os_errors(f"write {folder}"):
         writer = SummaryWriter(str(folder))
 
-    def mirror(row: Row) -> None:
+    def mirror(row: MetricsRow) -> None:
         for name, value in row.items():
             if isinstance(value, float):
                 writer.add_scalar(name, value, row["iteration"])

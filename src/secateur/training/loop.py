@@ -34,11 +34,11 @@ from secateur.training.checkpoint import Checkpoint
 from secateur.training.config import TrainConfig
 from secateur.training.duration import Duration
 from secateur.training.evaluation import Tally, evaluate, logits_of, try_out
-from secateur.training.journal import Journal, Row
+from secateur.training.journal import Journal, MetricsRow
 from secateur.training.learning_rate import learning_rate
 from secateur.training.optimizers import OPTIMIZERS
 from secateur.training.snapshots import Snapshots
-from secateur.training.state import State
+from secateur.training.state import TrainingState
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -53,7 +53,7 @@ class Fit:
     `masks` are those given and what a method has cut.
     """
 
-    rows: list[Row]
+    rows: list[MetricsRow]
     seconds: float
     resumed_at: int = 0
     masks: Masks = field(default_factory=lambda: Masks({}))
@@ -104,7 +104,7 @@ def fit(
         result = model if average is None else average.module
         wrapped, stepper = fabric.setup(model, optimizer)
         journal = Journal(folder if fabric.is_global_zero else None, context, config.tensorboard)
-        state = State(model, optimizer, average, fabric.strategy.precision, journal, method)
+        state = TrainingState(model, optimizer, average, fabric.strategy.precision, journal, method)
         state.iteration = begin
         saved = checkpoint.read()
         if saved is not None:

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 EXCHANGE = "SECATEUR_EXCHANGE"
-SOCKET, TENSORS, RESULT, ERROR = "socket", "tensors.safetensors", "result.safetensors", "error.json"
+SOCKET, TENSORS, RESULT_FILE, ERROR = "socket", "tensors.safetensors", "result.safetensors", "error.json"
 GUARD = (
     "Several devices mean several processes, which import the script that starts them: "
     "put its code in a file below if __name__ == '__main__':, or train with devices=1."
@@ -63,9 +63,9 @@ def spread(model: nn.Module, data: Dataset, config: TrainConfig, arguments: Mapp
         getattr(sys.modules["__main__"], "__file__", None) or sys.executable
     ):
         raise InputError(GUARD)
-    from secateur.training.strategy import Spread
+    from secateur.training.strategy import SpawnStrategy
 
-    fabric = make_fabric(config, Spread())
+    fabric = make_fabric(config, SpawnStrategy())
     with tempfile.TemporaryDirectory(prefix="secateur-") as name, _surroundings(name):
         folder = Path(name)
         parcel = _pack(folder / TENSORS, model, data, {**arguments, "config": config})
@@ -74,9 +74,9 @@ def spread(model: nn.Module, data: Dataset, config: TrainConfig, arguments: Mapp
             try:
                 fabric.launch(_work)
             except ProcessException as error:
-                if not (folder / RESULT).exists():
+                if not (folder / RESULT_FILE).exists():
                     raise _reason(folder, error) from None
-        result = read_tree(folder / RESULT)
+        result = read_tree(folder / RESULT_FILE)
     model.load_state_dict(result["model"])
     return Fit(**{**result["fit"], "masks": Masks(result["fit"]["masks"])})
 
@@ -97,7 +97,7 @@ def _work(fabric: Fabric) -> None:
         model, data = _unpack(folder / TENSORS, parcel)
         fitted = fit(model, data, fabric=fabric, **parcel.arguments)
         if fabric.is_global_zero:
-            write_tree(folder / RESULT, {"model": model.state_dict(), "fit": vars(fitted)})
+            write_tree(folder / RESULT_FILE, {"model": model.state_dict(), "fit": vars(fitted)})
     except SecateurError as error:
         _report(error)
         raise

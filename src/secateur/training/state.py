@@ -15,7 +15,7 @@ from secateur.training.evaluation import Tally
 from secateur.training.journal import Journal
 
 
-class State:
+class TrainingState:
     """Where a training stands: `iteration` batches done, the `tally` of the epoch, model, optimiser and log.
 
     `average` is the moving average of the weights, where one is kept; `precision` is Fabric's, which may scale

@@ -7,7 +7,7 @@ import logging
 from lightning_fabric.strategies.ddp import DDPStrategy
 
 
-class Spread(DDPStrategy):
+class SpawnStrategy(DDPStrategy):
     """One spawned process per device, parameters without a gradient allowed, and no banner on standard error."""
 
     def __init__(self) -> None:

@@ -18,7 +18,7 @@ from secateur.graph.labels import FIXED, Vector
 from secateur.graph.program import Node, Ref
 from secateur.graph.rules.pointwise import meet
 from secateur.graph.rules.table import rule, tensors
-from secateur.graph.sizes import Attribute, Size, leaves
+from secateur.graph.sizes import Attribute, TracedSize, leaves
 
 
 def factors(old: tuple[int, ...], new: tuple[int, ...]) -> Iterator[tuple[list[int], list[int]]]:
@@ -108,7 +108,7 @@ def unit_of(c: Coupling, node: Node, parts: list[int], new: tuple[int, ...], alo
         size = sizes[part] if sizes else 1
         if size == -1:
             return 2
-        if type(size) is not Size:
+        if type(size) is not TracedSize:
             return 1 if sizes is None else 0
         return 2 if any(isinstance(leaf, Attribute) for leaf, _ in leaves(size)) else 1
 

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from secateur.core.tables import percent
 from secateur.report import theme
-from secateur.report.charts.drawing import Row, dressed, how_many, inline, reference, some
+from secateur.report.charts.drawing import ChartRow, dressed, how_many, inline, reference, some
 
 if TYPE_CHECKING:
     import altair as alt
 
-STAGES = ("retrained", "as cut")
+ACCURACY_STAGES = ("retrained", "as cut")
 
 
-def accuracy_against_sparsity(rows: Iterable[Row]) -> alt.LayerChart:
+def accuracy_against_sparsity(rows: Iterable[ChartRow]) -> alt.LayerChart:
     """Top-1 on the test split against sparsity, a line per method, as cut (dashed) and retrained (solid).
 
     `rows` are {"method", "sparsity", "top1", "stage": "as cut" | "retrained" | "dense"}. Several runs (seeds)
@@ -45,7 +45,9 @@ def accuracy_against_sparsity(rows: Iterable[Row]) -> alt.LayerChart:
     )
     stroke = alt.Stroke("method:N", title="Method").scale(domain=methods)
     fill = alt.Fill("method:N", title="Method").scale(domain=methods)
-    dash = alt.StrokeDash("stage:O", title="Stage").scale(**theme.scale(STAGES, (theme.SOLID, theme.DASHED)))
+    dash = alt.StrokeDash("stage:O", title="Stage").scale(
+        **theme.scale(ACCURACY_STAGES, (theme.SOLID, theme.DASHED))
+    )
     told = [
         alt.Tooltip("method:N", title="Method"),
         alt.Tooltip("stage:N", title="Stage"),
@@ -60,7 +62,7 @@ def accuracy_against_sparsity(rows: Iterable[Row]) -> alt.LayerChart:
         stroke=stroke,
         fill=fill,
         shape=alt.Shape("method:N", title="Method").scale(**theme.scale(methods, theme.SHAPES)),
-        fillOpacity=alt.FillOpacity("stage:O", title="Stage").scale(**theme.scale(STAGES, (1, 0))),
+        fillOpacity=alt.FillOpacity("stage:O", title="Stage").scale(**theme.scale(ACCURACY_STAGES, (1, 0))),
         tooltip=told,
     )
     layers = [*reference(dense, percent), lines, marks]
@@ -71,9 +73,9 @@ def accuracy_against_sparsity(rows: Iterable[Row]) -> alt.LayerChart:
     return dressed(alt.LayerChart(layer=layers), _in_words(points, dense))
 
 
-def averaged(rows: Iterable[Row]) -> list[dict[str, Any]]:
+def averaged(rows: Iterable[ChartRow]) -> list[dict[str, Any]]:
     """Gather the rows of one method, stage and sparsity (to 0.1 %) into their mean, least and most."""
-    groups: dict[tuple[str, str, float], list[Row]] = {}
+    groups: dict[tuple[str, str, float], list[ChartRow]] = {}
     for row in rows:
         groups.setdefault((row["method"], row["stage"], round(row["sparsity"], 3)), []).append(row)
     return [
@@ -90,7 +92,7 @@ def averaged(rows: Iterable[Row]) -> list[dict[str, Any]]:
     ]
 
 
-def _in_words(points: Sequence[Row], dense: Sequence[float]) -> str:
+def _in_words(points: Sequence[ChartRow], dense: Sequence[float]) -> str:
     best = max(points, key=lambda row: (float(row["top1"]), float(row["sparsity"])))
     methods = len({row["method"] for row in points})
     against = f" The dense model reaches {percent(fmean(dense))}." if dense else ""

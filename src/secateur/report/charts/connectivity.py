@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 from secateur.connectivity import MARGIN
 from secateur.core.tables import percent
 from secateur.report import theme
-from secateur.report.charts.drawing import Row, band, captioned, dressed, how_many, inline, level, some
+from secateur.report.charts.drawing import ChartRow, band, captioned, dressed, how_many, inline, level, some
 
 if TYPE_CHECKING:
     import altair as alt
 
 
-def error_along_path(rows: Iterable[Row]) -> alt.LayerChart:
+def error_along_path(rows: Iterable[ChartRow]) -> alt.LayerChart:
     """Error against the place α on the line between two models, a curve per split.
 
     `rows` are those of `secateur.connectivity.path`. Raises `InputError` where there are none.
@@ -41,7 +41,7 @@ def error_along_path(rows: Iterable[Row]) -> alt.LayerChart:
 
 
 def barrier_over_k(
-    rows: Iterable[Row], title: str = "k, iterations before the data order differs"
+    rows: Iterable[ChartRow], title: str = "k, iterations before the data order differs"
 ) -> alt.LayerChart:
     """The error barrier against the iteration k at which two trainings parted, with the paper's 2 % as reference.
 
@@ -113,7 +113,7 @@ def _caption(points: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def _gathered(rows: Iterable[Row]) -> list[dict[str, Any]]:
+def _gathered(rows: Iterable[ChartRow]) -> list[dict[str, Any]]:
     """Gather the rows of one series and k into their mean, least and most."""
     groups: dict[tuple[str, int], list[float]] = {}
     for row in rows:

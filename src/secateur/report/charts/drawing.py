@@ -15,14 +15,14 @@ from secateur.report import theme
 if TYPE_CHECKING:
     import altair as alt
 
-Row = Mapping[str, Any]
+ChartRow = Mapping[str, Any]
 Chart = TypeVar("Chart", bound="alt.TopLevelMixin")
 MOST_BARS = 60
 BAR_STEP = 18
 BELOW_AXIS, LINE = 48, 14
 
 
-def inline(rows: Iterable[Row]) -> alt.InlineData:
+def inline(rows: Iterable[ChartRow]) -> alt.InlineData:
     """The rows as data inside the chart."""
     import altair as alt
 
@@ -31,11 +31,11 @@ def inline(rows: Iterable[Row]) -> alt.InlineData:
 
 def dressed(chart: Chart, description: str) -> Chart:
     """The chart in the theme for files, with its description in words."""
-    finished: Chart = chart.properties(description=description, config=theme.PAPER)
+    finished: Chart = chart.properties(description=description, config=theme.PAPER_THEME)
     return finished
 
 
-def some(rows: Iterable[Row]) -> list[Row]:
+def some(rows: Iterable[ChartRow]) -> list[ChartRow]:
     """The rows as a list. Raises `InputError` where there are none."""
     found = list(rows)
     if not found:
@@ -43,7 +43,7 @@ def some(rows: Iterable[Row]) -> list[Row]:
     return found
 
 
-def largest(rows: Sequence[Row], key: str) -> list[Row]:
+def largest(rows: Sequence[ChartRow], key: str) -> list[ChartRow]:
     """At most `MOST_BARS` of the rows, those of largest `key`, in their given order."""
     kept = sorted(range(len(rows)), key=lambda index: -float(rows[index][key]))[:MOST_BARS]
     return [rows[index] for index in sorted(kept)]

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from secateur.core.tables import percent
 from secateur.report import theme
-from secateur.report.charts.drawing import Row, dressed, how_many, inline, some
+from secateur.report.charts.drawing import ChartRow, dressed, how_many, inline, some
 
 if TYPE_CHECKING:
     import altair as alt
 
 
-def accuracy_by_way(rows: Iterable[Row]) -> alt.FacetChart:
+def accuracy_by_way(rows: Iterable[ChartRow]) -> alt.FacetChart:
     """Top-1 against the fraction of a group that went, a line per way, one small panel per group.
 
     `rows` are {"panel", "way", "sparsity", "top1"}; several rows of one point (seeds) become their mean. The first
@@ -53,7 +53,7 @@ def accuracy_by_way(rows: Iterable[Row]) -> alt.FacetChart:
     return dressed(chart, _in_words(points, ways, panels))
 
 
-def _means(rows: Iterable[Row]) -> list[dict[str, Any]]:
+def _means(rows: Iterable[ChartRow]) -> list[dict[str, Any]]:
     groups: dict[tuple[str, str, float], list[float]] = {}
     for row in rows:
         groups.setdefault((row["panel"], row["way"], row["sparsity"]), []).append(row["top1"])

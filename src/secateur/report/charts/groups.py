@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from secateur.core.tables import percent
-from secateur.report.charts.drawing import BAR_STEP, Row, dressed, how_many, inline, largest, some
+from secateur.report.charts.drawing import BAR_STEP, ChartRow, dressed, how_many, inline, largest, some
 
 if TYPE_CHECKING:
     import altair as alt
 
 
-def group_units(rows: Iterable[Row]) -> alt.FacetChart:
+def group_units(rows: Iterable[ChartRow]) -> alt.FacetChart:
     """The units of every group in network order, kept and removed end to end, one small panel of bars per run.
 
     `rows` are {"run", "group", "units", "kept", "through"}: how many units there were and are, and what they run
@@ -59,7 +59,7 @@ def group_units(rows: Iterable[Row]) -> alt.FacetChart:
     return dressed(panels, described)
 
 
-def _parts(row: Row) -> list[Row]:
+def _parts(row: ChartRow) -> list[ChartRow]:
     """The two ends of one bar."""
     units, kept = row["units"], row["kept"]
     told = {

@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from secateur.core.tables import percent
-from secateur.report.charts.drawing import BAR_STEP, Row, dressed, how_many, inline, largest, some
+from secateur.report.charts.drawing import BAR_STEP, ChartRow, dressed, how_many, inline, largest, some
 
 if TYPE_CHECKING:
     import altair as alt
 
 
-def layer_sparsity(rows: Iterable[Row]) -> alt.FacetChart:
+def layer_sparsity(rows: Iterable[ChartRow]) -> alt.FacetChart:
     """The sparsity of every layer in model order, one small panel of bars per run.
 
     `rows` are {"run", "layer", "sparsity", "parameters"}. Of more than 60 layers the 60 with most parameters

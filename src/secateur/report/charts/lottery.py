@@ -8,24 +8,33 @@ from typing import TYPE_CHECKING, Any
 
 from secateur.core.tables import percent
 from secateur.report import theme
-from secateur.report.charts.drawing import Row, band, captioned, dressed, how_many, inline, reference, some
+from secateur.report.charts.drawing import (
+    ChartRow,
+    band,
+    captioned,
+    dressed,
+    how_many,
+    inline,
+    reference,
+    some,
+)
 
 if TYPE_CHECKING:
     import altair as alt
 
-MEASURES = {
+LEVEL_MEASURES = {
     "top1": ("Top-1 on the test split", ".1%", percent),
     "early_stop": ("Iteration of the lowest test loss", ",d", lambda value: f"{value:,.0f}"),
 }
 """What can be shown: title of the axis, its format, and how a sentence writes it."""
-DENSE = "dense"
+DENSE_START = "dense"
 TICKS = (1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)
-FEW = 8
+LABELLED_LEVELS = 8
 """So many levels can be written along the axis."""
 
 
-def tickets(rows: Iterable[Row], measure: str = "top1", what: str = "weights") -> alt.LayerChart:
-    """A measure of `MEASURES` against the fraction left of `what`, on a log axis that falls to the right.
+def tickets(rows: Iterable[ChartRow], measure: str = "top1", what: str = "weights") -> alt.LayerChart:
+    """A measure of `LEVEL_MEASURES` against the fraction left of `what`, on a log axis that falls to the right.
 
     `rows` are {"start", "left", "value"}; those of start "dense" make the horizontal reference. Several of one point
     (seeds) become their mean in a band from the least to the most. Raises `InputError` where there are none.
@@ -33,10 +42,10 @@ def tickets(rows: Iterable[Row], measure: str = "top1", what: str = "weights") -
     import altair as alt
 
     known = list(rows)
-    points = some(_averaged(row for row in known if row["start"] != DENSE))
-    dense = [float(row["value"]) for row in known if row["start"] == DENSE]
+    points = some(_averaged(row for row in known if row["start"] != DENSE_START))
+    dense = [float(row["value"]) for row in known if row["start"] == DENSE_START]
     starts = list(dict.fromkeys(row["start"] for row in points))
-    title, format, write = MEASURES[measure]
+    title, format, write = LEVEL_MEASURES[measure]
     left = f"{what.capitalize()} left"
     ticks = alt.Axis(
         format=".2~%", grid=False, values=_ticks({row["left"] for row in points}), labelOverlap="greedy"
@@ -77,11 +86,11 @@ def _ticks(places: Iterable[float]) -> list[float]:
     """The levels, where they are few or no round fractions lie among them; otherwise those."""
     levels = sorted(places)
     among = [tick for tick in TICKS if levels[0] / 1.1 < tick < levels[-1] * 1.1]
-    return levels if len(levels) <= FEW or len(among) < 3 else among
+    return levels if len(levels) <= LABELLED_LEVELS or len(among) < 3 else among
 
 
-def _averaged(rows: Iterable[Row]) -> list[dict[str, Any]]:
-    groups: dict[tuple[str, float], list[Row]] = {}
+def _averaged(rows: Iterable[ChartRow]) -> list[dict[str, Any]]:
+    groups: dict[tuple[str, float], list[ChartRow]] = {}
     for row in rows:
         groups.setdefault((row["start"], float(f"{row['left']:.4g}")), []).append(row)
     return [
@@ -97,7 +106,9 @@ def _averaged(rows: Iterable[Row]) -> list[dict[str, Any]]:
     ]
 
 
-def _in_words(points: Sequence[Row], dense: Sequence[float], title: str, write: Any, caption: str) -> str:
+def _in_words(
+    points: Sequence[ChartRow], dense: Sequence[float], title: str, write: Any, caption: str
+) -> str:
     starts = list(dict.fromkeys(row["start"] for row in points))
     sparsest = [
         min((row for row in points if row["start"] == start), key=lambda row: row["left"]) for start in starts

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from secateur.report import theme
-from secateur.report.charts.drawing import BAR_STEP, Row, dressed, how_many, inline, largest, some
+from secateur.report.charts.drawing import BAR_STEP, ChartRow, dressed, how_many, inline, largest, some
 
 if TYPE_CHECKING:
     import altair as alt
@@ -14,7 +14,7 @@ NORMAL = 3
 LOG_FROM = 50
 
 
-def front(safe_rate: Row) -> alt.LayerChart:
+def front(safe_rate: ChartRow) -> alt.LayerChart:
     """The front of pruning rate against cosine similarity, with optimum, utopia and safe rate marked.
 
     `safe_rate` is the content of safe_rate.json. Both axes run from 0 to 1 at the same scale, because the
@@ -59,7 +59,7 @@ def front(safe_rate: Row) -> alt.LayerChart:
     )
 
 
-def _points(safe_rate: Row) -> list[dict[str, Any]]:
+def _points(safe_rate: ChartRow) -> list[dict[str, Any]]:
     """Optimum, safe rate (if any) and utopia, each with a label and a height at which labels don't meet."""
     optimum, safe = safe_rate["optimum"], safe_rate.get("safe")
     points = [_point("optimum", optimum, safe_rate["optimum_cosine"], optimum)]
@@ -73,7 +73,7 @@ def _point(what: str, rate: float, cosine: float, label_at: float) -> dict[str, 
     return {"what": what, "rate": rate, "cosine": cosine, "label": label, "label_at": label_at}
 
 
-def kurtosis(safe_rate: Row) -> alt.LayerChart:
+def kurtosis(safe_rate: ChartRow) -> alt.LayerChart:
     """The Pearson kurtosis of every tensor in model order, with the 3 of a normal distribution as reference.
 
     `safe_rate` is the content of safe_rate.json. Of more than 60 tensors the 60 of largest kurtosis are

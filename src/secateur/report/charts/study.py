@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from secateur.report import theme
-from secateur.report.charts.drawing import Row, dressed, inline, some
+from secateur.report.charts.drawing import ChartRow, dressed, inline, some
 
 if TYPE_CHECKING:
     import altair as alt
 
 
-def value_by_way(rows: Iterable[Row], *, x: str, y: str, fraction: bool = False) -> alt.LayerChart:
+def value_by_way(rows: Iterable[ChartRow], *, x: str, y: str, fraction: bool = False) -> alt.LayerChart:
     """Draw `rows`, {"way", "x", "mean", "low", "high", "n"}: means as marks and lines, low to high as a band.
 
     `x` and `y` are the titles of the axes; `fraction` writes y in percent. A way's points are joined in order of x.

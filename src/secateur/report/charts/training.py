@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from secateur.core.tables import percent
 from secateur.report import theme
-from secateur.report.charts.drawing import Row, dressed, how_many, inline, some
+from secateur.report.charts.drawing import ChartRow, dressed, how_many, inline, some
 
 if TYPE_CHECKING:
     import altair as alt
 
 
-def training_curves(rows: Iterable[Row]) -> alt.ConcatChart:
+def training_curves(rows: Iterable[ChartRow]) -> alt.ConcatChart:
     """Top-1 and loss on the test split over the epochs, side by side, a line per run.
 
     `rows` are those of metrics.jsonl, each with its "run". The epochs of a run's successive trainings follow
@@ -61,7 +61,7 @@ def _curve(
     return chart
 
 
-def _consecutive(rows: Iterable[Row]) -> list[dict[str, Any]]:
+def _consecutive(rows: Iterable[ChartRow]) -> list[dict[str, Any]]:
     """Number each run's epochs throughout ("at"): a later training starts where the earlier one ended."""
     numbered: list[dict[str, Any]] = []
     steps: dict[str, Any] = {}
