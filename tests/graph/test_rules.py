@@ -598,7 +598,7 @@ def test_an_operator_without_a_rule_is_counted_and_named() -> None:
     lock = groups.groups[-1].lock
     assert lock is not None
     assert lock.reason == "secateur has no rule for the operator linalg_qr"
-    assert lock.at.startswith("linalg_qr in the model (test_graph_rules.py:")
+    assert lock.at.startswith("linalg_qr in the model (test_rules.py:")
 
 
 def test_scales_shifts_and_running_statistics_go_along() -> None:

@@ -301,7 +301,7 @@ def test_tied_tensors_are_one_value() -> None:
 def test_a_call_says_where_it_is_written_and_what_came_out() -> None:
     program = trace(Code(lambda model, x: torch.split(x, 2, 1)[0].sum()), torch.ones(2, 4))
     split = program.calls[0]
-    assert split.source == f"test_graph_trace.py:{_line_of('torch.split(x, 2, 1)[0].sum()')}"
+    assert split.source == f"test_trace.py:{_line_of('torch.split(x, 2, 1)[0].sum()')}"
     assert [program.values[index].shape for index in refs(split.outputs)] == [(2, 2), (2, 2)]
     assert [program.calls[node.call].name for node in program.nodes] == [
         "torch.functional.split",
