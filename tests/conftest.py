@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import pytest
 
+pytest_plugins = ["device_skips", "real_data"]
+
 
 @dataclass
 class Ran:
