@@ -87,25 +87,26 @@ def cut(
     found = Masks({name: torch.ones_like(tensor, dtype=torch.bool) for name, tensor in targets.items()})
     found &= masks or {}
     check(granularity, layer_rates)
-    if parse(granularity).shrinks:
+    kind = parse(granularity)
+    if kind.removes:
         raise InputError(
             f"Masks are of weights, and a cut of {granularity}s makes a smaller model: call lottery.subnetwork for one."
         )
-    if parse(granularity).amount is not None:
+    if kind.amount is not None:
         return prune(model, example_inputs, masks=found, layers=layers, **how).masks
     by_layer = multiples(targets, layer_rates or {})
     check_rate(rate, max(by_layer.values()))
     for multiple in sorted(set(by_layer.values()) - {0.0}, reverse=True):
         names = [name for name, own in by_layer.items() if own == multiple]
         amount = 1 - left_of(rate, multiple, level)
-        size = sum(targets[name].numel() for name in names)
+        size = sum(kind.entries(tuple(targets[name].shape)) for name in names)
         alive, stays = sum(bool(found[name].any()) for name in names), size - round(amount * size)
         if stays < alive:
             raise InputError(
                 f"Level {level:g} at the rate {rate:g} leaves fewer weights ({stays}) than layers ({alive}): go less "
                 "far, by fewer levels (or a lower one), more left, or a smaller rate."
             )
-        gone = sum(int((~found[name]).sum()) for name in names)
+        gone = sum(int((~kind.alive(found[name])).sum()) for name in names)
         if gone > amount * size + len(names):
             raise InputError(
                 f"{1 - gone / size:.2%} of the weights are left, and level {level:g} at the rate {rate:g} leaves "
@@ -118,7 +119,7 @@ def cut(
 def check(granularity: str, layer_rates: Mapping[str, float] | None) -> None:
     """Raise `InputError` for rates of layers where the granularity has none."""
     kind = parse(granularity)
-    if kind.shrinks and layer_rates:
+    if kind.removes and layer_rates:
         raise InputError(
             f"A {kind} is no part of one layer alone: leave layer_rates out, and name what is to stay with keep."
         )

@@ -50,9 +50,9 @@ def check_shuffled(starts: Sequence[str], granularity: str) -> None:
     """Raise `InputError` where a start shuffles masks and the granularity has none that could be."""
     kind = parse(granularity)
     drawn = next((name for name in starts if "seed" in STARTS[name].needs), None)
-    if drawn is None or kind.kind == "weight":
+    if drawn is None or kind.single:
         return
-    if kind.shrinks:
+    if kind.removes:
         raise InputError(
             f"A smaller network has no masks to shuffle: leave the start {drawn} out. Which {kind}s of newly drawn "
             "weights stay does not matter, so that reinit is its random subnetwork."

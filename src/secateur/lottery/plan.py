@@ -43,13 +43,13 @@ def plan(
                 f"The pattern {pattern} takes its own fraction at once: leave rate, levels and left out."
             )
         found: tuple[float, list[float]] = RATE, [1.0]
-    elif pattern.shrinks:
+    elif pattern.removes:
         found = pace({1.0: 1}, rate, levels, left)  # all units have the same rate, however many there are
     else:
         targets = prunable(model, *(how.get(key, default) for key, default in DEFAULT_TARGETS.items()))
         sizes = Counter[float]()
         for name, multiple in multiples(targets, layer_rates or {}).items():
-            sizes[multiple] += targets[name].numel()
+            sizes[multiple] += pattern.entries(tuple(targets[name].shape))
         found = pace(sizes, rate, levels, left)
     p, steps = found
     _rehearse(model, rate=p, level=steps[-1], layer_rates=layer_rates, **how)
@@ -62,7 +62,7 @@ def _rehearse(model: nn.Module, **how: Any) -> None:
     So a last level that leaves too little is found before the first one is trained.
     """
     kind = parse(how.get("granularity", "weight"))
-    CRITERIA[how.get("criterion", "magnitude")].check(kind.kind, {})
+    CRITERIA[how.get("criterion", "magnitude")].check(str(kind), {})
     shared = ["rate", "level", "layer_rates", "granularity", "scope", "include", "keep", "layers"]
-    shared += ["example_inputs"] if kind.shrinks else []
+    shared += ["example_inputs"] if kind.removes else []
     subnetwork(model, **{name: how[name] for name in shared if name in how})

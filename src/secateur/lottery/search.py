@@ -120,7 +120,7 @@ def find(
             if "fresh" in STARTS[name].needs:
                 raise InputError(f"The start {name} draws new weights: pass make=, which makes a new model.")
     check_shuffled(names, how.get("granularity", "weight"))
-    if parse(how.get("granularity", "weight")).shrinks:
+    if parse(how.get("granularity", "weight")).removes:
         how.setdefault("example_inputs", _example(model, data, 2))
     p, steps = plan(model, rate=rate, levels=levels, left=left, layer_rates=layer_rates, **how)
     jobs = list(order(names, len(steps), one_shot))
@@ -182,7 +182,7 @@ def find(
 
 def _untouched(model: nn.Module, how: Mapping[str, Any]) -> Masks:
     """Return masks that keep all; none where units go."""
-    if parse(how.get("granularity", "weight")).shrinks:
+    if parse(how.get("granularity", "weight")).removes:
         return Masks({})
     targets = prunable(model, *(how.get(key, default) for key, default in DEFAULT_TARGETS.items()))
     return Masks({name: torch.ones(tensor.shape, dtype=torch.bool) for name, tensor in targets.items()})

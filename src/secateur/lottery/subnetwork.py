@@ -15,14 +15,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from secateur.core.errors import InputError
-from secateur.core.registry import Registry
 from secateur.lottery.cutting import check, cut
 from secateur.lottery.levels import check_rate, left_of
 from secateur.measure.inputs import ModelInputs
 from secateur.pruning.api import prune
 from secateur.pruning.result import Pruned
 from secateur.shrink.apply import apply
-from secateur.sparsity.granularity import SHRINKING_KINDS, parse
+from secateur.sparsity.granularity import parse
 from secateur.sparsity.masks import Masks
 
 
@@ -50,11 +49,6 @@ class Subnetwork:
         return apply(dense, plan, inplace=True).state_dict()
 
 
-SubnetworkCutter = Callable[..., Subnetwork]
-CUTTERS: Registry[SubnetworkCutter] = Registry("granularity")
-"""Kind of granularity → what cuts it."""
-
-
 def subnetwork(
     model: nn.Module,
     masks: Mapping[str, Tensor] | None = None,
@@ -73,11 +67,10 @@ def subnetwork(
     >>> found.left, found.whole
     (64, 100)
     """
-    return CUTTERS[parse(granularity).kind](model, masks or {}, before, granularity=granularity, **how)
+    cutter = by_plan if parse(granularity).removes else by_masks
+    return cutter(model, masks or {}, before, granularity=granularity, **how)
 
 
-@CUTTERS.register("weight")
-@CUTTERS.register("n:m")
 def by_masks(
     model: nn.Module, masks: Mapping[str, Tensor], before: tuple[int, int] | None, **how: Any
 ) -> Subnetwork:
@@ -113,7 +106,7 @@ def by_plan(
         granularity=granularity,
         scope=scope,
         masks=masks or None,
-        correct=None if granularity == "layer" else False,  # layers are never corrected for
+        correct=False if parse(granularity).grouped else None,  # layers are never corrected for
         **how,
     )
     if before is None:
@@ -143,7 +136,3 @@ def by_plan(
 def _units(pruned: Pruned) -> tuple[int, int]:
     assert pruned.units is not None
     return pruned.units
-
-
-for _kind in SHRINKING_KINDS:
-    CUTTERS.add(_kind, by_plan)

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 
 from secateur.core.errors import InputError, SecateurWarning
 from secateur.methods.base import Clock, Method, MethodJob
-from secateur.methods.blocks import Blocks
 from secateur.methods.draws import uniform
 from secateur.methods.gates import Gate, Gates, rank
 from secateur.methods.schedule import already_cut, check_span, cubic
 from secateur.pruning.allocate_weights import SCOPES, allocate, check_amount
+from secateur.sparsity.blocks import Blocks
 from secateur.sparsity.masks import Masks
 
 

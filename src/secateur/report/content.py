@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from secateur.core.tables import Table
 from secateur.measure import Measurement
+from secateur.sparsity.granularity import parse
 
 if TYPE_CHECKING:
     import altair as alt
@@ -144,7 +145,7 @@ def method(cut: ReportRecord) -> str:
     parts = [
         config.get("criterion"),
         None if granularity == "weight" else granularity,
-        None if ":" in granularity else config.get("scope"),
+        config.get("scope") if parse(granularity).amount is None else None,
         None if config.get("compensation") == "drop" else config.get("compensation"),
         config.get("start"),
     ]

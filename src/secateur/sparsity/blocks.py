@@ -35,11 +35,20 @@ class Blocks:
         rows, columns = (0 if size == "all" else int(size) for size in match.groups())
         return cls(rows, columns)
 
+    def __str__(self) -> str:
+        """Return the text that `parse` reads."""
+        return "x".join(str(size) if size else "all" for size in (self.rows, self.columns))
+
     def _sizes(self, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
         """Return the matrix's rows and columns, and a block's."""
         height = shape[0] if shape else 1
         width = math.prod(shape[1:])
         return height, width, min(self.rows, height) or height, min(self.columns, width) or width
+
+    def count(self, shape: tuple[int, ...]) -> int:
+        """Return the number of blocks of a weight of this shape, those at the edges included."""
+        height, width, rows, columns = self._sizes(shape)
+        return math.ceil(height / rows) * math.ceil(width / columns)
 
     @property
     def single(self) -> bool:
