@@ -95,6 +95,13 @@ def test_every_scope_has_a_section(name):
     assert name in headings(DOCS / "methods" / "scopes.md")
 
 
+def test_the_table_of_public_names_is_complete():
+    section = text_of(DOCS / "guides" / "python.md").split("## Public names\n")[1].split("\n## ")[0]
+    listed = re.findall(r"^\|[^|]*\| `(\w+)` +\|", section, re.MULTILINE)
+    assert len(listed) == section.count("\n|") - 2, "a row does not name one thing"
+    assert sorted(listed) == sorted(secateur.__all__)
+
+
 @pytest.mark.parametrize("page", named(PAGES))
 def test_relative_links_resolve(page):
     for target in LINK.findall(FENCE.sub("", text_of(page))):
