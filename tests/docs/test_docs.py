@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import os
 import re
@@ -138,6 +139,17 @@ EXAMPLES = [
 def test_examples_run(code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "<example>", "exec"), {"__name__": "__main__"})
+
+
+PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
+
+
+@pytest.mark.parametrize("page", named(PAGES))
+def test_imports_in_examples_resolve(page):
+    nodes = [node for code in PYTHON.findall(text_of(page)) for node in ast.walk(ast.parse(code))]
+    for statement in (ast.unparse(node) for node in nodes if isinstance(node, (ast.Import, ast.ImportFrom))):
+        if re.match(r"(from|import) secateur\b", statement):
+            exec(statement, {})
 
 
 def test_there_are_examples():
