@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import os
 import re
@@ -95,6 +96,13 @@ def test_every_scope_has_a_section(name):
     assert name in headings(DOCS / "methods" / "scopes.md")
 
 
+def test_the_table_of_public_names_is_complete():
+    section = text_of(DOCS / "guides" / "python.md").split("## Public names\n")[1].split("\n## ")[0]
+    listed = re.findall(r"^\|[^|]*\| `(\w+)` +\|", section, re.MULTILINE)
+    assert len(listed) == section.count("\n|") - 2, "a row does not name one thing"
+    assert sorted(listed) == sorted(secateur.__all__)
+
+
 @pytest.mark.parametrize("page", named(PAGES))
 def test_relative_links_resolve(page):
     for target in LINK.findall(FENCE.sub("", text_of(page))):
@@ -131,6 +139,17 @@ EXAMPLES = [
 def test_examples_run(code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "<example>", "exec"), {"__name__": "__main__"})
+
+
+PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
+
+
+@pytest.mark.parametrize("page", named(PAGES))
+def test_imports_in_examples_resolve(page):
+    nodes = [node for code in PYTHON.findall(text_of(page)) for node in ast.walk(ast.parse(code))]
+    for statement in (ast.unparse(node) for node in nodes if isinstance(node, (ast.Import, ast.ImportFrom))):
+        if re.match(r"(from|import) secateur\b", statement):
+            exec(statement, {})
 
 
 def test_there_are_examples():
