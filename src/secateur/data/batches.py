@@ -1,4 +1,4 @@
-"""Batches of a data set, on the device, in an order that depends on nothing but (seed, epoch, batch).
+"""Batches of a data set, on the device, in an order determined by (seed, epoch, batch).
 
 Training resumed in mid-epoch gets bit-identical batches, and the shards of several processes together are the
 batch of a single process. Pixels are copied to the device as uint8 and become floats there.

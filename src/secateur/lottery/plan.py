@@ -52,11 +52,11 @@ def plan(
             sizes[multiple] += targets[name].numel()
         found = pace(sizes, rate, levels, left)
     p, steps = found
-    _rehearse(model, rate=p, level=steps[-1], layer_rates=layer_rates, **how)
+    _check_last_level(model, rate=p, level=steps[-1], layer_rates=layer_rates, **how)
     return found
 
 
-def _rehearse(model: nn.Module, **how: Any) -> None:
+def _check_last_level(model: nn.Module, **how: Any) -> None:
     """Make the last cut on the untrained model, for its errors.
 
     So a last level that leaves too little is refused before the first training.

@@ -54,9 +54,9 @@ def parameters(factory: Factory) -> dict[str, inspect.Parameter]:
 def _check_arguments(name: str, factory: Factory, arguments: ModelArguments) -> None:
     known = parameters(factory)
     kinds = {parameter.kind for parameter in inspect.signature(factory).parameters.values()}
-    strangers = [key for key in arguments if key not in known]
-    if strangers and inspect.Parameter.VAR_KEYWORD not in kinds:
-        raise InputError(unknown(f"argument of the model {name}", strangers[0], list(known)))
+    unexpected = [key for key in arguments if key not in known]
+    if unexpected and inspect.Parameter.VAR_KEYWORD not in kinds:
+        raise InputError(unknown(f"argument of the model {name}", unexpected[0], list(known)))
     missing = [key for key, value in known.items() if value.default is value.empty and key not in arguments]
     if missing:
         raise InputError(f"The model {name} needs a value for its argument '{missing[0]}'.")

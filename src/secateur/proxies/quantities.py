@@ -101,6 +101,6 @@ def _outputs(
 
 
 def _by_channel(module: nn.Module, values: Tensor) -> Tensor:
-    """Sum over all but samples and channels (a linear layer's last dimension, another's second): [samples, channels]."""
+    """Sum over all but samples and channels (last dimension of a linear layer, else second): [samples, channels]."""
     channels_first = values.movedim(-1, 1) if isinstance(module, nn.Linear) else values
     return channels_first.flatten(2).sum(2) if channels_first.ndim > 2 else channels_first
