@@ -71,7 +71,9 @@ def test_every_command_has_a_page_with_its_options():
     for name, block, command in plain + inner:
         page = text_of(DOCS / "commands" / f"{name}.md")
         assert f"<!-- options: {block} -->" in page
-        shown = [option for entry in command.params if not getattr(entry, "hidden", False) for option in entry.opts]
+        shown = [
+            option for entry in command.params if not getattr(entry, "hidden", False) for option in entry.opts
+        ]
         assert all(option in page for option in shown if option.startswith("-"))
 
 
