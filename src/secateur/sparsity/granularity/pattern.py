@@ -14,7 +14,7 @@ from secateur.core.errors import InputError
 from secateur.sparsity.granularity.base import Granularity, granularity
 from secateur.sparsity.masks import Masks
 
-WRITTEN = re.compile(r"([0-9]{1,9}):([0-9]{1,9})")
+PATTERN = re.compile(r"([0-9]{1,9}):([0-9]{1,9})")
 
 
 @granularity
@@ -32,7 +32,7 @@ class Pattern(Granularity):
     @classmethod
     def read(cls, text: str) -> Pattern | None:
         """Return the pattern that a text such as "2:4" writes. Raises `InputError` for N > M."""
-        match = WRITTEN.fullmatch(text)
+        match = PATTERN.fullmatch(text)
         if match is None:
             return None
         kept, of = int(match[1]), int(match[2])
