@@ -7,19 +7,10 @@
 Each file registers its methods on import.
 """
 
-from secateur.methods import (  # noqa: F401
-    dynamic,
-    gradual,
-    group_lasso,
-    growing,
-    l0,
-    layerdrop,
-    movement,
-    slimming,
-    supermask,
-    targeted_dropout,
-)
+from secateur.core.discovery import import_modules
 from secateur.methods.base import Method, MethodJob
 from secateur.methods.registry import METHODS, Entry, loose_options, method, start
+
+import_modules(__name__, __path__)  # they register
 
 __all__ = ["METHODS", "Entry", "Method", "MethodJob", "loose_options", "method", "start"]
