@@ -52,7 +52,7 @@ def fuse(
     Each batch normalisation that alone reads a product is encoded together with it. Groups that can't be encoded are
     left as dropping leaves them, with the reason.
 
-    Raises `InputError` for a choice that there is not, and where the package POT is missing.
+    Raises `InputError` for a choice that there is not, `MissingExtraError` where the package POT is missing.
     """
     way = Way(
         _order(p),

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from secateur.compensation.coder import taken
-from secateur.core.errors import InputError
+from secateur.core.extras import need
 from secateur.graph.groups import Group, Member
 
 LEAST_MASS = 1e-6
@@ -88,6 +88,7 @@ def most_important(points: Tensor, kept: Tensor) -> Tensor:
 
 def cluster(points: Tensor, kept: Tensor) -> Tensor:
     """Return the centroids of k-means that starts at the kept units: each has the place of the unit it started at."""
+    need("sklearn", for_="Fusing by clusters")
     from sklearn.cluster import KMeans
 
     start = most_important(points, kept).cpu().double().numpy()
@@ -157,8 +158,4 @@ TRANSPORT_NORMALISATIONS = {
 
 def _ot() -> Any:
     """Return the package POT, which takes a second to import."""
-    try:
-        import ot
-    except ImportError as error:
-        raise InputError("Fusion needs the package POT: install secateur[fuse].") from error
-    return ot
+    return need("ot", extra="fuse", for_="Fusion")

@@ -10,13 +10,13 @@ import shlex
 import sys
 from pathlib import Path
 
-import torch
-
 
 def environment(device: str = "cpu") -> dict[str, str | int]:
     """Return versions, processor, cores, threads, device and date of this process, for a record."""
+    import torch
+
     return {
-        "secateur": version("secateur"),
+        "secateur": VERSION,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": version("torchvision"),
@@ -35,6 +35,9 @@ def version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "unknown"
+
+
+VERSION = version("secateur")
 
 
 def command_line() -> str:

@@ -33,12 +33,11 @@ class StoreError(SecateurError, OSError):
 
 
 class MissingExtraError(SecateurError, ImportError):
-    """An optional package is needed and not installed."""
+    """A package is needed and not installed; `extra` is the extra of ours that has it, empty where none does."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(
-            f"{purpose} needs the package {package}: install it with pip install 'secateur[{extra}]'."
-        )
+        wanted = f"'secateur[{extra}]'" if extra else package
+        super().__init__(f"{purpose} needs the package {package}: install it with pip install {wanted}.")
 
 
 class VerificationError(ModelError):

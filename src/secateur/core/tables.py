@@ -21,11 +21,13 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from markupsafe import Markup
-from rich.table import Table as RichTable
-from rich.text import Text
+from secateur.core.extras import need
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+    from rich.table import Table as RichTable
 
 Align = Literal["left", "right"]
 MISSING_CELL = "–"
@@ -178,6 +180,10 @@ class Table:
 
     def rich(self, title: str | None = None) -> RichTable:
         """The table for a terminal; cells are taken literally, never as rich markup."""
+        need("rich", for_="A table for a terminal")
+        from rich.table import Table as RichTable
+        from rich.text import Text
+
         table = RichTable(title=None if title is None else Text(title))
         for column in self.columns:
             table.add_column(Text(column.title), justify=column.side, no_wrap=column.side == "right")
@@ -233,6 +239,9 @@ class Table:
 
     def html(self, caption: str) -> Markup:
         """The table as an escaped HTML `<table>`, whose first column heads the rows."""
+        need("markupsafe", for_="A table as HTML")
+        from markupsafe import Markup
+
         head = Markup().join(_heading(column) for column in self.columns)
         body = Markup().join(
             Markup("<tr>{}</tr>").format(
@@ -253,6 +262,8 @@ class Table:
 
 
 def _heading(column: Column) -> Markup:
+    from markupsafe import Markup
+
     tooltip = Markup(' title="{}"').format(column.help) if column.help else Markup()
     return Markup('<th scope="col" class="{}"{}>{}</th>').format(column.side, tooltip, column.title)
 

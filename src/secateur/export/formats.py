@@ -9,7 +9,6 @@ import json
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -17,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from secateur.core.errors import MissingExtraError, ModelError
+from secateur.core.errors import ModelError
+from secateur.core.extras import need
 from secateur.core.registry import Registry
 from secateur.graph.trace import tensors_of
 from secateur.measure.inputs import ModelInputs, arguments
@@ -46,9 +46,8 @@ EXPORT_FORMATS: Registry[ExportFormat] = Registry("format to export to")
 
 
 def _check_onnx() -> None:
-    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
-    if missing:
-        raise MissingExtraError(missing[0], "onnx", "A file ending in .onnx")
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        need(name, extra="onnx", for_="A file ending in .onnx")
 
 
 def _write_onnx(program: ExportedProgram, path: Path, names: Sequence[str]) -> None:

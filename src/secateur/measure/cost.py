@@ -13,7 +13,7 @@ an ideal kernel that skips every zero weight. It is a bound no dense kernel come
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -22,7 +22,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from secateur.core.contexts import evaluating, unfused
 from secateur.measure.inputs import ModelInputs, forward, masked
@@ -110,7 +109,10 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds every product to the modules running, the innermost of which owns it."""
 
     def __init__(self, model: nn.Module) -> None:
+        from torch.utils.flop_counter import flop_registry  # which imports triton
+
         super().__init__()  # type: ignore[no-untyped-call]
+        self.formulas: Mapping[Any, Callable[..., int]] = flop_registry
         self.model = model
         self.tallies: dict[str, _ModuleTally] = {}
         self.running: list[str] = []
@@ -163,12 +165,12 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         operation = func._overloadpacket
-        if operation not in flop_registry:
+        if operation not in self.formulas:
             with self:  # composite operations arrive whole from under inference_mode
                 output = func.decompose(*args, **kwargs)
             return func(*args, **kwargs) if output is NotImplemented else output
         output = func(*args, **kwargs)
-        macs = flop_registry[operation](*args, **kwargs, out_val=output) // 2
+        macs = self.formulas[operation](*args, **kwargs, out_val=output) // 2
         for name in set(self.running):
             self.tallies[name].macs += macs
         innermost = self.tallies[self.running[-1]]

@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from secateur.core.errors import MissingExtraError, ModelError, StoreError
+from secateur.core.errors import ModelError, StoreError
+from secateur.core.extras import need
 from secateur.methods.base import Method
 from secateur.methods.registry import METHODS, start
 from secateur.sparsity.masks import Masks
@@ -84,10 +85,9 @@ def hugging_face(name: str, **options: Any) -> Any:
     In 16-bit floats (fp16) leave `max_grad_norm` above 0, its default, so that gradients are unscaled in time.
     Raises `MissingExtraError` without Transformers.
     """
-    try:
-        from transformers import TrainerCallback
-    except ImportError:
-        raise MissingExtraError("transformers", "transformers", "A callback for its Trainer") from None
+    need("transformers", extra="transformers", for_="A callback for its Trainer")
+    from transformers import TrainerCallback
+
     pruning = Pruning(name, options)
 
     class PruningCallback(TrainerCallback):
@@ -126,10 +126,9 @@ def lightning(name: str, **options: Any) -> Any:
 
     It follows the first optimiser. Raises `MissingExtraError` without Lightning.
     """
-    try:
-        from lightning.pytorch.callbacks import Callback
-    except ImportError:
-        raise MissingExtraError("lightning", "lightning", "A callback for its Trainer") from None
+    need("lightning.pytorch.callbacks", extra="lightning", for_="A callback for its Trainer")
+    from lightning.pytorch.callbacks import Callback
+
     pruning = Pruning(name, options)
 
     class PruningCallback(Callback):

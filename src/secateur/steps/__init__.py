@@ -3,6 +3,11 @@
 Importing this package registers them; the order here is the order in which the command line lists them.
 """
 
+from secateur.core.extras import need
+
+for _package in ("pydantic", "rich", "yaml"):
+    need(_package, for_="A step")
+
 from secateur.steps.base import STEPS, Context, Outcome, Step, step
 from secateur.steps.train import Retrain, Train
 

@@ -23,6 +23,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from secateur import methods
 from secateur.core import contexts
 from secateur.core.errors import InputError, ModelError
+from secateur.core.extras import need
 from secateur.core.options import options_from
 from secateur.core.progress import bar
 from secateur.core.seeds import seed_of
@@ -277,6 +278,7 @@ def _measured(tally: Tally, model: nn.Module, data: Dataset, fabric: Fabric) -> 
 
 def make_fabric(config: TrainConfig, strategy: Any = "auto") -> Fabric:
     """Return the Fabric for a config. Raises `InputError` for an accelerator that isn't there."""
+    need("lightning_fabric", for_="Training")
     from lightning_fabric import Fabric
 
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)  # standard error is for bars and errors

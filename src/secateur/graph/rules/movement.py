@@ -10,8 +10,6 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from secateur.graph.coupling import Coupling, Dims, Need, argument, varies
 from secateur.graph.labels import FIXED, Vector
@@ -88,6 +86,9 @@ def collapse(c: Coupling, node: Node, labels: Vector, keep: int) -> Vector:
 
 def units_along(c: Coupling, labels: Vector, keep: int) -> int:
     """Return how many units would be left if labels that share an index of dimension `keep` were united."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     rows = np.moveaxis(c.labels.find(labels), keep, 0).reshape(labels.shape[keep], -1)
     names, numbers = np.unique(rows, return_inverse=True)
     owner = np.repeat(np.arange(len(rows)), rows.shape[1])

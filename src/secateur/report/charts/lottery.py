@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from secateur.core.extras import need
 from secateur.core.tables import percent
 from secateur.report import theme
 from secateur.report.charts.drawing import (
@@ -39,6 +40,7 @@ def tickets(rows: Iterable[ChartRow], measure: str = "top1", what: str = "weight
     `rows` are {"start", "left", "value"}; those of start "dense" make the horizontal reference. Several of one point
     (seeds) become their mean in a band from the least to the most. Raises `InputError` where there are none.
     """
+    need("altair", for_="A chart")
     import altair as alt
 
     known = list(rows)
