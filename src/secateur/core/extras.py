@@ -6,7 +6,7 @@ needs another package asks for it here first.
 
 from __future__ import annotations
 
-from importlib import import_module
+import sys
 from typing import Any
 
 from secateur.core.errors import MissingExtraError
@@ -33,8 +33,9 @@ def need(package: str, *, for_: str, extra: str = "") -> Any:
     2.0
     """
     try:
-        return import_module(package)
+        __import__(package)
     except ImportError as error:
         top = package.partition(".")[0]
         missing = DISTRIBUTIONS.get(package) or DISTRIBUTIONS.get(top, top)
         raise MissingExtraError(missing, extra, for_) from error
+    return sys.modules[package]

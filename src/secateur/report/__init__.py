@@ -3,7 +3,3 @@
 `charts` turns rows of data into charts, `theme` says how they look, `content` holds what a report is made
 from, `sections` puts it into words, tables and figures, and `html` renders one offline page.
 """
-
-from secateur.core.lazy import make_lazy
-
-make_lazy(__name__)
