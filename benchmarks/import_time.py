@@ -29,7 +29,7 @@ LIBRARIES, HELP, VERSION, TYPO = (
 )
 COMMAND = "import secateur_command; secateur_command.main()"
 PROGRAMS = {
-    "start of Python": ["-c", "pass"],
+    "python -c pass": ["-c", "pass"],
     TORCH: ["-c", "import torch"],
     PACKAGE: ["-c", "import torch, secateur"],
     WITH_CORE: ["-c", f"import torch, secateur; {CORE}"],
@@ -57,7 +57,11 @@ def main() -> None:
     rows = [{"program": f"`{name}`", **spread(values)} for name, values in taken.items()]
     bounds = judged({name: median(values) for name, values in taken.items()})
     for bound in bounds:
-        print(bound)
+        print(
+            "{what}: {is:.3f} of at most {most:.3f}, {0}".format(
+                "holds" if bound["holds"] else "BROKEN", **bound
+            )
+        )
     columns = [
         Column("program", "Fresh process"),
         Column("seconds", "Seconds, median", SECONDS),
@@ -90,13 +94,9 @@ def judged(seconds: dict[str, float]) -> list[dict[str, Any]]:
     torch, libraries = seconds[TORCH], seconds[LIBRARIES]
     shares = {name: (seconds[name] - torch) / torch for name in (PACKAGE, WITH_CORE)}
     most = HELP_FACTOR * libraries + HELP_SECONDS
-    return [
-        *(
-            {"what": f"{name}, beyond torch", "is": share, "most": IMPORT_SHARE}
-            for name, share in shares.items()
-        ),
-        *({"what": name, "is": seconds[name], "most": most} for name in (HELP, VERSION, TYPO)),
-    ]
+    bounds = [(f"{name}, beyond torch", share, IMPORT_SHARE) for name, share in shares.items()]
+    bounds += [(name, seconds[name], most) for name in (HELP, VERSION, TYPO)]
+    return [{"what": what, "is": value, "most": most, "holds": value <= most} for what, value, most in bounds]
 
 
 if __name__ == "__main__":

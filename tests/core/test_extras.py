@@ -25,7 +25,7 @@ from secateur.core.extras import DISTRIBUTIONS, need
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(core_road.__file__)
-SENTENCE = re.compile(r"[A-Z][^:]* needs the package (\S+): install it with pip install (\S+)\.")
+SENTENCE = re.compile(r"[A-Z].* needs the package (\S+): install it with pip install (\S+)\.")
 
 
 @pytest.mark.parametrize(
