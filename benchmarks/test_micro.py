@@ -11,7 +11,7 @@ from torch import nn
 
 from secateur import Masks, prune, safe_rate
 from secateur.pruning.allocate_weights import allocate, keep_highest
-from secateur.sparsity.granularity import keep_pattern, parse
+from secateur.sparsity.granularity.pattern import Pattern
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +31,8 @@ def test_allocate(benchmark, weights, scope):
     assert masks.pruned == pytest.approx(0.8 * weights.numel(), abs=1)
 
 
-def test_keep_pattern(benchmark, weights):
-    mask = benchmark(keep_pattern, weights, parse("2:4"))
+def test_pattern_mask(benchmark, weights):
+    mask = benchmark(Pattern(2, 4).mask, weights)
     assert int(mask.count_nonzero()) == weights.numel() // 2
 
 

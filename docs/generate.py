@@ -40,7 +40,9 @@ def options(command: str) -> str:
     """Return the options of `command`; of one that makes runs, those that only say where and how it runs come last."""
     fields = STEPS[command].model_fields if command in STEPS else {}
     machine = {name for name, field in fields.items() if field.json_schema_extra}
-    parameters = {**COMMANDS, **OF_GROUPS}[command].params
+    parameters = [
+        each for each in {**COMMANDS, **OF_GROUPS}[command].params if not getattr(each, "hidden", False)
+    ]
     aside = [entry for entry in parameters if entry.name in machine and not entry.required]
     first = [entry for entry in parameters if entry not in aside]
     if all(entry.required for entry in first):

@@ -99,6 +99,15 @@ def test_packages_stand_on_those_above_them() -> None:
         above.add(name)
 
 
+def test_the_picture_shows_the_table() -> None:
+    text = (ROOT / "docs/architecture.md").read_text()
+    (picture,) = re.findall(r"<!-- picture: .*? -->\n```\n(.*?)```", text, re.DOTALL)
+    rows = [row.split() for row in picture.splitlines()]
+    level = {name: -at for at, row in enumerate(rows) for name in row}
+    assert sorted(name for row in rows for name in row) == sorted(table())
+    assert all(level[other] < level[name] for name, others in table().items() for other in others)
+
+
 def test_the_top_level_can_be_taken_in() -> None:
     units = [path for path in (SOURCE / "secateur").iterdir() if path.suffix in ("", ".py")]
     assert len([path for path in units if path.name != "__pycache__"]) <= MOST_UNITS

@@ -246,8 +246,8 @@ def test_vectors_longer_than_one_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
     import importlib
 
     plain = safe_rate(Mixed())
-    for module in ("secateur.analysis.safe_rate", "secateur.analysis.kurtosis"):
-        monkeypatch.setattr(importlib.import_module(module), "CHUNK", 16)
+    for module, chunk in (("safe_rate", "RANK_CHUNK"), ("kurtosis", "KURTOSIS_CHUNK")):
+        monkeypatch.setattr(importlib.import_module(f"secateur.analysis.{module}"), chunk, 16)
     chunked = safe_rate(Mixed())
     assert chunked.optimum == plain.optimum
     assert chunked.safe == pytest.approx(plain.safe, rel=1e-12)

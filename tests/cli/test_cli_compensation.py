@@ -135,7 +135,7 @@ def test_what_is_left_alone_is_told(secateur_command, trained, monkeypatch):
     def nothing(case):
         return {"left": {"0.weight": "it is a test"}, "tensor": torch.ones(2), "nan": float("nan")}
 
-    monkeypatch.setitem(COMPENSATIONS["drop"].functions, "channel", nothing)
+    monkeypatch.setitem(COMPENSATIONS["drop"].functions, "units", nothing)
     words = ("--granularity", "channel", "--amount", "0.4", "--no-evaluate", "--out", "cut")
     ran = secateur_command("prune", trained / "dense", *words)
     assert "Nothing made up for what went of 0.weight: it is a test.\n" in ran.out
@@ -208,7 +208,9 @@ def test_every_option_is_a_word_of_its_own_with_its_owners():
     told = Prune.loose_options()
     assert not set(told) & set(Prune.model_fields)
     owned = [(criterion.name, criterion.options) for criterion in CRITERIA.values()]
-    owned += [(each.name, each.options(kind)) for each in COMPENSATIONS.values() for kind in each.functions]
+    owned += [
+        (each.name, each.options(kind)) for each in COMPENSATIONS.values() for kind in each.granularities
+    ]
     for name, options in owned:
         assert all(name in told[option] for option in options)
     assert told["p"] == "option of the compensation fuse [default: 1.0]"
@@ -221,6 +223,6 @@ def test_every_option_is_a_word_of_its_own_with_its_owners():
 def test_compensations_are_listed(secateur_command):
     rows = json.loads(secateur_command("compensations", "--format", "json").out)
     listed = {(row["name"], kind) for row in rows for kind in row["granularities"].split(", ")}
-    assert listed == {(name, kind) for name, each in COMPENSATIONS.items() for kind in each.functions}
+    assert listed == {(name, kind) for name, each in COMPENSATIONS.items() for kind in each.granularities}
     text = secateur_command("compensations").out
     assert all(name in text for name in COMPENSATIONS)

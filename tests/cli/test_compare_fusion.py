@@ -434,4 +434,4 @@ def test_lists_may_be_written_with_spaces(words, expected):
 
 def test_every_way_is_a_compensation_of_channels():
     for name in fusing.WAYS.values():
-        COMPENSATIONS[name].check("channel")
+        COMPENSATIONS[name].function("channel")

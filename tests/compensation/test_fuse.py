@@ -34,7 +34,7 @@ from secateur.shrink.plan import named_tensors
 
 EXAMPLES = int(os.environ.get("SECATEUR_EXAMPLES", "30"))
 pytest.importorskip("ot")
-fuse = COMPENSATIONS["fuse"].functions["channel"]
+fuse = COMPENSATIONS["fuse"].function("channel")
 
 
 def groups_of(model: nn.Module, inputs: Any) -> Groups:
@@ -114,16 +114,16 @@ def differs(one: Any, two: Any) -> float:
 EXACT = ("function_preserving", "energy_preserving")
 
 
-@pytest.mark.parametrize(("reader", "normalisation"), [(1.0, EXACT[0]), (0.7, EXACT[0]), (0.7, EXACT[1])])
+@pytest.mark.parametrize(("reader", "scaling"), [(1.0, EXACT[0]), (0.7, EXACT[0]), (0.7, EXACT[1])])
 @pytest.mark.parametrize("name", CASES)
 @torch.no_grad()
-def test_equal_units_become_one_without_a_trace(name: str, reader: float, normalisation: str) -> None:
+def test_equal_units_become_one_without_a_trace(name: str, reader: float, scaling: str) -> None:
     case = CASES[name]()
     model, inputs = case.model.double(), to_double(case.inputs)
     keep = twins(model, groups_of(model, inputs), reader=reader)
     if not keep:
         pytest.skip("no group can be coded")
-    small, told = reduced(model, inputs, keep, normalisation=normalisation)
+    small, told = reduced(model, inputs, keep, scaling=scaling)
     assert told["groups"].keys() == keep.keys()
     assert differs(run(model, inputs), run(small, inputs)) < 1e-9, told
 
@@ -131,20 +131,20 @@ def test_equal_units_become_one_without_a_trace(name: str, reader: float, normal
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
 @given(networks(), st.integers(0, 99), st.sampled_from([1.0, 0.8]), st.sampled_from(EXACT))
 def test_equal_units_of_any_network_become_one_without_a_trace(
-    network: Network, seed: int, reader: float, normalisation: str
+    network: Network, seed: int, reader: float, scaling: str
 ) -> None:
     network, x = network.double(), example(network).double()
     with torch.no_grad():
         groups = groups_of(network, x)
         keep = twins(network, groups, seed, reader)
         assume(not mixes(groups, keep))
-        small, told = reduced(network, x, keep, normalisation=normalisation)
+        small, told = reduced(network, x, keep, scaling=scaling)
         assert told["groups"].keys() == keep.keys()
         assert differs(network(x), small(x)) < 1e-8, told
 
 
 class Net(nn.Module):
-    """Convolutions with batch normalisation, one of them depthwise, in a residual stream, and a linear layer."""
+    """Convolutions with batch scaling, one of them depthwise, in a residual stream, and a linear layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -197,8 +197,8 @@ def test_equal_units_keep_their_normalisation() -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("normalisation", transport.TRANSPORT_NORMALISATIONS)
-def test_normalisations_need_not_be_folded_first(normalisation: str) -> None:
+@pytest.mark.parametrize("scaling", transport.SCALINGS)
+def test_normalisations_need_not_be_folded_first(scaling: str) -> None:
     model, x = net()
     model, x = model.double(), x.double()
     model.first_norm.weight[::3] *= -1
@@ -208,7 +208,7 @@ def test_normalisations_need_not_be_folded_first(normalisation: str) -> None:
         setattr(plain, norm, nn.Identity())
     torch.testing.assert_close(plain(x), model(x))
     keep = halves(model, x)
-    options = {"normalisation": normalisation}
+    options = {"scaling": scaling}
     one, told = reduced(model, x, keep, **options)
     two, other = reduced(plain, x, keep, **options)
     torch.testing.assert_close(one(x), two(x))
@@ -298,7 +298,7 @@ def test_the_reference_makes_outputs_grow_with_n_over_m(copies: int) -> None:
     model.down.weight.copy_(model.down.weight[:, :4].repeat(1, copies))
     keep = {"up.weight": torch.arange(4 * copies) < 4}
     small, _ = reduced(model, x, keep)
-    grown, _ = reduced(model, x, keep, normalisation="reference")
+    grown, _ = reduced(model, x, keep, scaling="reference")
     torch.testing.assert_close(small(x), model(x))
     torch.testing.assert_close(grown(x), copies * model(x))
 
@@ -417,16 +417,16 @@ def test_the_energy_preserving_encoder_keeps_the_lengths_of_what_points_the_same
     torch.testing.assert_close(decoder.sum(1), torch.ones(7, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("normalisation", EXACT)
+@pytest.mark.parametrize("scaling", EXACT)
 @pytest.mark.parametrize("keep", [(0, 1, 2, 3), (0, 4, 1, 5), (4, 1, 6, 3)])
-def test_equal_units_become_one_by_clusters_too(keep: tuple[int, ...], normalisation: str) -> None:
+def test_equal_units_become_one_by_clusters_too(keep: tuple[int, ...], scaling: str) -> None:
     torch.manual_seed(0)
     made = torch.randn(4, 5, dtype=torch.float64).repeat(2, 1)
     points, kept = torch.nn.functional.normalize(made, dim=1), torch.tensor(keep)
     targets = transport.cluster(points, kept)
     cost = transport.distances(points, targets, 1)
     plan = transport.exact(torch.full((8,), 1 / 8).double(), torch.full((4,), 1 / 4).double(), cost, 0.0)
-    encoder, decoder = transport.TRANSPORT_NORMALISATIONS[normalisation](plan, made, kept)
+    encoder, decoder = transport.SCALINGS[scaling](plan, made, kept)
     torch.testing.assert_close(decoder @ encoder @ made, made, rtol=1e-12, atol=1e-12)
 
 
@@ -461,7 +461,7 @@ def test_what_cannot_be_coded_is_left_dropped_and_told() -> None:
     "options",
     [
         {"p": 0.0}, {"source": "mass"}, {"target_mass": "x"}, {"target": "x"}, {"plan": "x"}, {"regularisation": 0.0},
-        {"normalisation": "mean"},
+        {"scaling": "mean"},
     ],
 )  # fmt: skip
 def test_an_unknown_choice_is_refused_by_name(options: dict[str, Any]) -> None:

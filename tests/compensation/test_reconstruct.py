@@ -129,7 +129,7 @@ def test_the_size_of_batches_changes_nothing(compensation: str, monkeypatch: pyt
     how |= EXACT if compensation == "reconstruct" else {}
     whole = secateur.prune(model, data[0][0], **how).model.state_dict()
     for least in (1, 4 * 4 * 6 * 9 * 7 * 2):
-        monkeypatch.setattr(lockstep, "AT_ONCE", least)
+        monkeypatch.setattr(lockstep, "ACTIVATION_BYTES", least)
         parts = secateur.prune(model, data[0][0], **how).model.state_dict()
         for name, tensor in whole.items():
             torch.testing.assert_close(parts[name], tensor, rtol=1e-7, atol=1e-9, msg=name)
@@ -342,7 +342,7 @@ def test_the_model_goes_on_working_after_an_interrupted_reconstruction(
     def interrupted(*args: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("secateur.compensation.reconstruct.Fit.act", interrupted)
+    monkeypatch.setattr("secateur.compensation.reconstruct.LeastSquaresFit.act", interrupted)
     with pytest.raises(KeyboardInterrupt):
         secateur.prune(
             model, data[0][0], granularity="channel", amount=0.5, data=data, compensation="reconstruct"
@@ -357,7 +357,7 @@ def test_an_error_of_a_step_is_not_blamed_on_the_data(monkeypatch: pytest.Monkey
     def broken(*args: Any) -> None:
         raise ZeroDivisionError("of our own")
 
-    monkeypatch.setattr("secateur.compensation.reconstruct.Fit.act", broken)
+    monkeypatch.setattr("secateur.compensation.reconstruct.LeastSquaresFit.act", broken)
     with pytest.raises(ZeroDivisionError, match="of our own"):
         secateur.prune(
             model, data[0][0], granularity="channel", amount=0.5, data=data, compensation="reconstruct"

@@ -370,7 +370,7 @@ def test_losses_of_the_nuclear_norm_against_plain_singular_values(
 def test_losses_do_not_depend_on_how_many_are_computed_together(monkeypatch: pytest.MonkeyPatch) -> None:
     matrices = torch.randn(7, 5, 12, generator=torch.Generator().manual_seed(0))
     together, counted = nuclear_losses(matrices), ranks_of(matrices)
-    monkeypatch.setattr(spectra, "CHUNK", 1)
+    monkeypatch.setattr(spectra, "SPECTRUM_CHUNK", 1)
     assert torch.allclose(nuclear_losses(matrices), together, rtol=1e-12, atol=0)
     assert torch.equal(ranks_of(matrices), counted)
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from secateur.core.errors import InputError
 from secateur.criteria import CRITERIA, QUANTITIES, criterion, measured, quantity, score, sources
 from secateur.pruning.allocate_weights import SCOPES, allocate
-from secateur.sparsity.granularity import SHRINKING_KINDS, keep_patterns, parse
+from secateur.sparsity.granularity import GRANULARITIES, kind_of, parse
 
 EVERY = sorted(name for name in CRITERIA if "weight" in CRITERIA[name].granularities)
 """Those that score single weights; the others are tried in test_importance.py."""
@@ -86,7 +86,7 @@ def test_one_finite_score_for_each_weight(name: str, dtype: torch.dtype) -> None
     choices: list[dict[str, Any]] = [
         {"granularity": kind}
         for kind in CRITERIA[name].granularities
-        if kind not in SHRINKING_KINDS or CRITERIA[name].per == "weight"
+        if not kind_of(kind).removes or CRITERIA[name].per == "weight"
     ]
     for options in ({}, CRITERIA[name].options, *choices):
         scores = score(name, weights, measured=quantities, **options)
@@ -184,7 +184,7 @@ def test_both_norms_of_magnitude_give_the_same_masks(
     l1, l2 = (score("magnitude", weights, norm=norm) for norm in ("l1", "l2"))
     for one, other in (
         (allocate(l1, amount, scope, allow_empty=True), allocate(l2, amount, scope, allow_empty=True)),
-        (keep_patterns(l1, parse("2:4")), keep_patterns(l2, parse("2:4"))),
+        (parse("2:4").masks(l1), parse("2:4").masks(l2)),
     ):
         assert all(torch.equal(one[name], other[name]) for name in weights)
 
@@ -209,9 +209,11 @@ def test_unknown_norms_are_refused(norm: object) -> None:
 def test_unknown_options_and_granularities_are_refused(name: str) -> None:
     with pytest.raises(InputError, match=f"The criterion {name} has no option 'colour'"):
         score(name, some_weights(), colour="red")
-    for kind in {"weight", "n:m", "column", *SHRINKING_KINDS} - CRITERIA[name].granularities:
+    for kind in {*GRANULARITIES} - CRITERIA[name].granularities:
         with pytest.raises(InputError, match=f"The criterion {name} scores .*, not {kind}: choose another"):
             score(name, some_weights(), granularity=kind)
+    with pytest.raises(InputError, match="There is no granularity 'column'"):
+        score(name, some_weights(), granularity="column")
 
 
 def test_unknown_criteria_are_refused() -> None:
@@ -221,7 +223,7 @@ def test_unknown_criteria_are_refused() -> None:
 
 @pytest.mark.usefixtures("spare_registry")
 def test_a_criterion_of_ones_own_is_its_formula() -> None:
-    @criterion("smallest_last", granularities={"weight"}, paper="ours")
+    @criterion("smallest_last", elements={"weights"}, paper="ours")
     def smallest_last(weight: Tensor, *, power: float = 1.0) -> Tensor:
         """Negative size."""
         return -(weight.abs() ** power)
@@ -239,7 +241,7 @@ def test_a_criterion_of_ones_own_is_its_formula() -> None:
 def test_units_are_scored_by_their_own_formula_where_there_is_one() -> None:
     register = criterion(
         "two_faced",
-        granularities={"weight", "channel"},
+        elements={"weights", "channels"},
         paper="ours",
         unit=lambda weight: weight + 1,
     )
@@ -247,7 +249,9 @@ def test_units_are_scored_by_their_own_formula_where_there_is_one() -> None:
     weights = {"w": torch.tensor([1.0])}
     assert score("two_faced", weights)["w"].tolist() == [1]
     assert score("two_faced", weights, granularity="channel")["w"].tolist() == [2]
-    with pytest.raises(InputError, match="The criterion two_faced scores channel, weight, not head"):
+    with pytest.raises(
+        InputError, match="The criterion two_faced scores block, channel, n:m, weight, not head"
+    ):
         score("two_faced", weights, granularity="head")
 
 
@@ -257,7 +261,7 @@ def test_a_quantity_of_ones_own_is_measured_and_handed_to_the_formula() -> None:
         return {name: torch.full_like(tensor, len(data)) for name, tensor in tensors.items()}
 
     quantity("batches", "the number of batches")(batches)
-    criterion("patient", granularities={"weight"}, paper="ours")(lambda weight, batches: weight * batches)
+    criterion("patient", elements={"weights"}, paper="ours")(lambda weight, batches: weight * batches)
     quantities = some_measured("patient", Small())
     assert torch.equal(
         score("patient", some_weights(), measured=quantities)["fc.bias"], 3 * some_weights()["fc.bias"]
@@ -266,14 +270,14 @@ def test_a_quantity_of_ones_own_is_measured_and_handed_to_the_formula() -> None:
 
 @pytest.mark.usefixtures("spare_registry")
 def test_a_formula_that_needs_the_unknown_is_refused() -> None:
-    criterion("curious", granularities={"weight"}, paper="none")(lambda hessian: hessian)
+    criterion("curious", elements={"weights"}, paper="none")(lambda hessian: hessian)
     with pytest.raises(InputError, match="There is no quantity for a criterion named 'hessian'"):
         score("curious", some_weights())
 
 
 @pytest.mark.usefixtures("spare_registry")
 def test_a_formula_that_misses_weights_is_refused() -> None:
-    criterion("summary", granularities={"weight"}, paper="none")(lambda weight: weight.sum(0))
+    criterion("summary", elements={"weights"}, paper="none")(lambda weight: weight.sum(0))
     with pytest.raises(InputError, match=r"summary gave w scores of shape \[4\].*\[3, 4\]"):
         score("summary", {"w": torch.rand(3, 4)})
 

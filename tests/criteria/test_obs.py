@@ -211,7 +211,7 @@ def test_every_granularity_is_cut_by_it(granularity: str, outputs: bool) -> None
     made = secateur.prune(
         model,
         x,
-        granularity="2:4" if granularity == "n:m" else granularity,
+        granularity={"n:m": "2:4", "block": "block:2x4"}.get(granularity, granularity),
         amount=0.5,
         criterion="obs",
         outputs=outputs,

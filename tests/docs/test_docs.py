@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import os
 import re
@@ -70,9 +71,10 @@ def test_every_command_has_a_page_with_its_options():
     for name, block, command in plain + inner:
         page = text_of(DOCS / "commands" / f"{name}.md")
         assert f"<!-- options: {block} -->" in page
-        assert all(
-            option in page for entry in command.params for option in entry.opts if option.startswith("-")
-        )
+        shown = [
+            option for entry in command.params if not getattr(entry, "hidden", False) for option in entry.opts
+        ]
+        assert all(option in page for option in shown if option.startswith("-"))
 
 
 @pytest.mark.parametrize("name", secateur.CRITERIA)
@@ -93,6 +95,13 @@ def test_every_method_has_its_options_on_a_page(name):
 @pytest.mark.parametrize("name", secateur.SCOPES)
 def test_every_scope_has_a_section(name):
     assert name in headings(DOCS / "methods" / "scopes.md")
+
+
+def test_the_table_of_public_names_is_complete():
+    section = text_of(DOCS / "guides" / "python.md").split("## Public names\n")[1].split("\n## ")[0]
+    listed = re.findall(r"^\|[^|]*\| `(\w+)` +\|", section, re.MULTILINE)
+    assert len(listed) == section.count("\n|") - 2, "a row does not name one thing"
+    assert sorted(listed) == sorted(secateur.__all__)
 
 
 @pytest.mark.parametrize("page", named(PAGES))
@@ -131,6 +140,17 @@ EXAMPLES = [
 def test_examples_run(code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "<example>", "exec"), {"__name__": "__main__"})
+
+
+PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
+
+
+@pytest.mark.parametrize("page", named(PAGES))
+def test_imports_in_examples_resolve(page):
+    nodes = [node for code in PYTHON.findall(text_of(page)) for node in ast.walk(ast.parse(code))]
+    for statement in (ast.unparse(node) for node in nodes if isinstance(node, (ast.Import, ast.ImportFrom))):
+        if re.match(r"(from|import) secateur\b", statement):
+            exec(statement, {})
 
 
 def test_there_are_examples():

@@ -497,7 +497,7 @@ def test_long_lists_are_compared_in_parts(monkeypatch):
     torch.manual_seed(0)
     scores, reached = torch.randn(3, 50), torch.randn(50)
     whole = preferred(scores), ordered(scores[0], reached)
-    monkeypatch.setattr(proxies.pairs, "ROWS", 7)
+    monkeypatch.setattr(proxies.pairs, "PAIR_CHUNK", 7)
     assert torch.equal(preferred(scores), whole[0])
     assert ordered(scores[0], reached) == whole[1]
 

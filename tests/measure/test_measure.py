@@ -272,7 +272,7 @@ def test_compressed_size_is_that_of_zlib(monkeypatch: pytest.MonkeyPatch) -> Non
     assert size(model).bytes_compressed == len(zlib.compress(raw, 6))
     import importlib
 
-    monkeypatch.setattr(importlib.import_module("secateur.measure.size"), "CHUNK", 7)
+    monkeypatch.setattr(importlib.import_module("secateur.measure.size"), "COMPRESSION_CHUNK", 7)
     assert size(model).bytes_compressed == len(zlib.compress(raw, 6))
 
 

@@ -18,10 +18,10 @@ from torch.nn import functional
 
 from secateur import InputError, Masks, ModelError, SecateurWarning
 from secateur.methods import METHODS, start
-from secateur.methods.blocks import Blocks
 from secateur.methods.l0 import BETA, HIGH, LOW, HardConcrete
 from secateur.methods.scored import ScoreBased
 from secateur.methods.targeted_dropout import highest_of_rows
+from secateur.sparsity.blocks import Blocks
 
 SCORED = [name for name, entry in METHODS.items() if issubclass(entry.make, ScoreBased)]
 TOP = ["movement", "edge_popup"]

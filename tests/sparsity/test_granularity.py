@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from secateur.core.errors import InputError
-from secateur.sparsity.granularity import SHRINKING_KINDS, keep_pattern, keep_patterns, misfit, parse
+from secateur.sparsity.granularity import parse
 
 PATTERNS = ["1:1", "1:2", "1:4", "2:4", "3:4", "4:4", "2:8", "5:6", "7:40"]
 SHAPES = [(3, 2), (5, 1, 3, 3), (2, 3, 1), (1, 2, 2, 1, 2), (0, 1), (4, 0, 3, 3), (2, 5, 0, 3)]
@@ -40,7 +40,7 @@ def test_against_explicit_loops(pattern: str, shape: tuple[int, ...], dtype: tor
     generator = torch.Generator().manual_seed(m)
     for levels in (1, 3, 1000):  # all equal, many ties, few
         scores = (torch.randint(levels, shape, generator=generator) / 8).to(dtype)
-        assert torch.equal(keep_pattern(scores, parse(pattern)), by_loops(scores, n, m))
+        assert torch.equal(parse(pattern).mask(scores), by_loops(scores, n, m))
 
 
 @given(out=st.integers(1, 4), groups=st.integers(1, 4), m=st.integers(1, 8), data=st.data())
@@ -49,7 +49,7 @@ def test_every_group_keeps_exactly_n(out: int, groups: int, m: int, data: st.Dat
     n = data.draw(st.integers(1, m))
     kernel = data.draw(st.lists(st.integers(1, 3), max_size=2))
     scores = torch.rand(out, groups * m, *kernel, generator=torch.Generator().manual_seed(out))
-    kept = keep_pattern(scores, parse(f"{n}:{m}"))
+    kept = parse(f"{n}:{m}").mask(scores)
     assert kept.shape == scores.shape
     for start in range(0, groups * m, m):
         assert (kept[:, start : start + m].sum(1) == n).all()
@@ -58,8 +58,8 @@ def test_every_group_keeps_exactly_n(out: int, groups: int, m: int, data: st.Dat
 def test_memory_layout_does_not_matter() -> None:
     scores = torch.rand(8, 8, 3, 3)
     strange = scores.to(memory_format=torch.channels_last)
-    assert torch.equal(keep_pattern(strange, parse("2:4")), keep_pattern(scores, parse("2:4")))
-    assert torch.equal(keep_pattern(scores.mT.mT, parse("2:4")), keep_pattern(scores, parse("2:4")))
+    assert torch.equal(parse("2:4").mask(strange), parse("2:4").mask(scores))
+    assert torch.equal(parse("2:4").mask(scores.mT.mT), parse("2:4").mask(scores))
 
 
 @given(seed=st.integers(0, 999))
@@ -71,7 +71,7 @@ def test_earlier_cuts_stay_and_the_pattern_keeps_what_it_can(seed: int) -> None:
         "w": torch.rand(4, 12, 2, generator=generator) < 0.6,
         "elsewhere": torch.ones(3, dtype=torch.bool),
     }
-    masks = keep_patterns(scores, parse("2:4"), already=earlier)
+    masks = parse("2:4").masks(scores, already=earlier)
     assert list(masks) == ["w", "v"]
     assert not (masks["w"] & ~earlier["w"]).any()
     left = earlier["w"].unflatten(1, (3, 4)).sum(2)
@@ -82,15 +82,15 @@ def test_earlier_cuts_stay_and_the_pattern_keeps_what_it_can(seed: int) -> None:
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_scores_that_cannot_be_ranked_are_refused(bad: float) -> None:
     with pytest.raises(InputError, match="The scores of w hold NaN or infinity"):
-        keep_patterns({"w": torch.tensor([[1.0, bad]])}, parse("1:2"))
+        parse("1:2").masks({"w": torch.tensor([[1.0, bad]])})
 
 
 def test_why_a_shape_does_not_fit() -> None:
     pattern = parse("2:4")
-    assert misfit((3, 8), pattern) is None
-    assert misfit((3, 8, 5, 5), pattern) is None
-    assert misfit((3, 6), pattern) == "its input size 6 is not a multiple of 4"
-    assert misfit((8,), pattern) == misfit((), pattern) == "it has no input dimension"
+    assert pattern.misfit((3, 8)) is None
+    assert pattern.misfit((3, 8, 5, 5)) is None
+    assert pattern.misfit((3, 6)) == "its input size 6 is not a multiple of 4"
+    assert pattern.misfit((8,)) == pattern.misfit(()) == "it has no input dimension"
 
 
 @pytest.mark.parametrize(("text", "amount"), [("1:4", 0.75), ("2:4", 0.5), ("4:4", 0.0), ("1:32", 31 / 32)])
@@ -102,12 +102,12 @@ def test_a_pattern_fixes_the_amount(text: str, amount: float) -> None:
 @pytest.mark.parametrize("name", ["channel", "head", "layer"])
 def test_units_go_by_their_name_and_leave_the_amount_to_the_caller(name: str) -> None:
     unit = parse(name)
-    assert (unit.kind, unit.amount, unit.shrinks) == (name, None, True)
+    assert (unit.kind, unit.amount, unit.removes) == (name, None, True)
 
 
 @pytest.mark.parametrize(("text", "kind"), [("weight", "weight"), ("2:4", "n:m")])
 def test_weights_and_patterns_do_not_make_a_model_smaller(text: str, kind: str) -> None:
-    assert (parse(text).kind, parse(text).shrinks) == (kind, False)
+    assert (parse(text).kind, parse(text).removes) == (kind, False)
 
 
 @pytest.mark.parametrize("text", ["5:4", "0:4", "0:0", "1:0"])
@@ -145,4 +145,4 @@ def test_other_granularities_are_refused(text: str) -> None:
         InputError, match=r"(?s)^There is no granularity '.*': choose weight, .* N:M"
     ) as caught:
         parse(text)
-    assert all(f" {name}," in str(caught.value) for name in SHRINKING_KINDS)
+    assert all(f" {name}," in str(caught.value) for name in ("channel", "head", "layer"))

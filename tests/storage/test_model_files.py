@@ -425,7 +425,7 @@ def test_models_and_trees_are_not_mixed_up(tmp_path: Path) -> None:
 
 
 def test_a_newer_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(container, "VERSION", 2)
+    monkeypatch.setattr(container, "CONTAINER_VERSION", 2)
     save(net(), tmp_path / "m")
     monkeypatch.undo()
     with pytest.raises(StoreError, match="a newer secateur wrote it; update with pip install -U secateur"):

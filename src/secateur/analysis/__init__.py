@@ -1,4 +1,4 @@
-"""What a model's weights say about how far it can be pruned, before anything is cut."""
+"""Estimates of a safe pruning rate from a model's weights alone."""
 
 from __future__ import annotations
 

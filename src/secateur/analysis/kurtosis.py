@@ -1,4 +1,4 @@
-"""Pearson kurtosis of tensors of any size, in float64, without a float64 copy of a large one.
+"""Pearson kurtosis of tensors of any size, in float64, chunk by chunk.
 
 Kurtosis is the fourth central moment over the squared second one, both with divisor n (the biased estimator):
 3 for a normal distribution, 1.8 for a uniform one, 6 for a Laplace one, never less than 1.
@@ -16,10 +16,10 @@ KURTOSIS_CHUNK = 1 << 20
 
 
 def kurtosis(tensor: Tensor) -> float:
-    """Return the biased Pearson kurtosis of all entries of `tensor`, whatever its shape and float dtype.
+    """Return the biased Pearson kurtosis of all entries of `tensor`, of any shape and float dtype.
 
-    The sums are taken on the tensor's own device. The result is NaN where the kurtosis is undefined: for
-    fewer than two entries, for a constant tensor, and where an entry is NaN or infinite.
+    The sums are computed on the tensor's own device. The result is NaN if the kurtosis is undefined: for fewer than
+    two entries, a constant tensor, or NaN or infinite entries.
     """
     values = tensor.detach().reshape(-1)
     if values.device.type == "mps":  # has no float64

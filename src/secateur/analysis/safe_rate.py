@@ -1,15 +1,15 @@
-"""How much global magnitude pruning a trained model bears, read off its weights alone.
+"""The safe rate of global magnitude pruning of a trained model, computed from its weights alone.
 
 After "What Makes a Good Prune? Maximal Unstructured Pruning for Maximal Cosine Similarity" (Mason-Williams
 and Dahlqvist, ICLR 2024). Zeroing the k entries of least magnitude out of N leaves a parameter vector whose
 cosine to the old one is √(energy kept / energy). So one sort of |θ| and one cumulative sum give the cosine at
-every rate k/N, and no pruned copy of the model is ever made:
+every rate k/N, without a pruned copy of the model:
 
 - the optimum p* is the rate whose point (cosine, rate) lies nearest to (1, 1), found over all N + 1 ranks;
-- κ², the kurtosis of the parameter tensors' kurtoses, says how unlike each other the tensors are;
-- the safe rate is p* · 1/ln κ², with the logarithm to base 2 where κ² < e, and never more than p*.
+- κ², the kurtosis of the parameter tensors' kurtoses, measures the differences between the tensors;
+- the safe rate is p* · 1/ln κ², with the logarithm to base 2 if κ² < e, and never more than p*.
 
-The magnitudes are held once, in float32 (float64 where a parameter is), and sorted in place; energies are
+The magnitudes are held once, in float32 (float64 if a parameter is), and sorted in place; energies are
 summed in float64, a chunk at a time. At rate 1 nothing is kept and the cosine, 0/0, is taken to be 0.
 """
 
@@ -30,7 +30,7 @@ from secateur.analysis.kurtosis import kurtosis
 from secateur.core.errors import InputError, ModelError, StoreError
 
 RANK_CHUNK = 1 << 17
-"""Ranks handled at a time in float64: 1 MB, so that the work stays in the processor's cache."""
+"""Ranks per chunk in float64: 1 MB, which fits the processor's cache."""
 
 
 class CurvePoint(NamedTuple):
@@ -49,7 +49,7 @@ class TensorKurtosis(NamedTuple):
 
 
 class Excluded(NamedTuple):
-    """A parameter tensor that has no kurtosis, and why. It still counts towards the cosine."""
+    """A parameter tensor without a kurtosis, and the reason. It still counts towards the cosine."""
 
     name: str
     reason: str
@@ -57,12 +57,12 @@ class Excluded(NamedTuple):
 
 @dataclass(frozen=True)
 class SafeRate:
-    """The safe pruning rate of a model and everything it was computed from.
+    """The safe pruning rate of a model and the numbers it was computed from.
 
     All rates are fractions removed of all `parameters`; a rate r stands for exactly round(r · parameters)
-    entries. `kurtosis_of_kurtoses` is None where fewer than two tensors have a kurtosis or all kurtoses are
-    equal; `modifier` is the published factor, before clamping, and None where it is undefined (no κ², or κ² =
-    1). Then, and where the factor exceeds 1, `safe` is the optimum and `notes` says so in a sentence.
+    entries. `kurtosis_of_kurtoses` is None if fewer than two tensors have a kurtosis or all kurtoses are
+    equal; `modifier` is the published factor, before clamping, and None if it is undefined (no κ², or κ² =
+    1). Then, and if the factor exceeds 1, `safe` is the optimum, with a sentence in `notes`.
     """
 
     optimum: float
@@ -78,7 +78,7 @@ class SafeRate:
     parameters: int
 
     def to_json(self) -> dict[str, Any]:
-        """Return the value as plain dictionaries, lists, numbers and strings."""
+        """Return the value as JSON: dictionaries, lists, numbers and strings."""
         return asdict(self) | {
             "notes": list(self.notes),
             "curve": [point._asdict() for point in self.curve],
@@ -88,7 +88,7 @@ class SafeRate:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> SafeRate:
-        """Rebuild what `to_json` gave; other keys are ignored. Raises `StoreError` where one is missing."""
+        """Return the value of a `to_json` mapping; other keys are ignored. Raises `StoreError` for a missing key."""
         try:
             return cls(
                 **{
@@ -104,13 +104,12 @@ class SafeRate:
 
 
 def safe_rate(model: nn.Module | Mapping[str, Tensor]) -> SafeRate:
-    """Find the optimum and the safe rate of global magnitude pruning; needs no data and no forward pass.
+    """Return the optimum and the safe rate of global magnitude pruning; needs no data and no forward pass.
 
-    `model` is a module, whose floating point parameters all count, those that are neither weight nor bias
-    included, or a mapping from names to tensors, whose floating point tensors all count. Tied ones count
-    once. Needs memory for one and a half float32 copies of the parameters. Raises `ModelError` where there
-    are no floating point parameters, where one holds NaN or infinite values or is not initialised, and where
-    all are zero.
+    `model` is a module, of which all floating-point parameters count, or a mapping from names to tensors, of which
+    all floating-point ones count; tied ones count once. Needs memory for one and a half float32 copies of the
+    parameters. Raises `ModelError` without floating-point parameters, for NaN, infinite or uninitialised ones, and
+    if all are zero.
     """
     tensors = _floating_tensors(model)
     kurtoses, excluded = _kurtoses(tensors)
@@ -180,7 +179,7 @@ class _Spectrum:
         """Energy of all chunks from each one on; the first entry is the energy of the whole vector."""
 
     def cosine(self, rank: int) -> float:
-        """√(energy kept / energy), 1 at rank 0 and 0 where nothing is kept."""
+        """√(energy kept / energy) after zeroing the `rank` smallest; 1 at rank 0 and 0 at rank N."""
         chunk, offset = divmod(rank, RANK_CHUNK)
         if offset == 0:
             kept = self.kept_from[chunk]
@@ -266,7 +265,7 @@ def _kurtosis_of_kurtoses(kurtoses: tuple[TensorKurtosis, ...]) -> float | None:
 
 
 def _modifier(k2: float | None) -> float | None:
-    """1/ln κ², and 1/log₂ κ² where κ² < e; None where that is undefined."""
+    """1/ln κ², or 1/log₂ κ² if κ² < e; None without κ² or for κ² = 1."""
     if k2 is None or k2 < 1 + 1e-9:  # κ² ≥ 1, so this is κ² = 1 up to rounding
         return None
     return 1 / math.log(k2) if k2 >= math.e else 1 / math.log2(k2)

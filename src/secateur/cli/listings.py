@@ -12,7 +12,8 @@ from rich.tree import Tree
 
 from secateur import data, models
 from secateur.cli.output import show
-from secateur.compensation import COMPENSATIONS
+from secateur.compensation import COMPENSATIONS, Compensation
+from secateur.core.options import options_of
 from secateur.core.tables import COUNT, Column, Table
 from secateur.criteria import CRITERIA
 from secateur.methods import METHODS
@@ -91,14 +92,20 @@ def compensations() -> list[dict[str, Any]]:
     return [
         {
             "name": compensation.name,
-            "summary": (inspect.getdoc(compensation.functions[min(kinds)]) or "").partition("\n")[0],
-            "granularities": ", ".join(sorted(kinds)),
+            "summary": (inspect.getdoc(compensation.functions[elements]) or "").partition("\n")[0],
+            "granularities": ", ".join(_kinds(compensation, elements)),
             "data": "samples" if compensation.needs_data else "none",
-            "options": compensation.options(min(kinds)),
+            "options": options_of(compensation.functions[elements]),
         }
         for compensation in COMPENSATIONS.values()
-        for kinds in meanings(compensation).values()
+        for elements in meanings(compensation).values()
     ]
+
+
+def _kinds(compensation: Compensation, elements: str) -> list[str]:
+    """Return the kinds of granularity that a compensation serves by the function it has for some elements."""
+    function = compensation.functions[elements]
+    return sorted(kind for kind in compensation.granularities if compensation.function(kind) is function)
 
 
 def list_compensations(format: ListingFormatOption = "text") -> None:

@@ -94,10 +94,12 @@ def _parameter(name: str, field: FieldInfo, flag: str) -> inspect.Parameter:
 
 
 def _option(
-    name: str, metavar: str | None, text: str, kind: Any, flag: str | None = None, default: str = ""
+    name: str, metavar: str | None, text: str | None, kind: Any, flag: str | None = None, default: str = ""
 ) -> inspect.Parameter:
-    shown = f"{text} [default: {default}]" if default else text
-    info = typer.Option(flag or f"--{_dashed(name)}", help=shown, metavar=metavar, show_default=False)
+    """Return the parameter of an option; one without a text is hidden."""
+    shown, hidden = f"{text} [default: {default}]" if default else text, text is None
+    flag = flag or f"--{_dashed(name)}"
+    info = typer.Option(flag, help=shown, metavar=metavar, show_default=False, hidden=hidden)
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, info]
     )

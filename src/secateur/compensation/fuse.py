@@ -26,7 +26,7 @@ from secateur.shrink.plan import named_tensors
 OptionFunction = TypeVar("OptionFunction", bound=Callable[..., Any])
 
 
-@compensation("fuse", {"channel", "head"})
+@compensation("fuse", {"units"})
 def fuse(
     case: Case,
     *,
@@ -36,7 +36,7 @@ def fuse(
     target: str = "most_important",
     plan: str = "exact",
     regularisation: float = 0.01,
-    normalisation: str = "function_preserving",
+    scaling: str = "function_preserving",
 ) -> dict[str, Any]:
     """Merge the units that go into those that stay, by optimal transport (Theus et al. 2024, Intra-Fusion).
 
@@ -44,7 +44,7 @@ def fuse(
     the n units and y_s those of the m `target` points: the kept units ("most_important") or centroids ("cluster").
     The sums are equal ("uniform") or in proportion to scores ("importance"), of the units by `source`, of the targets
     by `target_mass`. `plan` is the "exact" one or that of "sinkhorn", with `regularisation` in units of the mean
-    cost. With the `normalisation` "function_preserving", encoder and decoder are T with columns and with rows divided
+    cost. With the `scaling` "function_preserving", encoder and decoder are T with columns and with rows divided
     by their sums. "energy_preserving" weighs T by how far what makes the units points the same way, and gives what it
     makes of them the length they have. With "reference" both are T with rows divided by their sums, as in the paper,
     whereby outputs grow with n/m.
@@ -61,7 +61,7 @@ def fuse(
         _chosen("target", target, transport.FUSION_TARGETS),
         _chosen("plan", plan, transport.PLANS),
         _strength(regularisation),
-        _chosen("normalisation", normalisation, transport.TRANSPORT_NORMALISATIONS),
+        _chosen("scaling", scaling, transport.SCALINGS),
     )
     assert case.cut is not None
     found = chains(case.cut.coupling)
@@ -81,7 +81,7 @@ class Way:
     target: Callable[[Tensor, Tensor], Tensor]
     plan: Callable[[Tensor, Tensor, Tensor, float], Tensor]
     regularisation: float
-    normalisation: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+    scaling: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
     @torch.no_grad()
     def codes(self, case: Case, chains: Mapping[str, Chain]) -> tuple[list[Code], dict[str, Any]]:
@@ -109,7 +109,7 @@ class Way:
         points = transport.features(tensors, group)
         cost = transport.distances(points, self.target(points, kept), self.p)
         plan = self.plan(self.source(scores), self.target_mass(scores[kept]), cost, self.regularisation)
-        encoder, decoder = self.normalisation(plan, transport.makers(tensors, group), kept)
+        encoder, decoder = self.scaling(plan, transport.makers(tensors, group), kept)
         return Code(group, kept, encoder, decoder), float((plan * cost).sum())
 
 

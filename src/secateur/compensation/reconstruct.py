@@ -28,7 +28,7 @@ ROWS_PER_UNKNOWN = 2
 """Rows for each unknown below which a fit follows chance."""
 
 
-@compensation("reconstruct", {"channel", "head"}, needs_data=True)
+@compensation("reconstruct", {"units"}, needs_data=True)
 def reconstruct(case: Case, *, damping: float = 1e-3, rows: int = 64) -> dict[str, Any]:
     """Fit what reads the units to the outputs it had, by least squares on calibration data.
 

@@ -2,7 +2,8 @@
 
 A compensation is a function of a `Case`, which holds the model before and after the cut; it writes new values into
 the tensors of the pruned model and returns what is worth recording, as JSON. Its keyword-only parameters are its
-options. One name may stand for several functions, one for each kind of granularity.
+options. One name may stand for several functions, one for each sort of elements that a granularity
+cuts: "weights", "units" or "layers".
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from secateur.core.errors import InputError
+from secateur.core.options import options_of
 from secateur.core.registry import Registry
 from secateur.criteria.calibration import Calibration
-from secateur.criteria.registry import parameters_of
 from secateur.graph.cut import Cut
 from secateur.graph.groups import Group
 from secateur.graph.program import Program
 from secateur.shrink.plan import Plan, named_tensors
-from secateur.sparsity.granularity import Granularity
+from secateur.sparsity.granularity import Granularity, kind_of, kinds_where, parse
 from secateur.sparsity.masks import Masks
 
 
@@ -31,8 +32,8 @@ class Case:
     """A cut that is to be compensated.
 
     `model` is the model before, `pruned` the one after, whose tensors are changed in place; `program` the trace of the
-    first. Units went by `cut` and `plan`, out of `groups`, which had the `scores`; weights by `masks`, of a `pattern`
-    where they are cut by one, on top of the `earlier` ones. `data` is what to calibrate on, where something was given.
+    first. Units went by `cut` and `plan`, out of `groups`, which had the `scores`; weights by `masks` at
+    a `granularity`, on top of the `earlier` ones. `data` is what to calibrate on, where something was given.
     """
 
     model: nn.Module
@@ -47,7 +48,7 @@ class Case:
     scores: Mapping[str, Tensor] = field(default_factory=dict)
     masks: Masks = field(default_factory=lambda: Masks({}))
     earlier: Masks = field(default_factory=lambda: Masks({}))
-    pattern: Granularity = field(default_factory=lambda: Granularity("weight"))
+    granularity: Granularity = field(default_factory=lambda: parse("weight"))
 
     def kept(self, group: Group) -> Tensor:
         """Return which units of a group stay, boolean [units]."""
@@ -73,43 +74,54 @@ Function = TypeVar("Function", bound=Compensate)
 
 @dataclass(frozen=True)
 class Compensation:
-    """A name and what it stands for at each kind of granularity."""
+    """A name, and its function for each sort of elements that a granularity cuts: "weights", "units", "layers"."""
 
     name: str
     functions: dict[str, Compensate] = field(default_factory=dict)
     needs_data: bool = False
 
-    def options(self, kind: str) -> dict[str, Any]:
-        """Return the options at one kind of granularity, with their defaults."""
-        return parameters_of(self.functions[kind])[1] if kind in self.functions else {}
+    @property
+    def granularities(self) -> frozenset[str]:
+        """The kinds of granularity whose elements it is for."""
+        return frozenset(kinds_where(lambda each: not each.elements.isdisjoint(self.functions)))
 
-    def check(self, kind: str) -> None:
-        """Raise `InputError` unless the compensation has a meaning for this kind of granularity."""
-        if kind not in self.functions:
-            known = ", ".join(sorted(self.functions))
+    def function(self, granularity: str) -> Compensate:
+        """Return the function for a granularity, told by text or kind. Raises `InputError` where there is none."""
+        found = next(
+            (self.functions[each] for each in kind_of(granularity).elements if each in self.functions), None
+        )
+        if found is None:
+            known = ", ".join(sorted(self.granularities))
             raise InputError(
-                f"The compensation {self.name} is for {known}, not for the granularity {kind}: choose another pair."
+                f"The compensation {self.name} is for {known}, not for the granularity {granularity}: choose another "
+                "pair."
             )
+        return found
+
+    def options(self, granularity: str) -> dict[str, Any]:
+        """Return the options at a granularity, with their defaults; none where it has no function for it."""
+        has = granularity in self.granularities or kind_of(granularity).kind in self.granularities
+        return options_of(self.function(granularity)) if has else {}
 
 
 COMPENSATIONS: Registry[Compensation] = Registry("compensation")
 
 
 def compensation(
-    name: str, kinds: Collection[str], *, needs_data: bool = False
+    name: str, elements: Collection[str], *, needs_data: bool = False
 ) -> Callable[[Function], Function]:
-    """Register the decorated function as the compensation called `name` for these kinds of granularity."""
+    """Register the decorated function as the compensation called `name` for elements such as {"units"}."""
 
     def register(function: Function) -> Function:
         if name not in COMPENSATIONS:
             COMPENSATIONS.add(name, Compensation(name, {}, needs_data))
-        COMPENSATIONS[name].functions.update(dict.fromkeys(sorted(kinds), function))
+        COMPENSATIONS[name].functions.update(dict.fromkeys(sorted(elements), function))
         return function
 
     return register
 
 
-@compensation("drop", {"weight", "n:m", "channel", "head", "layer"})
+@compensation("drop", {"weights", "units", "layers"})
 def drop(case: Case) -> dict[str, Any]:
     """Nothing makes up for what goes; what is left stays as it is."""
     return {}

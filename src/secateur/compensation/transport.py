@@ -148,7 +148,7 @@ def reference(plan: Tensor, made: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]
     return spread.T.contiguous(), spread
 
 
-TRANSPORT_NORMALISATIONS = {
+SCALINGS = {
     "function_preserving": function_preserving,
     "energy_preserving": energy_preserving,
     "reference": reference,

@@ -24,12 +24,13 @@ from secateur.core.options import check_least
 from secateur.graph.couple import couple
 from secateur.importance.products import Product, Products
 from secateur.shrink.plan import named_tensors
+from secateur.sparsity.granularity.pattern import Pattern
 from secateur.sparsity.masks import Masks
 
 SELECT = ("criterion", "obs")
 
 
-@compensation("reconstruct", {"weight", "n:m"}, needs_data=True)
+@compensation("reconstruct", {"weights"}, needs_data=True)
 def reconstruct_weights(
     case: Case,
     *,
@@ -54,6 +55,11 @@ def reconstruct_weights(
     """
     if select not in SELECT:
         raise InputError(f"The option select of reconstruct is {select!r}: choose {' or '.join(SELECT)}.")
+    if select == "obs" and case.granularity.block is not None:
+        raise InputError(
+            f"With select=obs single weights and patterns are chosen, not {case.granularity}: leave select out, so "
+            "that the criterion chooses the blocks."
+        )
     for name, value, least in (("rows", rows, 1), ("block", block, 1), ("refine", refine, 0)):
         check_least(f"option {name} of reconstruct", value, least)
     check_least("option damping of reconstruct", damping, 0.0)
@@ -87,7 +93,7 @@ class Sweep(LeastSquaresFit):
         refine: int,
     ) -> None:
         super().__init__(case, product, damping, rows)
-        self.select, self.block, self.refine, self.pattern = select, block, refine, case.pattern
+        self.select, self.block, self.refine, self.granularity = select, block, refine, case.granularity
         self.mask = case.masks[product.weight].to(self.weight.device)
         earlier = case.earlier.get(product.weight)
         self.allowed = torch.ones_like(self.mask) if earlier is None else earlier.to(self.weight.device)
@@ -132,7 +138,7 @@ class Sweep(LeastSquaresFit):
         kept, allowed = (self.columns(mask).mT for mask in (self.mask, self.allowed))
         if self.select == "criterion":
             return Given(kept, self.block)
-        if self.pattern.kind == "weight":
-            return Cheapest(kept, allowed, self.block)
-        across = self.product.rows == 0  # a pattern runs along the weight's dimension 1, whatever that is
-        return CheapestOfEach(kept, allowed, self.pattern.of, math.prod(self.product.kernel), across)
+        if isinstance(self.granularity, Pattern):
+            across = self.product.rows == 0  # a pattern runs along dimension 1 of the weight
+            return CheapestOfEach(kept, allowed, self.granularity.of, math.prod(self.product.kernel), across)
+        return Cheapest(kept, allowed, self.block)

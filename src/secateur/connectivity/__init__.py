@@ -1,8 +1,7 @@
-"""Linear mode connectivity: are two trained networks in one valley of the loss, or is there a barrier between them?
+"""Linear mode connectivity: the loss barrier on the straight line between two trained networks.
 
-`path` measures error and loss on the straight line from one model's tensors to another's, `barrier` says how far the
-line rises above its ends (Frankle, Dziugaite, Roy & Carbin 2020, *Linear Mode Connectivity and the Lottery Ticket
-Hypothesis*).
+`path` measures error and loss on the line from one model's tensors to another's, `barrier` its highest rise above the
+ends (Frankle, Dziugaite, Roy & Carbin 2020, *Linear Mode Connectivity and the Lottery Ticket Hypothesis*).
 """
 
 from secateur.connectivity.children import Children

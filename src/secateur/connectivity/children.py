@@ -1,4 +1,4 @@
-"""Trainings that part from one training: the same weights at iteration k, from there on another order of the data."""
+"""Children of a training: the same weights at iteration k, and another order of the data from there on."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ CHILD_FILE = "model.safetensors"
 
 
 class Children:
-    """The children of a training, each in a folder of its own below `folder`, trained when first asked for.
+    """The children of a training, each in its own folder below `folder`, trained on first use.
 
-    `parent` is the folder of the training that left snapshots, `weights` a digest that tells it from others, `config`
-    its settings, `fresh` builds its model. `masks` cut a child from the moment it parts on, so that it is a ticket.
-    Order, augmentation and dropout of a child depend on the seed, k and its number; the schedule goes on from k.
-    A child that was interrupted is continued, one that is finished is loaded.
+    `parent` is the folder of the training and its snapshots, `weights` a digest of its weights, `config` its settings;
+    `fresh` returns its untrained model. `masks` (default none) cut a child from iteration k on, so that it is a ticket.
+    Order, augmentation and dropout of a child depend on the seed, k and its number; the schedule continues from k.
+    An interrupted child is continued, a finished one loaded.
     """
 
     def __init__(
@@ -46,7 +46,10 @@ class Children:
         self._held: dict[tuple[int, int], nn.Module] = {}
 
     def get(self, k: int, number: int) -> nn.Module:
-        """Return child `number` of iteration `k`, on the device trained on; those of one k are kept in memory."""
+        """Return child `number` of iteration `k`, on its training device; those of the last k stay in memory.
+
+        Raises `StoreError` without a snapshot of iteration k, and the errors of `secateur.train`.
+        """
         self._held = {place: model for place, model in self._held.items() if place[0] == k}
         if (k, number) not in self._held:
             self._held[k, number] = self._made(k, number).to(self.device)

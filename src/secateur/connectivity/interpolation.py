@@ -1,4 +1,4 @@
-"""The models between two models: W(α) = (1 − α) A + α B, tensor by tensor."""
+"""Linear interpolation of two models: W(α) = (1 − α) A + α B, tensor by tensor."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from secateur.sparsity.masks import Masks
 
 
 class Between:
-    """One work model that takes any place on the straight line from model `a` to model `b`.
+    """One work model for all points on the straight line from model `a` to model `b`.
 
-    Floating-point tensors of the state dict are interpolated in their own dtype; counters and all that is no number of
-    the state dict are those of `a`. The work model, a copy of `a` on its device, is the only copy; `a` and `b` are read
-    where they are and stay as they are. `masks` are what cuts `a` and `b`, if anything does: what both cut alike stays
-    exactly zero all along. Raises `ModelError` where the models are not built alike, `InputError` where both have
-    masks and these differ.
+    Floating-point and complex tensors of the state dict are interpolated in their own dtype; all others are those of
+    `a`. The work model, a copy of `a` on its device, is the only copy; `a` and `b` are unchanged. `masks` are those of
+    `a` and of `b` (default none); weights cut in both stay exactly zero on the whole line. Raises `ModelError` if
+    names, classes or shapes of the models differ, `InputError` if both have masks and these differ.
 
     >>> a, b = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
     >>> _ = nn.init.constant_(a.weight, 2.0), nn.init.constant_(b.weight, 4.0)
@@ -86,7 +85,7 @@ def _count(model: nn.Module) -> str:
 
 
 def _common(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> Masks:
-    """Return the masks both models have; none where only one is cut."""
+    """Return the masks common to both models; none if only one is cut. Raises `InputError` if they differ."""
     if not one or not other:
         return Masks({})
     for name in [*one, *(name for name in other if name not in one)]:

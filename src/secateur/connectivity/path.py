@@ -17,7 +17,7 @@ from secateur.training import evaluate
 PathRow = Mapping[str, float]
 PATH_POINTS = 30
 MARGIN = 0.02
-"""The paper's margin: below an error barrier of 2 %, a network counts as stable."""
+"""The paper's margin: a network of an error barrier below 2 % counts as stable."""
 PATH_MEASURES = ("train_error", "train_loss", "test_error", "test_loss")
 
 
@@ -43,22 +43,22 @@ def path(
 
     Args:
         a, b: two models of one architecture; neither is changed.
-        data: what they are measured on.
-        points: how many α, both ends included; 30 in the paper.
+        data: data set of the measurements and statistics.
+        points: number of α, both ends included; 30 as in the paper.
         statistics: of batch normalisations: "estimated" anew at each α, or "interpolated" as other tensors.
-        batches: how many training batches statistics are estimated on.
-        batch_size: samples of such a batch.
+        batches: number of training batches for estimated statistics.
+        batch_size: samples per such batch.
         seed: seed of their order and augmentation.
-        augment: their augmentation; the data set's own when left out.
-        samples: measure on so many samples of each split only, class-balanced.
-        masks: what cuts `a` and `b`, where something does; must be the same for both.
+        augment: their augmentation; by default the data set's own.
+        samples: number of samples of each split to measure on, class-balanced; by default all.
+        masks: masks of `a` and of `b`, which must be equal if both are cut.
         progress: show a bar.
 
     Raises:
-        InputError: for a setting that makes no sense, or masks that differ.
-        ModelError: where the models are not alike, don't fit the data, or give no finite loss.
+        InputError: for an invalid setting, or masks that differ.
+        ModelError: if the models are not alike, don't fit the data, or their loss is infinite or NaN.
 
-    Cost: for each α one evaluation of both splits, and `batches` forward passes where statistics are estimated.
+    Cost: for each α one evaluation of both splits, and `batches` forward passes for estimated statistics.
     """
     if points < 3:
         raise InputError(
@@ -87,7 +87,7 @@ def barrier(rows: Sequence[PathRow]) -> dict[str, float]:
     """Return, for each measure, the highest value on the path − the mean of its two ends, in the measure's units.
 
     sup_α E(W(α)) − (E(A) + E(B)) / 2 of Frankle et al. 2020, section 2. Never negative, since the ends are on the path.
-    Raises `InputError` for rows that are no whole path.
+    Raises `InputError` for rows without both ends.
 
     >>> barrier([{"alpha": alpha, "test_error": error} for alpha, error in ((0, 0.1), (0.5, 0.4), (1, 0.2))])
     {'test_error': 0.25}
@@ -98,8 +98,8 @@ def barrier(rows: Sequence[PathRow]) -> dict[str, float]:
 def rise(rows: Sequence[PathRow]) -> dict[str, float]:
     """Return, for each measure, the highest value on the path − that of its worse end, in the measure's units.
 
-    Where ends are not equally good a barrier is half their difference at least; what rises above the worse one is
-    really between them. Never negative. Raises `InputError` for rows that are no whole path.
+    A barrier is at least half the difference of its ends; the rise above the worse one excludes this part. Never
+    negative. Raises `InputError` for rows without both ends.
 
     >>> rise([{"alpha": alpha, "test_error": error} for alpha, error in ((0, 0.1), (0.5, 0.15), (1, 0.2))])
     {'test_error': 0.0}
@@ -108,7 +108,7 @@ def rise(rows: Sequence[PathRow]) -> dict[str, float]:
 
 
 def _above(rows: Sequence[PathRow], ground: Callable[[float, float], float]) -> dict[str, float]:
-    """Return how far the highest value of each measure is above what its two ends make."""
+    """Return, for each measure, the highest value on the path − `ground(first, last)` of its ends."""
     ordered = sorted(rows, key=lambda row: row["alpha"])
     if not ordered or (ordered[0]["alpha"], ordered[-1]["alpha"]) != (0, 1):
         raise InputError(
@@ -123,5 +123,5 @@ def _above(rows: Sequence[PathRow], ground: Callable[[float, float], float]) -> 
 
 
 def is_stable(found: Mapping[str, float], margin: float = MARGIN) -> bool:
-    """Say whether a barrier, as `barrier` returns it, is below the margin in error, on all splits it tells of."""
+    """Tell whether a barrier, as from `barrier`, is below the margin in the error of every split it holds."""
     return all(value < margin for name, value in found.items() if name.endswith("_error"))

@@ -1,7 +1,7 @@
-"""What batch normalisations between two models normalise by: statistics of data seen there, or a mixture.
+"""Statistics of batch normalisations between two models: estimated from data, or interpolated.
 
-The statistics of two models, mixed, are those of neither: activations are no linear function of the weights. So they
-are taken anew at each place of the path by default.
+Interpolated statistics fit no point of the path, since activations are no linear function of the weights. So they are
+estimated anew at each point by default.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from secateur.training.evaluation import logits_of
 STATISTICS: Registry[Callable[[nn.Module, Dataset, int, int, int, str | None], None]] = Registry(
     "kind of statistics"
 )
-"""How the normalisations of a mixed model get their statistics: (model, data, batches, batch_size, seed, augment)."""
+"""Name → function that sets a model's statistics in place: (model, data, batches, batch_size, seed, augment)."""
 
 
 @STATISTICS.register("estimated")
@@ -36,13 +36,13 @@ def estimate(
     seed: int = 0,
     augment: str | None = None,
 ) -> None:
-    """Give every batch normalisation the exact mean and variance of what it meets in so many training batches.
+    """Set every batch normalisation to the exact mean and variance of its inputs in `batches` training batches.
 
-    The batches are the first `batches` of an epoch of training with this `seed` and augmentation (the data set's own
-    when left out), at most the whole epoch. Normalisations work as in training, everything else as in inference, so
-    dropout is off. Mean and unbiased variance are those of all samples together, summed in float64: no running average
-    with a momentum, and a short last batch weighs what it holds. The model is changed in place; without a batch
-    normalisation nothing is computed.
+    The batches are the first `batches` of an epoch of training with this `seed` and augmentation (by default the data
+    set's own), at most the whole epoch. Normalisations are in training mode, all other modules in eval mode, so dropout
+    is off. Mean and unbiased variance are those of all samples together, summed in float64, not a running average. The
+    model is changed in place; without a batch normalisation nothing is computed. Raises `InputError` for `batches`
+    below 1.
     """
     norms = _norms(model)
     if not norms:
@@ -72,11 +72,11 @@ def estimate(
 
 @STATISTICS.register("interpolated")
 def interpolated(*_: Any) -> None:
-    """Leave them what they are: the mixture of both ends', as of every other tensor."""
+    """Keep the interpolated statistics, mixed as every other tensor."""
 
 
 def told(model: nn.Module, data: Dataset, statistics: str, batches: int, batch_size: int) -> str:
-    """Say in a few words what normalisations of a path have: "estimated on 50 batches of 128"."""
+    """Return a description of a path's statistics: "estimated on 50 training batches of 128"."""
     if not _norms(model):
         return "no batch normalisation"
     if statistics != "estimated":
@@ -86,7 +86,7 @@ def told(model: nn.Module, data: Dataset, statistics: str, batches: int, batch_s
 
 
 class Sums:
-    """Count, mean and sum of squared deviations of all samples so far, for each channel, float64."""
+    """Count, mean and sum of squared deviations of all samples so far; float64 [channels]."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -105,9 +105,9 @@ class Sums:
 
 @contextmanager
 def _watched(sums: dict[_BatchNorm, Sums]) -> Iterator[None]:
-    """Have normalisations use each batch's own statistics, and add these up.
+    """Make normalisations use each batch's own statistics, and add these up in `sums`.
 
-    With a momentum of 1 the running statistics are, after each pass, those of the batch that passed.
+    With a momentum of 1 the running statistics after a pass are those of its batch.
     """
 
     def add(norm: nn.Module, inputs: tuple[Tensor, ...], _: Any) -> None:

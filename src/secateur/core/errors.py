@@ -17,7 +17,12 @@ class SecateurError(Exception):
 
 
 class InputError(SecateurError, ValueError):
-    """An argument that makes no sense: an amount of 1.7, an unknown criterion, a layer that isn't there."""
+    """An argument that makes no sense: an amount of 1.7, an unknown criterion, a layer that isn't there.
+
+    `setting` is the name of the setting at fault, where the sentence calls it "The setting NAME".
+    """
+
+    setting: str | None = None
 
 
 class ModelError(SecateurError):

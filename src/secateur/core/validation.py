@@ -26,5 +26,7 @@ def sentence(error: ValidationError, called: Callable[[str], str] = str) -> str:
     if first["type"] == NO_SETTING.type:
         return f"Leave {name} out, which is no setting of this step."
     if first["type"] == "value_error":
-        return reason[0].upper() + reason[1:]
+        setting = getattr(first.get("ctx", {}).get("error"), "setting", None)
+        told = reason if setting is None else reason.replace(f"The setting {setting}", called(setting))
+        return told[0].upper() + told[1:]
     return f"{name} cannot be {first['input']!r}: {reason[0].lower()}{reason[1:]}."

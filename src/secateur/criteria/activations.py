@@ -16,7 +16,7 @@ OBSERVED.add("maps", "the feature maps")
 
 @criterion(
     "hrank",
-    granularities={"channel", "head"},
+    elements={"units"},
     per="map",
     moment="after",
     paper="Lin et al. 2020, HRank, eq. 4",
@@ -37,7 +37,7 @@ def hrank(maps: Tensor) -> Tensor:
 
 @criterion(
     "chip",
-    granularities={"channel"},
+    elements={"channels"},
     per="map",
     moment="after",
     paper="Sui et al. 2021, CHIP, eq. 2",
@@ -54,7 +54,7 @@ def chip(maps: Tensor) -> Tensor:
 
 @criterion(
     "activation",
-    granularities={"channel", "head"},
+    elements={"units"},
     per="map",
     moment="after",
     paper="baseline; mean activation as compared in Molchanov et al. 2017, Pruning CNNs",
@@ -74,7 +74,7 @@ def activation(maps: Tensor, *, norm: str = "l1") -> Tensor:
 
 @criterion(
     "apoz",
-    granularities={"channel", "head"},
+    elements={"units"},
     per="map",
     moment="after",
     paper="Hu et al. 2016, Network Trimming, eq. 1: one minus the average percentage of zeros",

@@ -20,7 +20,7 @@ OBSERVED.add("loss_without", "the loss without each unit")
 
 @criterion(
     "head_importance",
-    granularities={"head"},
+    elements={"heads"},
     per="attention",
     moment="after",
     paper="Michel et al. 2019, Are Sixteen Heads Really Better than One?, eq. 2",
@@ -45,7 +45,7 @@ def head_importance(attention: Tensor, gradient_of_attention: Tensor, *, form: s
 
 @criterion(
     "head_loss",
-    granularities={"head"},
+    elements={"heads"},
     per="masked",
     moment="after",
     paper="Michel et al. 2019, section 3.2: each head masked in turn",

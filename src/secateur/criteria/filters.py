@@ -11,7 +11,7 @@ from secateur.criteria.registry import criterion
 
 @criterion(
     "linf",
-    granularities={"channel", "head"},
+    elements={"units"},
     per="row",
     paper="largest absolute weight; one of the norms compared in Li et al. 2017, Pruning Filters",
 )
@@ -22,7 +22,7 @@ def linf(rows: Tensor) -> Tensor:
 
 @criterion(
     "fpgm",
-    granularities={"channel", "head"},
+    elements={"units"},
     per="row",
     moment="after",
     paper="He et al. 2019, Filter Pruning via Geometric Median, eq. 5",
@@ -45,7 +45,7 @@ def fpgm(rows: Tensor, *, distance: str = "l2") -> Tensor:
 
 @criterion(
     "bn_scale",
-    granularities={"channel"},
+    elements={"channels"},
     per="scale",
     moment="after",
     paper="Liu et al. 2017, Network Slimming; cut after training with sparse scales",

@@ -12,7 +12,7 @@ OBSERVED.add("change", "the gradient")
 
 @criterion(
     "taylor",
-    granularities={"weight", "n:m", "channel", "head", "layer"},
+    elements={"weights", "units", "layers"},
     paper="first order as in Molchanov et al. 2017 and 2019; absolute values, summed over a unit",
 )
 def taylor(weight: Tensor, gradient: Tensor) -> Tensor:
@@ -22,7 +22,7 @@ def taylor(weight: Tensor, gradient: Tensor) -> Tensor:
 
 @criterion(
     "joint_taylor",
-    granularities={"channel", "head"},
+    elements={"units"},
     per="change",
     moment="after",
     paper="Molchanov et al. 2017, eq. 8, and 2019, eq. 8, for coupled units",
@@ -41,7 +41,7 @@ def joint_taylor(change: Tensor, *, power: int = 1) -> Tensor:
 
 @criterion(
     "fisher",
-    granularities={"weight", "n:m", "channel", "head", "layer"},
+    elements={"weights", "units", "layers"},
     moment="after",
     paper="Theis et al. 2018, Faster gaze prediction, eq. 9; diagonal of the empirical Fisher matrix",
 )
@@ -52,7 +52,7 @@ def fisher(weight: Tensor, squared_gradient: Tensor) -> Tensor:
 
 @criterion(
     "obd",
-    granularities={"weight", "n:m", "channel", "head", "layer"},
+    elements={"weights", "units", "layers"},
     moment="after",
     paper="LeCun, Denker and Solla 1989, Optimal Brain Damage, eq. 5; diagonal estimated after Hutchinson 1990",
 )

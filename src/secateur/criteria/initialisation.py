@@ -6,12 +6,12 @@ from torch import Tensor
 
 from secateur.criteria.registry import criterion
 
-UNITS_TOO = {"weight", "n:m", "channel", "head", "layer"}
+EVERYTHING = {"weights", "units", "layers"}
 
 
 @criterion(
     "snip",
-    granularities=UNITS_TOO,
+    elements=EVERYTHING,
     paper="Lee, Ajanthan and Torr 2019, SNIP, eq. 5; its normalisation by the sum changes no rank",
     moment="before",
 )
@@ -22,7 +22,7 @@ def snip(weight: Tensor, gradient: Tensor) -> Tensor:
 
 @criterion(
     "grasp",
-    granularities=UNITS_TOO,
+    elements=EVERYTHING,
     paper="Wang, Zhang and Grosse 2020, GraSP, eq. 8; its −θ ∘ Hg with the sign turned, as the lowest go",
     moment="before",
 )
@@ -33,7 +33,7 @@ def grasp(scored_weight: Tensor, hessian_gradient: Tensor) -> Tensor:
 
 @criterion(
     "synflow",
-    granularities=UNITS_TOO,
+    elements=EVERYTHING,
     paper="Tanaka, Kunin, Yamins and Ganguli 2020, SynFlow, eq. 2 and algorithm 1",
     moment="before",
     rounds=100,
@@ -45,7 +45,7 @@ def synflow(weight: Tensor, flow_gradient: Tensor) -> Tensor:
 
 @criterion(
     "iter_snip",
-    granularities={"weight", "n:m"},
+    elements={"weights"},
     paper="de Jorge et al. 2021, Progressive Skeletonization, Iterative SNIP",
     moment="before",
     rounds=60,
@@ -58,7 +58,7 @@ def iterative_snip(weight: Tensor, gradient: Tensor) -> Tensor:
 
 @criterion(
     "force",
-    granularities={"weight", "n:m"},
+    elements={"weights"},
     paper="de Jorge et al. 2021, Progressive Skeletonization, FORCE",
     moment="before",
     rounds=60,

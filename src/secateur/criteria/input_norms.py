@@ -100,7 +100,7 @@ def _carried(weight: Tensor, input_norm: Tensor, *, compare: str = "row") -> Ten
 
 @criterion(
     "wanda",
-    granularities={"weight", "n:m", "channel", "head", "layer"},
+    elements={"weights", "units", "layers"},
     moment="after",
     paper="Sun et al. 2024, A Simple and Effective Pruning Approach for Large Language Models, eq. 1",
     unit=_carried,

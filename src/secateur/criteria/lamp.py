@@ -40,7 +40,7 @@ def lamp_of_filters(rows: Tensor) -> Tensor:
 
 @criterion(
     "lamp",
-    granularities={"weight", "n:m", "channel", "head"},
+    elements={"weights", "units"},
     unit=lamp_of_filters,
     per="row",
     paper="Lee et al. 2021, Layer-adaptive Sparsity for Magnitude-based Pruning, eq. 4",

@@ -166,7 +166,7 @@ def channels(module: LinearOrConv, outputs: Tensor) -> Tensor:
 
 @criterion(
     "obs",
-    granularities={"weight", "n:m", "channel", "head"},
+    elements={"weights", "units"},
     moment="after",
     paper="Hassibi & Stork 1993, Optimal Brain Surgeon, eq. 5; factors as in Wang et al. 2019, EigenDamage",
 )

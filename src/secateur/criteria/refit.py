@@ -19,7 +19,7 @@ OBSERVED.add("readers", "the inputs and outputs of what reads the units")
 
 @criterion(
     "refit",
-    granularities={"channel", "head"},
+    elements={"units"},
     per="readers",
     moment="after",
     paper="Hassibi & Stork 1993, Optimal Brain Surgeon, for whole units with the layer-wise Hessian of "

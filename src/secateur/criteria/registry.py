@@ -21,6 +21,7 @@ from torch import Tensor
 from secateur.core.errors import InputError
 from secateur.core.options import check_options, options_of
 from secateur.core.registry import Registry
+from secateur.sparsity.granularity import kind_of, kinds_where
 
 Score = TypeVar("Score", bound=Callable[..., Tensor])
 Measure = TypeVar("Measure", bound=Callable[..., dict[str, Tensor]])
@@ -57,8 +58,9 @@ OBSERVED: Registry[str] = Registry("observation of units")
 class Criterion:
     """A named importance score: `score(*needs, **options)` → tensor of the weight's shape, lowest goes first.
 
-    `unit` is the formula for units, and `per` says what of a unit it is given (see `secateur.importance.VIEWS`): with
-    "weight" it is called like `score`, for what each weight adds to the score of a unit it belongs to. `moment` says
+    `elements` are what it scores: "weights", "units" ("channels" or "heads" alone for some), "layers". `unit` is the
+    formula for units, and `per` says what of a unit it is given (see `secateur.importance.VIEWS`): with "weight" it is
+    called like `score`, for what each weight adds to the score of a unit it belongs to. `moment` says
     when in a network's life the score has a meaning: "before", "after" or "during" training, or "any" time.
 
     `own` holds the formula's options, `measuring` those of the measured quantities whose default is another here.
@@ -73,7 +75,7 @@ class Criterion:
     moment: str
     needs: tuple[str, ...]
     own: Mapping[str, Any]
-    granularities: frozenset[str]
+    elements: frozenset[str]
     paper: str
     rounds: int = 1
     regrows: bool = False
@@ -121,9 +123,14 @@ class Criterion:
         defaults = {name: default for options in measured for name, default in options.items()}
         return {**defaults, **self.measuring, **self.own}
 
+    @property
+    def granularities(self) -> frozenset[str]:
+        """The kinds of granularity whose elements it scores."""
+        return frozenset(kinds_where(lambda each: bool(each.elements & self.elements)))
+
     def check(self, granularity: str, options: Mapping[str, Any]) -> None:
-        """Raise `InputError` unless the criterion has a meaning at `granularity` and `options` are of its kinds."""
-        if granularity not in self.granularities:
+        """Raise `InputError` unless the criterion scores a granularity, told by text or kind, and has the `options`."""
+        if not kind_of(granularity).elements & self.elements:
             known = ", ".join(sorted(self.granularities))
             raise InputError(
                 f"The criterion {self.name} scores {known}, not {granularity}: choose another pair."
@@ -161,7 +168,7 @@ def quantity(name: str, called: str) -> Callable[[Measure], Measure]:
 def criterion(
     name: str,
     *,
-    granularities: Collection[str],
+    elements: Collection[str],
     paper: str,
     unit: Callable[..., Tensor] | None = None,
     per: str = "weight",
@@ -170,7 +177,7 @@ def criterion(
     regrows: bool = False,
     measuring: Mapping[str, Any] | None = None,
 ) -> Callable[[Score], Score]:
-    """Register the decorated formula as a criterion called `name`.
+    """Register the decorated formula as a criterion called `name`, for `elements` such as {"weights", "units"}.
 
     `unit` is the formula for units, where it is another than for single weights, and `per` what it is given.
     `measuring` holds the options of the measured quantities whose default is another for this criterion.
@@ -188,7 +195,7 @@ def criterion(
                 moment,
                 needs,
                 own,
-                frozenset(granularities),
+                frozenset(elements),
                 paper,
                 rounds,
                 regrows,

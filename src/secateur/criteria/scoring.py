@@ -12,7 +12,7 @@ from secateur.core.errors import InputError
 from secateur.core.registry import Registry
 from secateur.core.seeds import seed_of
 from secateur.criteria.registry import CRITERIA
-from secateur.sparsity.granularity import SHRINKING_KINDS
+from secateur.sparsity.granularity import kind_of
 
 PROVIDERS: Registry[Callable[[str, Tensor, int], Any]] = Registry("quantity for a criterion")
 PROVIDERS.add("weight", lambda name, tensor, seed: tensor.detach())
@@ -44,7 +44,7 @@ def score(
     entry = CRITERIA[criterion]
     entry.check(granularity, options)
     own = {name: value for name, value in options.items() if name in entry.own}
-    formula = entry.unit if granularity in SHRINKING_KINDS else entry.score
+    formula = entry.unit if kind_of(granularity).removes else entry.score
     scores = {}
     for name, tensor in tensors.items():
         needs = (

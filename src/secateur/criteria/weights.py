@@ -20,7 +20,7 @@ def _powers(weight: Tensor, *, norm: str = "l1") -> Tensor:
 
 @criterion(
     "magnitude",
-    granularities={"weight", "n:m", "channel", "head", "layer"},
+    elements={"weights", "units", "layers"},
     paper="Han et al. 2015, Learning both Weights and Connections",
     unit=_powers,
 )
@@ -42,7 +42,7 @@ def _known(norm: str) -> str:
 
 @criterion(
     "random",
-    granularities={"weight", "n:m", "channel", "head", "layer"},
+    elements={"weights", "units", "layers"},
     paper="baseline; Blalock et al. 2020, ShrinkBench",
 )
 def random(weight: Tensor, generator: torch.Generator) -> Tensor:

@@ -2,8 +2,7 @@
 
 An augmentation has two parts. `draw` makes one row of numbers per image of the *global* batch, on the CPU;
 `apply` moves the pixels. A process that holds only some of the images applies only their rows, so the result
-does not depend on the number of processes. Pixels moved in from outside are 0: augment before normalising,
-and they are black.
+does not depend on the number of processes. Padding is 0, which is black before normalisation.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from secateur.core.registry import Registry
 
 
 class Augmentation(Protocol):
-    """What `AUGMENTATIONS` holds."""
+    """Entry of `AUGMENTATIONS`: random draws for a batch of images, and their application."""
 
     @property
     def summary(self) -> str:
@@ -37,10 +36,9 @@ class Augmentation(Protocol):
 
 @dataclass(frozen=True)
 class CropFlip:
-    """Pad with zeros, crop back to the old size at a random place, mirror left-right with probability ½.
+    """Zero padding, a random crop to the old size and, with `flip`, a left-right mirror with probability ½.
 
-    The padding is 1/`share` of the image's height on every side, at least one pixel; a share of 0 pads
-    nothing.
+    The padding is 1/`share` of the image's height on every side, at least one pixel; none for `share` 0.
     """
 
     summary: str
@@ -48,17 +46,17 @@ class CropFlip:
     flip: bool = False
 
     def padding(self, height: int) -> int:
-        """Return the pixels added on each side of an image of `height`."""
+        """Return the padding in pixels on each side of an image of `height`."""
         return max(1, height // self.share) if self.share else 0
 
     def draw(self, size: int, shape: tuple[int, int, int], stream: torch.Generator) -> Tensor:
-        """Return [size, 3]: the crop's top and left edge in the padded image, and 1 where it is mirrored."""
+        """Return int64 [size, 3]: the crop's top and left edge in the padded image, and 1 for a mirrored image."""
         offsets = torch.randint(2 * self.padding(shape[1]) + 1, (size, 2), generator=stream)
         mirrored = torch.randint(2, (size, 1), generator=stream)
         return torch.cat([offsets, mirrored], dim=1)
 
     def apply(self, images: Tensor, draws: Tensor) -> Tensor:
-        """Return `images` [B, C, H, W], cropped and mirrored as `draws` [B, 3] say."""
+        """Return `images` [B, C, H, W], any dtype, cropped and mirrored by their rows of `draws` [B, 3]."""
         top, left, mirrored = draws.unbind(1)
         height, width = images.shape[2:]
         if padding := self.padding(height):

@@ -1,8 +1,7 @@
-"""Batches of a data set, on the device, in an order that depends on nothing but (seed, epoch, batch).
+"""Batches of a data set, on the device, in an order determined by (seed, epoch, batch).
 
-Training that stops in mid-epoch and resumes there meets bit-identical batches, and the shards of several
-processes put together are the batch a single process would see. Pixels travel as uint8 and become floats on
-the device.
+Training resumed in mid-epoch gets bit-identical batches, and the shards of several processes together are the
+batch of a single process. Pixels are copied to the device as uint8 and become floats there.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ class Batch(NamedTuple):
     """One process's share of a batch.
 
     `inputs` are normalised floats [B, C, H, W] or a dict of token tensors [B, T], `labels` int64 [B], both on
-    the device; `size` counts the examples of the global batch, over all processes. B is 0 where there are
+    the device; `size` counts the examples of the global batch, over all processes. B can be 0 if there are
     more processes than examples.
     """
 
@@ -35,10 +34,12 @@ class Batch(NamedTuple):
 class Batches:
     """The batches of one split, epoch after epoch; `len()` counts them, a last partial one included.
 
-    `augment` names an augmentation (None: none). Process `rank` of `world` gets a contiguous, near-equal
-    share of every batch of `batch_size` examples. Images come as `dtype`, in channels_last memory format if
-    so wished. A split that fits in a quarter of a GPU's free memory is moved there once. Raises `InputError`
-    for arguments out of range, an unknown split, device or augmentation, or an augmentation of text.
+    `split` is train or test. `shuffle` (default off) reorders each epoch by `seed` (default 0); `augment` names an
+    augmentation (default None: none). Process `rank` of `world` (default 0 of 1) gets a contiguous, near-equal
+    share of every batch of `batch_size` examples (default 128). Images have `dtype` (default float32) and, with
+    `channels_last`, that memory format. A split of less than a quarter of a GPU's free memory is moved there once.
+    Raises `InputError` for arguments out of range, an unknown split, device or augmentation, or an augmentation of
+    text.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class Batches:
         channels_last: bool = False,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        """Check the arguments and, where it fits, move the split to the GPU."""
+        """Check the arguments and move a split that fits to the GPU."""
         if split not in ("train", "test"):
             raise InputError(f"There is no split named '{split}': choose train or test.")
         if not 0 <= rank < positive("number of processes", world):
@@ -125,7 +126,7 @@ class Batches:
         return Batch(images.to(self.dtype), labels, size)
 
     def _sent(self, tensor: Tensor) -> Tensor:
-        """Return `tensor` on the device; a copy to a GPU goes through pinned memory and does not wait."""
+        """Return `tensor` on the device; a copy to a GPU is asynchronous, through pinned memory."""
         if tensor.device == self.device:
             return tensor
         if self.device.type == "cuda" and tensor.device.type == "cpu":
@@ -144,7 +145,7 @@ def _device(device: torch.device | str) -> torch.device:
 
 
 def _resident(split: Split, device: torch.device) -> Split:
-    """Move `split` to a GPU where it takes less than a quarter of the free memory."""
+    """Move `split` to a GPU if it takes less than a quarter of the free memory."""
     if device.type == "cuda" and split.labels.device.type == "cpu":
         free, _ = torch.cuda.mem_get_info(device)
         if 4 * split.nbytes < free:

@@ -1,7 +1,7 @@
-"""Columns to a data set: two Arrow tables, for training and testing, become images or tokens with labels.
+"""Conversion of two Arrow tables, for training and testing, into images or tokens with labels.
 
-Which column is which is told by its type and name: encoded images are binary columns (or structs with a field
-`bytes`, as on the Hugging Face hub), texts and labels go by the names below.
+Columns are recognised by type and name: encoded images are binary columns (or structs with a field `bytes`, as on
+the Hugging Face hub), texts and labels have one of the names below.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ TEXTS = (
 
 
 def assemble(request: Request, train: pa.Table, test: pa.Table) -> Dataset:
-    """Build the data set from its two tables.
+    """Build the data set from its two tables; images take precedence over texts.
 
-    Raises `DataError` where there is no label column, neither images nor texts, or the content doesn't fit;
-    `InputError` for text without a tokenizer.
+    Raises `DataError` if there is no label column, neither images nor texts, or the content doesn't fit;
+    `InputError` for text without a tokenizer; `MissingExtraError` for text without transformers.
     """
     train_labels, test_labels, classes = _labels(request, train, test)
     types = dict(zip(train.schema.names, train.schema.types, strict=True))
@@ -63,7 +63,7 @@ def assemble(request: Request, train: pa.Table, test: pa.Table) -> Dataset:
 
 
 def labelled(table: pa.Table) -> bool:
-    """Tell whether the table has labels, and not just −1 throughout, as in the test splits of contests."""
+    """Tell whether the table has a label column with another value than −1, which marks hidden labels."""
     name = next((name for name in LABELS if name in table.column_names), None)
     return name is not None and not (
         pa.types.is_integer(table[name].type) and set(table[name].unique().to_pylist()) == {-1}
@@ -110,7 +110,7 @@ def _labels(request: Request, train: pa.Table, test: pa.Table) -> tuple[Tensor, 
 
 
 def _class_names(schema: pa.Schema, label: str) -> tuple[str, ...]:
-    """Return the class names that the `datasets` library leaves in an Arrow schema, or none."""
+    """Return the class names stored by the `datasets` library in an Arrow schema; () if there are none."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return tuple(map(str, features[label]["names"]))

@@ -1,8 +1,7 @@
-"""A data set as a value: two splits of decoded tensors, the class names and the normalisation.
+"""The `Dataset` type: two splits of decoded tensors, the class names and the normalisation.
 
-Images stay uint8 in memory and become normalised floats only in the batch that needs them, so a data set
-costs a quarter of its float32 size and any normalisation can be chosen later. Nothing here reads a file: the
-sources do.
+Images stay uint8 in memory and become normalised floats batch by batch, so a data set takes a quarter of its
+float32 size and its normalisation can be changed later.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ class Split:
     """Inputs and labels of one half of a data set.
 
     `inputs` is a uint8 image tensor [N, C, H, W], or a dict of token tensors, int32 or int64 [N, T] each
-    (`input_ids`, `attention_mask`, …); `labels` is int64 [N], counted from 0. Raises `DataError` where they
+    (`input_ids`, `attention_mask`, …); `labels` is int64 [N], counted from 0. Raises `DataError` if they
     don't fit each other.
     """
 
@@ -95,8 +94,8 @@ class Dataset:
     """A named data set with a training and a test split.
 
     `classes` are the class names in label order. `mean` and `std` normalise images: one float per channel for
-    pixel values scaled to 0..1; both are None for text. `augmentation` names the usual one for these data
-    (see `secateur.data.augment`). Raises `DataError` where the parts don't fit each other.
+    pixel values scaled to 0..1; both are None for text. `augmentation` (default "none") names the usual entry of
+    `AUGMENTATIONS` for these data. Raises `DataError` if the parts don't fit each other.
     """
 
     name: str
@@ -149,10 +148,9 @@ class Dataset:
         return cast(tuple[int, int, int], tuple(self.train.inputs.shape[1:]))
 
     def example(self, batch: int = 1) -> DatasetInputs:
-        """Return `batch` inputs of the test split as a model takes them: float32 [batch, C, H, W], or token
-        tensors.
+        """Return the first `batch` inputs of the test split: normalised float32 [batch, C, H, W], or token tensors.
 
-        Where the split is shorter, it is repeated. Raises `InputError` for a batch below 1.
+        A shorter split is repeated. Raises `InputError` for a batch below 1.
         """
         rows = torch.arange(positive("batch", batch)) % len(self.test)
         return self.normalised(each(lambda tensor: tensor[rows.to(tensor.device)], self.test.inputs))
@@ -165,9 +163,9 @@ class Dataset:
         return torch.addcmul(shift, inputs, scale)
 
     def affine(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-        """Return (shift, scale), [C, 1, 1] each, with which the normalised image is shift + scale · pixels.
+        """Return (shift, scale), [C, 1, 1] each, of the normalised image shift + scale · pixels, pixels in 0..255.
 
-        Raises `InputError` for text.
+        shift = −mean / std and scale = 1 / (255 std), rounded to `dtype`. Raises `InputError` for text.
         """
         if self.mean is None or self.std is None:
             raise InputError(f"{self.name} is text, which has no pixels to normalise.")
@@ -197,10 +195,10 @@ class Dataset:
         return replace(self, mean=full[0], std=full[1])
 
     def subset(self, train: int | None = None, test: int | None = None, seed: int = 0) -> Dataset:
-        """Return at most `train` and `test` random examples, class-balanced as far as the classes reach.
+        """Return at most `train` and `test` random examples, class-balanced as far as class sizes allow.
 
-        None keeps a split whole. A smaller subset of the same seed is the beginning of a larger one. Raises
-        `InputError` for a size below 1.
+        None (the default) keeps a split whole. A smaller subset of the same seed is a prefix of a larger one.
+        Raises `InputError` for a size below 1.
         """
         return replace(
             self,
@@ -209,7 +207,7 @@ class Dataset:
         )
 
     def fingerprint(self) -> str:
-        """Return 16 hexadecimal digits that tell shapes, labels and the first and last 64 examples apart."""
+        """Return 16 hexadecimal digits: SHA-256 of shapes, dtypes, labels and the first and last 64 inputs."""
         digest = hashlib.sha256()
         for split in (self.train, self.test):
             inputs = split.inputs if isinstance(split.inputs, dict) else {"images": split.inputs}
@@ -229,17 +227,16 @@ def each(change: Callable[[Tensor], Tensor], inputs: DatasetInputs) -> DatasetIn
 
 
 def positive(what: str, value: int) -> int:
-    """Return `value`. Raises `InputError` where it is no whole number of at least 1."""
+    """Return `value`. Raises `InputError` if it is no whole number of at least 1."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise InputError(f"The {what} must be a whole number of at least 1, not {value!r}.")
     return value
 
 
 def pixel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the exact mean and standard deviation per channel of uint8 images [N, C, H, W], on the scale
-    0..1.
+    """Return the exact means and standard deviations per channel of uint8 images [N, C, H, W], scaled to 0..1.
 
-    Computed from a histogram per channel. A constant channel gets the deviation 1.
+    Computed in float64 from a histogram per channel. A constant channel gets the deviation 1.
     """
     counts = torch.zeros(images.shape[1], 256, dtype=torch.float64)
     for part in torch.split(images, 4096):

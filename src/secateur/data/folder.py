@@ -22,7 +22,8 @@ TRAIN, TEST = ("train", "training"), ("test", "val", "validation")
 def folder(request: Request) -> Dataset:
     """Read PATH/train/CLASS/* and PATH/test/CLASS/* (val, validation), as RGB.
 
-    Without split folders, a fifth of each class of PATH/CLASS/* is held out, the same at every call.
+    Without split folders, a fifth of each class of PATH/CLASS/* is held out, the same at every call. Raises
+    `DataError` for a missing folder, split, class or image.
     """
     from secateur.data.images import decode
 

@@ -1,4 +1,4 @@
-"""The data set read last stays in memory while several steps want it."""
+"""A one-entry cache of decoded data sets, shared by the steps of a `held` block."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ _LAST: ContextVar[dict[Any, Dataset] | None] = ContextVar("the data set read las
 
 @contextmanager
 def held() -> Iterator[None]:
-    """Keep what is read within the block until another data set is read, or the outermost such block ends.
+    """Cache the data set read last within the block, until another is read or the outermost block ends.
 
-    What was decoded once need not be decoded again: a run, its levels and what is measured of them share it. Nobody
-    may change its tensors in place; nothing in the toolkit does.
+    A run, its levels and their measurements share the decoded tensors, which must not be changed in place.
 
     >>> import secateur
     >>> with held():
@@ -36,7 +35,7 @@ def held() -> Iterator[None]:
 
 
 def once(key: Any, read: Callable[[], Dataset]) -> Dataset:
-    """Return what `read` gives, or gave for the same `key` the last time something was read within `held`."""
+    """Return `read()`, or within `held` the cached data set if it was read with the same hashable `key`."""
     last = _LAST.get()
     if last is None:
         return read()

@@ -1,4 +1,4 @@
-"""Encoded images to one uint8 tensor, quickly and within memory."""
+"""Decoding of images into one uint8 tensor, in threads and within half of the available memory."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ GIB = 2**30
 def decode(items: Sequence[Encoded], origin: str, size: int | None = None, mode: str | None = None) -> Tensor:
     """Decode image files (paths) or their contents (bytes) to uint8 [N, C, H, W].
 
-    With a `size`, the shorter side is scaled to it (bilinear) and the centre cropped to a square. Without,
-    images that all have one size keep it and others are brought to 224. `mode` is "RGB" (three channels) or
-    "L" (one); None takes L where every image is greyscale and RGB otherwise. `origin` names the images in
-    error messages.
+    With a `size`, the shorter side is scaled to it (bilinear) and the centre cropped to a square. None (the
+    default) keeps a size common to all images and brings images of several sizes to 224. `mode` is "RGB" (three
+    channels) or "L" (one); None takes L if every image is greyscale and RGB otherwise. `origin` names the images
+    in error messages.
 
     Raises `DataError` for an image that can't be decoded, naming it, and for more images than half of the
     available memory holds.
@@ -64,7 +64,10 @@ def decode(items: Sequence[Encoded], origin: str, size: int | None = None, mode:
 
 
 def resized(split: Split, size: int) -> Split:
-    """Return the image split with the shorter sides scaled to `size` (bilinear) and the centres cropped."""
+    """Return the image split as uint8 [N, C, size, size]: shorter side scaled (bilinear), centre cropped.
+
+    Raises `DataError` for more images than half of the available memory holds.
+    """
     need("torchvision", for_="Scaling images")
     from torchvision.transforms import functional
 
@@ -76,7 +79,7 @@ def resized(split: Split, size: int) -> Split:
 
 
 def reserved(count: int, channels: int, height: int, width: int) -> tuple[int, int, int, int]:
-    """Return the shape [N, C, H, W]. Raises `DataError` where it exceeds half of the available memory."""
+    """Return the shape [N, C, H, W]. Raises `DataError` if it exceeds half of the available memory."""
     needed, available = count * channels * height * width, available_memory()
     if 2 * needed > available:
         raise DataError(
@@ -87,7 +90,7 @@ def reserved(count: int, channels: int, height: int, width: int) -> tuple[int, i
 
 
 def available_memory() -> int:
-    """Return the bytes of memory that programs may still take; where the system won't say, no limit."""
+    """Return the available memory in bytes; the physical memory, else `sys.maxsize`, on systems without the figure."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
@@ -100,7 +103,7 @@ def available_memory() -> int:
 
 
 def _header(item: Encoded, number: int, origin: str) -> tuple[str, tuple[int, int]]:
-    """Return mode and (width, height), which need no decoding."""
+    """Return mode and (width, height) from the image's header."""
     with _opened(item, number, origin) as image:
         return image.mode, image.size
 
@@ -119,7 +122,7 @@ def _decoded(item: Encoded, number: int, origin: str, size: int | None, mode: st
 
 @contextmanager
 def _opened(item: Encoded, number: int, origin: str) -> Iterator[Image]:
-    """Open an image; whatever goes wrong with it becomes a `DataError` that names it."""
+    """Open an image; any failure becomes a `DataError` that names it."""
     library = need("PIL.Image", for_="Reading images")
     try:
         with library.open(io.BytesIO(item) if isinstance(item, bytes) else item) as image:

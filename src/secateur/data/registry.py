@@ -1,7 +1,7 @@
-"""Where data come from: named sources, and `load`, which turns a name into a `Dataset`.
+"""Registry of data sources, and `load`, which turns a name into a `Dataset`.
 
-A source is a function from a `Request` to a `Dataset`, registered with `@source`. A plain source goes by its
-name (`mnist`); a source with an argument takes what follows the colon (`folder:PATH`).
+A source is a function from a `Request` to a `Dataset`, registered with `@source`. A plain source is written by
+its name (`mnist`), a source with an argument as `folder:PATH`.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ Constants = tuple[tuple[float, ...], tuple[float, ...]]
 
 @dataclass(frozen=True)
 class Request:
-    """What a source is asked for.
+    """Arguments of a data source.
 
-    `name` as the user wrote it, `argument` what followed its colon (empty for plain sources), `root` the
-    folder of the named data sets, `download` whether the network may be used, `image_size` the wanted side of
-    the images (None: as they are), `tokenizer` a path or hub id, `max_length` the most tokens a text keeps.
+    `name` is the user's full text, `argument` the part after its colon (empty for plain sources), `root` the
+    folder of the named data sets. `download` allows the network, `image_size` is the side of the images in pixels
+    (None: as they are), `tokenizer` a path or hub id, `max_length` the most tokens a text keeps.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Request:
 
 @dataclass(frozen=True)
 class DataSource:
-    """A way to get data: `read` does it; `argument` stands for what follows the colon, if anything does."""
+    """Entry of `DATA`: a reader and, for a source with an argument, its placeholder in listings (PATH, NAME)."""
 
     read: Callable[[Request], Dataset]
     summary: str
@@ -55,7 +55,7 @@ DATA: Registry[DataSource] = Registry("data set")
 def source(
     name: str, *, summary: str, argument: str | None = None
 ) -> Callable[[Callable[[Request], Dataset]], Callable[[Request], Dataset]]:
-    """Register the decorated function as the data source `name`."""
+    """Register the decorated function as the data source `name`; `argument` is the placeholder after its colon."""
 
     def register(read: Callable[[Request], Dataset]) -> Callable[[Request], Dataset]:
         DATA.add(name, DataSource(read, summary, argument))
@@ -65,7 +65,7 @@ def source(
 
 
 def names() -> list[tuple[str, str]]:
-    """List what `load` accepts, as (name, summary); a source with an argument reads `folder:PATH`."""
+    """List the names that `load` accepts, as (name, summary); a source with an argument reads `folder:PATH`."""
     return [
         (name if entry.argument is None else f"{name}:{entry.argument}", entry.summary)
         for name, entry in DATA.items()
@@ -89,12 +89,12 @@ def load(
     `root` holds the named data sets; the default is the environment variable SECATEUR_DATA, else
     ~/.cache/secateur/data. Missing files are downloaded unless `download` is False. `normalize` is None (the
     published constants of the data set, or those of its training images), "imagenet", "none", or a pair
-    "m1,m2,m3/s1,s2,s3" for pixels in 0..1. `image_size` scales the shorter side and crops the centre.
-    `tokenizer` is needed for text, which is cut after `max_length` tokens. `subset` keeps at most so many
-    examples of each split (or a pair: training, test), chosen class-balanced by `seed`.
+    "m1,m2,m3/s1,s2,s3" for pixels in 0..1. `image_size` scales the shorter side and crops the centre. Text needs a
+    `tokenizer` (folder or hub id) and is cut after `max_length` tokens. `subset` is the most examples of each split
+    (or a pair: training, test), chosen class-balanced by `seed`; None keeps all.
 
-    Raises `InputError` for unknown names and senseless arguments, `DataError` where the data can't be had or
-    read, `MissingExtraError` where an optional package is missing.
+    Raises `InputError` for unknown names and invalid arguments, `DataError` if the data are missing or
+    unreadable, `MissingExtraError` if an optional package is missing.
     """
     kind, colon, argument = name.partition(":")
     entry = DATA[kind]

@@ -1,8 +1,7 @@
-"""Random choices that anyone can repeat.
+"""Reproducible random choices about data: subsets, orders, augmentation.
 
-Every choice made about data (which examples, in which order, cropped where) is drawn from a generator made
-here from a key such as `(seed, "order", epoch)`. The key alone decides the numbers: not what was drawn
-before, nor the number of processes, nor Python's hash seed.
+Each is drawn from a generator made here from a key such as `(seed, "order", epoch)`. The numbers depend on the
+key alone, not on earlier draws, the number of processes or Python's hash seed.
 """
 
 from __future__ import annotations
@@ -20,17 +19,16 @@ def generator(*key: int | str) -> torch.Generator:
 
 
 def balanced_order(labels: Tensor, stream: torch.Generator) -> Tensor:
-    """Return a random order, int64 [N], that deals the classes in turn.
+    """Return a random order, int64 [N], of `labels`, int64 [N], that takes the classes in turn.
 
-    Every prefix of it is as class-balanced as the labels, int64 [N], allow: a class takes part until it runs
-    out.
+    Every prefix is as class-balanced as the class sizes allow.
     """
     order = torch.randperm(len(labels), generator=stream)
     return order[_rank_in_class(labels[order]).argsort(stable=True)]
 
 
 def held_out(labels: Tensor, fraction: float, stream: torch.Generator) -> Tensor:
-    """Choose a random `fraction` of every class; returns a mask, bool [N], of the chosen."""
+    """Return a mask, bool [N], of a random `fraction` of every class of `labels`, int64 [N]."""
     order = torch.randperm(len(labels), generator=stream)
     shuffled = labels[order]
     quota = (shuffled.bincount() * fraction).round()
@@ -40,7 +38,7 @@ def held_out(labels: Tensor, fraction: float, stream: torch.Generator) -> Tensor
 
 
 def _rank_in_class(labels: Tensor) -> Tensor:
-    """Return for each label how many equal ones stand before it, int64 [N]."""
+    """Return for each label the number of equal ones before it, int64 [N]."""
     by_class = labels.argsort(stable=True)
     counts = labels.bincount()
     first = counts.cumsum(0) - counts

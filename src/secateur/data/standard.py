@@ -1,9 +1,8 @@
-"""The small data sets every pruning paper uses, in the file layout of torchvision.
+"""The small data sets of the pruning literature, in the file layout of torchvision.
 
-Digits comes inside scikit-learn. The others are looked for under the root and, where they are missing,
-downloaded by torchvision, which checks what it fetches. CIFAR is taken from parquet files where there are
-some (`ROOT/cifar10/train-*.parquet`); otherwise from the original archive, whose checksums are verified
-before any of its files is opened.
+Digits is part of scikit-learn. The others are read from the root; torchvision downloads missing ones and verifies
+their checksums. CIFAR is read from parquet files (`ROOT/cifar10/train-*.parquet`) if there are any, otherwise from
+the original archive, whose checksums are verified before any of its files is opened.
 """
 
 from __future__ import annotations
@@ -98,7 +97,7 @@ def _torchvision(
 
 
 def _half(kind: Any, root: Path, train: bool, download: bool) -> tuple[Split, tuple[str, ...]]:
-    """Return one split and the class names; the network is asked only for what isn't there."""
+    """Return one split and the class names; only missing files are downloaded."""
     try:
         data = kind(root, train=train, download=False)
     except RuntimeError:
@@ -113,7 +112,7 @@ def _half(kind: Any, root: Path, train: bool, download: bool) -> tuple[Split, tu
 
 @contextmanager
 def _explained(request: Request) -> Iterator[None]:
-    """Turn what torchvision raises into a `DataError` that says where it looked and what to do."""
+    """Turn torchvision's exceptions into a `DataError` that names the folder and the way out."""
     try:
         yield
     except (RuntimeError, ValueError, TypeError, AssertionError, KeyError, EOFError, OSError) as error:
@@ -127,7 +126,7 @@ def _explained(request: Request) -> Iterator[None]:
 
 @contextmanager
 def _timeout(seconds: float) -> Iterator[None]:
-    """Let no new socket wait longer than `seconds`."""
+    """Set the default timeout of new sockets to `seconds` within the block."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:
@@ -137,7 +136,7 @@ def _timeout(seconds: float) -> Iterator[None]:
 
 
 def _sized(dataset: Dataset, request: Request) -> Dataset:
-    """Scale the images to the requested size, if one is."""
+    """Scale the images to the requested size, if any."""
     if request.image_size is None or dataset.input_shape == (
         len(dataset.mean or ()),
         *(request.image_size,) * 2,

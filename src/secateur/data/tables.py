@@ -1,7 +1,7 @@
 """Tables as data sets: parquet files, delimited text, and the Hugging Face hub.
 
-All three become a pair of Arrow tables, and `columns` makes the data set of them. Nothing here runs code that
-comes with the data.
+All three become a pair of Arrow tables, from which `columns` builds the data set. No code that comes with the data
+is run.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def table(request: Request) -> Dataset:
     summary="a data set of the Hugging Face hub, NAME or NAME:CONFIG, or a local folder",
 )
 def hub(request: Request) -> Dataset:
-    """Load NAME or NAME:CONFIG with the `datasets` library; splits with hidden labels are passed over."""
+    """Load NAME or NAME:CONFIG with the `datasets` library; splits with hidden labels are skipped."""
     datasets = need("datasets", extra="datasets", for_="Reading the Hugging Face hub")
     name, _, config = request.argument.partition(":")
     try:

@@ -1,7 +1,6 @@
-"""Hand a model over to other programs: ONNX, PyTorch's own exported programs, transformers folders.
+"""Export of models to other programs: ONNX, PyTorch's exported programs, transformers folders.
 
-Whatever is written is opened again and run beside the model before it takes its name: a file that computes something
-else never appears.
+Every file is opened again and its outputs compared with the model's before it takes its name.
 """
 
 from secateur.export.exporting import Exported, export

@@ -1,4 +1,4 @@
-"""Export a model to one file that other programs run, and prove that they compute the same."""
+"""Export of a model to one file that other programs run, with a check of its outputs."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 EXPORT_TOLERANCE = 1e-4
-"""The largest difference to the model's outputs, over the largest of them, that an export may show."""
+"""Largest difference of an export's outputs from the model's, relative to the largest output."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What `export` wrote.
+    """A file written by `export`.
 
-    `kind` says what the file at `path` is, `bytes` how large. `error` is the largest difference between its outputs
-    and the model's over the largest output. `batch` is the number of samples it takes at a time, None for any; `note`
-    says why it is fixed although it was to be free.
+    `kind` names the format of the file at `path`, `bytes` is its size. `error` is the largest difference between its
+    outputs and the model's over the largest output. `batch` is its fixed number of samples, None for any; `note` is
+    the reason of a fixed one with `dynamic_batch`.
     """
 
     path: Path
@@ -62,14 +62,14 @@ def export(
 ) -> Exported:
     """Write `model` in eval mode as a program: for ONNX runtimes (.onnx) or for PyTorch (.pt2).
 
-    The file is run beside the model on `example_inputs` (a tensor, a tuple of arguments or a dict of keyword
-    arguments) before it takes the name `path`. With `dynamic_batch` it takes any number of samples along the first
-    dimension, which is tried at two other numbers; where the model doesn't allow that, it takes as many as the
-    example has, and the result says why. A .pt2 file holds graph and weights, and no pickle. Weights that were cut by
-    masks are written as the zeros they are. A cache of keys and values is not among the outputs.
+    The file's outputs are compared with the model's on `example_inputs` (a tensor, a tuple of arguments or a dict of
+    keyword arguments) before it takes the name `path`. With `dynamic_batch` (the default) it takes any number of
+    samples along the first dimension, checked at two other numbers; if the model doesn't allow that, its number is
+    that of the example, and the result's `note` has the reason. A .pt2 file holds graph and weights, and no pickle.
+    Weights cut by masks are written as zeros. A cache of keys and values is not among the outputs.
 
-    Raises `InputError` for another suffix, `MissingExtraError` where ONNX is not installed, `ModelError` for a model
-    that can't be traced or computes something else once exported, `StoreError` where the file can't be written.
+    Raises `InputError` for another suffix, `MissingExtraError` if ONNX is not installed, `ModelError` for a model
+    that can't be traced or whose export has other outputs, `StoreError` if the file can't be written.
 
     >>> export(nn.Linear(4, 2), torch.ones(1, 4), "small.pt2").error
     0.0
@@ -95,7 +95,7 @@ def export(
 def _attempt(
     model: nn.Module, inputs: ModelInputs, path: str | os.PathLike[str], batch: int | None, note: str = ""
 ) -> Exported:
-    """Write the file, or raise `ModelError`."""
+    """Write the file for a fixed or (None) free `batch`. Raises `ModelError` for any failure but of the disk."""
     form = EXPORT_FORMATS[Path(path).suffix.lower()]
     try:
         with writing(path) as temporary:
@@ -103,7 +103,7 @@ def _attempt(
             size = temporary.stat().st_size
     except StoreError:
         raise
-    except Exception as failure:  # whatever tracing or converting a model comes upon
+    except Exception as failure:  # tracing and conversion raise exceptions of every type
         others = " or ".join(suffix for suffix in EXPORT_FORMATS if EXPORT_FORMATS[suffix] is not form)
         raise ModelError(
             f"{type(model).__name__} can't be exported to {Path(path).name} ({_reason(failure)}): "
@@ -115,7 +115,7 @@ def _attempt(
 def _write(
     model: nn.Module, example_inputs: ModelInputs, form: ExportFormat, path: Path, free: bool
 ) -> float:
-    """Write the file and return how far its outputs are from the model's."""
+    """Write the file and return the largest relative difference of its outputs from the model's."""
     given = batch_size(example_inputs)
     traced = (
         with_batch(example_inputs, max(2, given)) if free else example_inputs
@@ -134,7 +134,7 @@ def _write(
 
 
 def _program(model: nn.Module, inputs: ModelInputs, free: bool) -> ExportedProgram:
-    """Trace the model, the first dimension of what has one entry for each sample being `free`."""
+    """Trace the model; with `free`, the first dimension of inputs with one entry per sample is dynamic."""
     from torch.export import Dim, export
 
     args, kwargs = arguments(inputs)
@@ -153,7 +153,7 @@ def _program(model: nn.Module, inputs: ModelInputs, free: bool) -> ExportedProgr
 
 
 def _names(outputs: Any) -> list[str]:
-    """Name the outputs as the model's own mapping does, else by number."""
+    """Return the outputs' names: the keys of a mapping, else numbers."""
     if isinstance(outputs, Mapping) and all(isinstance(value, Tensor) for value in outputs.values()):
         return [str(key) for key in outputs]
     count = len(tensors_of(outputs))
@@ -176,7 +176,7 @@ def _without_cache(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _silenced() -> Iterator[None]:
-    """Keep what torch has to say to its own developers off the screen."""
+    """Suppress output, warnings and logs of torch's exporters within the block."""
     level = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     screen = io.StringIO()
@@ -189,7 +189,7 @@ def _silenced() -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    """Return the first sentence of what went wrong at the root."""
+    """Return the first sentence of the error's root cause."""
     while error.__cause__ is not None:
         error = error.__cause__
     return reason_of(error)

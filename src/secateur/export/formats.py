@@ -1,6 +1,6 @@
 """The file formats a model can be exported to, by the suffix of the file's name.
 
-A format writes a program traced by `torch.export`, and opens what it wrote as a function from inputs to outputs.
+A format writes a program traced by `torch.export`, and opens its file as a function from inputs to outputs.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ ExportRunner: TypeAlias = Callable[[ModelInputs], list[Tensor]]
 
 @dataclass(frozen=True)
 class ExportFormat:
-    """One way to write a program.
+    """A file format of programs.
 
-    `kind` says in words what the file is. `write(program, path, names)` fills the file, `names` being those of the
-    outputs; `open(path)` returns what runs it. `check()` raises `MissingExtraError` where a package for it is missing.
+    `kind` is its name in words. `write(program, path, names)` writes the file, `names` being those of the outputs;
+    `open(path)` returns a function that runs it. `check()` raises `MissingExtraError` if one of its packages is
+    missing.
     """
 
     kind: str
@@ -75,7 +76,7 @@ def _open_onnx(path: Path) -> ExportRunner:
 
 
 def _write_program(program: ExportedProgram, path: Path, names: Sequence[str]) -> None:
-    """Write the program without its example inputs, which the format would pickle, and nothing else pickled."""
+    """Write the program without its example inputs, which the format would pickle, and check for other pickles."""
     from torch.export import save
 
     program.example_inputs = None
@@ -85,7 +86,7 @@ def _write_program(program: ExportedProgram, path: Path, names: Sequence[str]) -
 
 
 def _check_no_pickle(path: Path) -> None:
-    """Raise `ModelError` where the archive holds a tensor or constant as pickle, as it does with tensor subclasses."""
+    """Raise `ModelError` if the archive holds a pickled tensor or constant, such as a tensor subclass."""
     with zipfile.ZipFile(path) as archive:
         for name in archive.namelist():
             held = json.loads(archive.read(name))["config"] if name.endswith("_config.json") else {}

@@ -1,8 +1,8 @@
-"""Write a smaller transformers model as a folder that `from_pretrained` opens.
+"""Writing of a smaller transformers model as a folder for `from_pretrained`.
 
-Such a folder says with a configuration how large the model is, so that only a model whose layers are alike in their
-sizes can be written. Which fields of the configuration say so is found by trying: fields are given the sizes that the
-cut left until a fresh model of that configuration has the shapes of the smaller one and computes the same.
+The folder's configuration holds the model's sizes, so only a model whose layers have equal sizes can be written. The
+fields are found by search: they are set to sizes left by the cut until a new model of that configuration has the shapes
+and the outputs of the smaller one.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ Change: TypeAlias = tuple[str, int]
 """A field of a configuration, as a path, and its new value."""
 
 TRIES = 400
-"""How many configurations are tried before a model is given up."""
+"""Most configurations tried for a model."""
 
 PRETRAINED_TOLERANCE = 1e-6
-"""How far outputs may be apart: the same operators run on the same numbers."""
+"""Largest relative difference of outputs; the same operators run on the same numbers."""
 
 
 def save_pretrained(model: nn.Module, example_inputs: ModelInputs, folder: str | os.PathLike[str]) -> None:
-    """Write a transformers model that was made smaller to `folder`, for the library's own `from_pretrained`.
+    """Write a smaller transformers model to `folder`, for the library's own `from_pretrained`.
 
-    The folder must not exist, or be empty. It appears once it has been opened again as a model of the same class and
-    has computed the same on `example_inputs`. Tokenizers and the like are not part of it.
+    The folder must be new or empty. It takes its name once it has been opened again as a model of the same class with
+    the same outputs on `example_inputs`. Tokenizers are not part of it.
 
-    Raises `InputError` for a model that isn't transformers', `MissingExtraError` where that isn't installed,
-    `ModelError` for a model that no configuration describes, naming the layer that differs, and `StoreError` where
-    the folder can't be written.
+    Raises `InputError` for a model that isn't transformers', `MissingExtraError` without transformers, `ModelError`
+    for a model that no configuration describes, naming the layer that differs, and `StoreError` if the folder is not
+    empty or can't be written.
     """
     _require_transformers(model)
     target = Path(folder)
@@ -75,7 +75,7 @@ def save_pretrained(model: nn.Module, example_inputs: ModelInputs, folder: str |
 
 @dataclass(frozen=True)
 class _ModelSignature:
-    """What can be told of a model without its values: the shapes of its tensors, the numbers its modules hold."""
+    """Shapes of a model's tensors, and numeric attributes of its modules."""
 
     shapes: Mapping[str, tuple[int, ...]]
     numbers: Mapping[str, float] = field(repr=False)
@@ -98,20 +98,20 @@ class _ModelSignature:
         )
 
     def differences(self, other: _ModelSignature) -> list[tuple[int, int]]:
-        """Return the sizes that differ, here and there."""
+        """Return the differing sizes as pairs (own, other)."""
         pairs = (
             pair for name in self.shapes for pair in zip(self.shapes[name], other.shapes[name], strict=True)
         )
         return [(here, there) for here, there in pairs if here != there]
 
     def distance(self, other: _ModelSignature) -> tuple[int, int]:
-        """Return how many sizes and how many numbers differ."""
+        """Return the numbers of differing sizes and of differing attributes."""
         numbers = sum(self.numbers[key] != other.numbers.get(key) for key in self.numbers)
         return len(self.differences(other)), numbers
 
 
 class _Search:
-    """Finds configurations of which a fresh model has the shapes of `model`, the likeliest first."""
+    """Search for configurations of a new model with the shapes of `model`, in order of likelihood."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model: Any = model
@@ -119,7 +119,7 @@ class _Search:
         self.idle: set[Change] = set()
 
     def configurations(self) -> Iterator[Any]:
-        """Yield them. Raises `ModelError`, naming what differs, where there is none."""
+        """Yield the configurations. Raises `ModelError`, naming a differing tensor, if there is none."""
         start = self._form({})
         if start is None or not start.comparable(self.aim):
             raise ModelError(
@@ -152,10 +152,10 @@ class _Search:
                 if len(child.differences(self.aim)) <= apart:
                     heapq.heappush(queue, (child.distance(self.aim), next(order), extended, child))
         if not found:
-            raise ModelError(self._says_what_differs(nearest))
+            raise ModelError(self._mismatch(nearest))
 
     def _candidates(self, start: _ModelSignature, changes: Mapping[str, int]) -> Iterator[Change]:
-        """Yield what one more field may be set to: a size the cut left, or less in proportion."""
+        """Yield changes of one more field: to a size left by the cut, or scaled in proportion."""
         cuts = sorted(set(start.differences(self.aim)))
         for name, value in _numbers(self.model.config):
             if name in changes:
@@ -179,14 +179,14 @@ class _Search:
         return config
 
     def _form(self, changes: Mapping[str, int]) -> _ModelSignature | None:
-        """Return the form of a fresh model; None where there is no model of such a configuration."""
+        """Return the signature of a new model with these changes; None if it can't be built."""
         try:
             with torch.device("meta"):
                 return _ModelSignature.of(type(self.model)(self._config(changes)))
-        except Exception:  # whatever a library says of sizes that do not go together
+        except Exception:  # the library raises exceptions of every type for incompatible sizes
             return None
 
-    def _says_what_differs(self, nearest: _ModelSignature) -> str:
+    def _mismatch(self, nearest: _ModelSignature) -> str:
         name = next(name for name, shape in self.aim.shapes.items() if shape != nearest.shapes[name])
         return (
             f"No configuration describes this {type(self.model).__name__}: {name} is {list(self.aim.shapes[name])}, in "
@@ -196,7 +196,7 @@ class _Search:
 
 
 def _numbers(config: Any, path: str = "") -> Iterator[tuple[str, int | None]]:
-    """Yield the whole numbers of a configuration, and the fields left empty, with their paths."""
+    """Yield path and value of the integer and the empty (None) fields of a configuration."""
     items = enumerate(config) if isinstance(config, list) else vars(config).items()
     for key, value in items:
         if str(key).startswith("_"):
@@ -216,7 +216,7 @@ def _write(model: Any, config: Any, folder: Path) -> None:
 
 
 def _opens(folder: Path, model: Any, example_inputs: ModelInputs, expected: list[Tensor]) -> bool:
-    """Whether the folder opens as a model that computes what is expected."""
+    """Whether the folder opens as a model with the `expected` outputs."""
     try:
         opened = type(model).from_pretrained(folder, local_files_only=True, use_safetensors=True)
         opened = opened.to(device=model.device, dtype=model.dtype).eval()
@@ -235,7 +235,7 @@ def _require_transformers(model: object) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep transformers' bars and advice off the screen."""
+    """Suppress transformers' progress bars, logs and warnings within the block."""
     from transformers.utils import logging as transformers_logging
 
     logging: Any = transformers_logging

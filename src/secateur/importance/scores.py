@@ -14,6 +14,7 @@ from secateur.criteria import CRITERIA, CalibrationBatches
 from secateur.graph.coupling import Coupling
 from secateur.graph.groups import Group
 from secateur.importance.parts import REDUCTIONS, VIEWS, Question
+from secateur.sparsity.granularity import kinds_where
 
 NORMALIZATIONS: Registry[Callable[[Tensor], Tensor]] = Registry("normalization")
 NORMALIZATIONS.add("none", lambda scores: scores)
@@ -43,7 +44,8 @@ def unit_scores(
     criterion's own. Raises `InputError` for a criterion that does not score units, or an option it does not have.
     """
     entry = CRITERIA[criterion]
-    entry.check("channel" if "channel" in entry.granularities else "head", options)
+    scored = kinds_where(lambda each: each.grouped and bool(each.elements & entry.elements))
+    entry.check(scored[0] if scored else "channel", options)
     reduce, normalize = REDUCTIONS[reduction], NORMALIZATIONS[normalization]
     question = Question(model, list(groups), entry, options, coupling, example_inputs, data, seed)
     parts = VIEWS[entry.per](question)

@@ -1,4 +1,4 @@
-"""Second moments that can be inverted: as much damping as it takes, and no more."""
+"""Damped Cholesky factors of second moments, with damping raised until they exist."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from secateur.core.errors import InputError
 from secateur.core.options import check_least
 
 SMALLEST_PIVOT = 1e-12
-"""What a pivot must be, against the mean diagonal, for the inverse to hold any digit."""
+"""Least pivot, relative to the mean diagonal, that counts as invertible."""
 
 
 class Damped(NamedTuple):
-    """H + damping · mean(diag H) · 1 and its lower triangular Cholesky factor, both [groups, n, n]."""
+    """H + damping · mean(diag H) · I and its lower triangular Cholesky factor, both float64 [groups, n, n]."""
 
     matrix: Tensor
     lower: Tensor
@@ -25,8 +25,8 @@ class Damped(NamedTuple):
 def damped(moment: Tensor, damping: float) -> Damped:
     """Damp a second moment, float64 [groups, n, n], symmetric and positive semidefinite, and factor it.
 
-    Damping is raised tenfold until the inverse exists; where all of H is zero, the mean counts as 1.
-    Raises `InputError` where H is not finite or the damping no number from 0.
+    Damping is raised tenfold until the inverse exists; the mean of an H of zeros counts as 1. Raises `InputError` if H
+    is not finite, or the damping is negative or no number.
 
     >>> damped(torch.ones(1, 2, 2, dtype=torch.float64), 0.0).damping
     1e-12

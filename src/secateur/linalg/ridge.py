@@ -1,4 +1,4 @@
-"""Ridge regression from sums: rows are added as they come, and never kept."""
+"""Ridge regression from running sums, without storing the rows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from secateur.linalg.damping import damped
 class Fitted:
     """A solution: `weight`, float64 [groups, inputs, outputs], `bias`, float64 [groups, outputs] or None.
 
-    `before` and `after` are the squared errors as a fraction of the targets' variance, `damping` what was needed.
+    `before` and `after` are the squared errors of the old and the new solution as fractions of the targets' variance
+    (of their sum of squares without a bias), `damping` is the one applied.
     """
 
     weight: Tensor
@@ -26,7 +27,7 @@ class Fitted:
 
 
 class Squares:
-    """The sums that a least-squares fit needs, float64, of any number of rows; independent for each of `groups`."""
+    """The sums of a least-squares fit, float64, over any number of rows; independent for each of `groups`."""
 
     def __init__(self, inputs: int, outputs: int, groups: int, device: torch.device) -> None:
         def zeros(*size: int) -> Tensor:
@@ -37,7 +38,7 @@ class Squares:
         self.input, self.output, self.energy = zeros(inputs), zeros(outputs), zeros(outputs)
 
     def add(self, inputs: Tensor, outputs: Tensor) -> None:
-        """Add rows: inputs [groups, rows, inputs], outputs [groups, rows, outputs]."""
+        """Add rows of any float dtype: inputs [groups, rows, inputs], outputs [groups, rows, outputs]."""
         x, y = inputs.double(), outputs.double()
         self.count += x.shape[1]
         self.gram.baddbmm_(x.mT, x)
@@ -47,9 +48,9 @@ class Squares:
         self.energy += y.square().sum(1)
 
     def moments(self, centred: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Return XᵀX, XᵀY and the diagonal of YᵀY, of what differs from its mean where `centred`.
+        """Return XᵀX [groups, inputs, inputs], XᵀY [groups, inputs, outputs] and diag YᵀY [groups, outputs].
 
-        Raises `InputError` where the rows hold NaN.
+        With `centred`, X and Y are taken less their means. Raises `InputError` if the rows hold NaN or infinity.
         """
         if not bool(self.gram.isfinite().all() & self.cross.isfinite().all()):
             raise InputError("The activations on this data hold NaN or infinity: look at the inputs.")
@@ -63,14 +64,15 @@ class Squares:
         )
 
     def shift(self, weight: Tensor) -> Tensor:
-        """Return the best b to a W, [groups, outputs]."""
+        """Return the least-squares b, [groups, outputs], for W = `weight`, [groups, inputs, outputs]."""
         return (self.output - (self.input[:, None] @ weight).squeeze(1)) / max(1, self.count)
 
     def solve(self, weight: Tensor, bias: Tensor | None, damping: float) -> Fitted:
         """Minimise ‖X W + b − Y‖² + damping · mean(diag XᵀX) · ‖W − weight‖².
 
-        `weight` is [groups, inputs, outputs]; without `bias`, [groups, outputs], there is no b. Where the equations
-        can't be solved, damping is raised tenfold until they can. Raises `InputError` where the rows hold NaN.
+        `weight` is [groups, inputs, outputs], `bias` [groups, outputs], or None for a fit without b. Damping is raised
+        tenfold until the equations can be solved. Raises `InputError` if the rows hold NaN or infinity, or the damping
+        is negative.
         """
         weight = weight.double()
         gram, cross, energy = self.moments(bias is not None)

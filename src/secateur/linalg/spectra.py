@@ -8,22 +8,22 @@ import torch
 from torch import Tensor
 
 SPECTRUM_CHUNK = 1 << 17
-"""Numbers that are worked on at a time: few enough to stay in a processor's cache."""
+"""Entries per chunk, few enough for a processor's cache."""
 STEP = 0.5
 """Distance of the nodes of the quadrature in ln σ; the trapezoidal rule's error is about exp(−π²/STEP)."""
 TINY, EPS = torch.finfo(torch.float64).tiny, torch.finfo(torch.float64).eps
 SPAN = -25.0, 18.0
-"""Where ln(σ / largest singular value) begins and ends: less than 1e-6 of what a row loses lies outside."""
+"""Range of ln(σ / largest singular value) in the quadrature; less than 1e-6 of a row's loss lies outside."""
 
 
 def ranks(matrices: Tensor) -> Tensor:
     """Return the rank of each matrix, [..., rows, columns] → float64 [...]; NaN for one that is not finite.
 
-    The rank is how many singular values exceed max(rows, columns) · ε · the largest, with the ε of the dtype, float32
-    at least. Singular values of float64 matrices are computed; those of shorter ones are counted: by Sylvester's law
-    of inertia, an L D Lᵀ decomposition of A Aᵀ − t² I in float64 has as many positive pivots as A has singular values
-    above t. The largest singular value is only known to lie between two bounds, so where the counts at both differ,
-    it is computed.
+    The rank is the number of singular values above max(rows, columns) · ε · the largest, with the ε of the dtype,
+    float32 at least. Singular values of float64 matrices are computed; those of shorter dtypes are counted: by
+    Sylvester's law of inertia, an L D Lᵀ decomposition of A Aᵀ − t² I in float64 has as many positive pivots as A has
+    singular values above t. The largest singular value is only known to lie between two bounds; if the counts at both
+    differ, the singular values are computed.
     """
     flat = matrices.reshape(-1, *matrices.shape[-2:])
     chunk = max(1, SPECTRUM_CHUNK // max(1, flat[:1].numel()))
@@ -56,7 +56,7 @@ def _counted(matrices: Tensor) -> Tensor:
 
 def _above_zero(symmetric: Tensor) -> Tensor:
     """Count the positive eigenvalues, [n, size, size] → float64 [n]."""
-    if symmetric.device.type != "cpu":  # where the decomposition is made for one matrix after another
+    if symmetric.device.type != "cpu":  # elsewhere L D Lᵀ is not batched
         values: Tensor = torch.linalg.eigvalsh(symmetric)
         return (values > 0).sum(1).double()
     factors, pivots, _ = torch.linalg.ldl_factor_ex(symmetric)
@@ -77,21 +77,21 @@ def _tolerance(matrices: Tensor) -> float:
 
 
 def _gram(matrices: Tensor) -> Tensor:
-    """Return A Aᵀ or Aᵀ A, whichever is smaller."""
+    """Return the smaller of A Aᵀ and Aᵀ A."""
     rows, columns = matrices.shape[-2:]
     return matrices @ matrices.mT if rows <= columns else matrices.mT @ matrices
 
 
 def nuclear_losses(matrices: Tensor) -> Tensor:
-    """Return what the nuclear norm of each matrix loses with each row set to zero: [n, rows, columns] → [n, rows].
+    """Return the loss of each matrix's nuclear norm with each row set to zero: [n, rows, columns] → float64 [n, rows].
 
-    ‖A‖_* is Σ √λ over the eigenvalues of G = A Aᵀ, and a zeroed row strikes a row and a column out of G. With
+    ‖A‖_* is Σ √λ over the eigenvalues of G = A Aᵀ, and zeroing a row removes a row and a column of G. With
     √λ = 1/π ∫ ln(1 + λ/σ²) dσ over σ > 0, sums over eigenvalues become determinants, and the ratio of that of G and
     that without row j is, by Cramer's rule, a diagonal entry of an inverse:
 
         ‖A‖_* − ‖A without row j‖_* = −1/π ∫ ln qⱼ(σ) dσ,    qⱼ(σ) = [(I + G/σ²)⁻¹]ⱼⱼ = 1 − Σᵢ uⱼᵢ² λᵢ / (λᵢ + σ²)
 
-    where u are eigenvectors. So one eigendecomposition serves all rows. In ln σ the integrand is smooth and falls off
+    with eigenvectors u. So one eigendecomposition serves all rows. In ln σ the integrand is smooth and falls off
     exponentially on both sides, and the trapezoidal rule converges exponentially. Computed in float64; the relative
     error is below 1e-6.
     """
@@ -106,7 +106,7 @@ def _losses(matrices: Tensor) -> Tensor:
     largest = largest.where(largest > 0, 1)
     real = values > max(rows, columns) * EPS * largest
     values = values.where(real, 0)
-    outside = values.new_zeros(())  # what of each row's unit vector no eigenvector at hand has a share in
+    outside = values.new_zeros(())  # share of each row's unit vector outside the computed eigenvectors
     if rows > columns:  # eigenvectors of A Aᵀ from those of Aᵀ A, without those of its null space
         vectors = (matrices @ vectors) / values.where(real, torch.inf).sqrt()[:, None]
         outside = 1 - vectors.square().sum(2, keepdim=True)

@@ -1,9 +1,8 @@
-"""Lottery tickets: cut a trained network, go back to where its training began, train what is left, and again.
+"""Lottery tickets: iterations of cutting a trained network, rewinding its weights and training it again.
 
-A *level* is one such round. How much goes and where is in `cutting`, `subnetwork`, `pace` and `plan`, what becomes of
-weights, masks and schedule before the next training is a `start`, and `find` is the whole search on a model of one's
-own. The step `secateur.steps.Lottery` does it with run folders. `ask` puts a question to a training by a mask, without
-another one.
+A *level* is one such iteration. `cut`, `subnetwork`, `pace` and `plan` determine its amount and masks, a `start` its
+initial weights, masks and schedule, and `find` runs the whole search in memory; the step `secateur.steps.Lottery` runs
+it in run folders. `ask` evaluates masks of a finished training without another one (Zhou et al. 2019).
 """
 
 from secateur.lottery.cutting import cut, multiples

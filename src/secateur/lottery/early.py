@@ -1,4 +1,4 @@
-"""When a training should have been stopped: at the lowest test loss."""
+"""The early-stopping iteration of a training, that of the lowest test loss."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from secateur.training.journal import MetricsRow
 def early_stop(rows: Sequence[MetricsRow]) -> MetricsRow:
     """Return the row of a training's log with the lowest test loss, the first of equals.
 
-    Its iteration is the early-stopping iteration (Frankle & Carbin 2019, section 2), as exact as the log is dense
+    Its iteration is the early-stopping iteration (Frankle & Carbin 2019, section 2), to the resolution of the log
     (`evaluate_every`). Raises `InputError` for a log without rows.
 
     >>> early_stop([{"iteration": 10, "loss": 0.3}, {"iteration": 20, "loss": 0.2}, {"iteration": 30, "loss": 0.2}])

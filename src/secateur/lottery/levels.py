@@ -1,7 +1,7 @@
-"""How far a search goes: the fraction p that each level takes of what is left, and how many levels there are.
+"""The levels of a search: the rate p, the fraction of the remaining weights cut per level, and the number of levels.
 
-After t levels a layer with the multiple r keeps (1 − r p)^t of its weights. The last t need not be whole, so that
-exactly the fraction asked for is left.
+After t levels a layer with the multiple r keeps (1 − r p)^t of its weights. The last t may be fractional, to leave
+exactly the requested fraction.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from collections.abc import Callable, Mapping
 from secateur.core.errors import InputError
 
 RATE = 0.2
-"""What a level takes where nothing else is said (Frankle & Carbin 2019)."""
+"""Default rate (Frankle & Carbin 2019)."""
 MOST_LEVELS = 1024
-"""Levels beyond which something must be wrong."""
+"""Largest number of levels; more are refused as a mistake."""
 
 
 def left_of(rate: float, multiple: float, level: float) -> float:
-    """Return the fraction of a layer that is left after a level, (1 − r p)^t.
+    """Return the fraction of a layer left after level t, (1 − r p)^t, for the rate p and its multiple r.
 
     >>> round(left_of(0.2, 0.5, 2), 4)
     0.81
@@ -34,10 +34,10 @@ def pace(
 ) -> tuple[float, list[float]]:
     """Return the rate p and the levels t = 1, 2, … of a search.
 
-    `sizes` counts the weights that may go by the multiple of the rate they have. Two of three are given: with `rate`
-    (default 0.2) and `levels` it goes so many levels; with `rate` and `left` until the fraction `left` is left, the
-    last level taking just what is missing; with `levels` and `left` the rate follows. Raises `InputError` for
-    anything else, for numbers out of range, and where so little can't be left.
+    `sizes` maps multiples of the rate to numbers of prunable weights. Two of the other arguments are given: `rate`
+    (default 0.2) and `levels`; or `rate` and `left`, whose last level is fractional so that exactly the fraction `left`
+    remains; or `levels` and `left`, from which the rate follows. Raises `InputError` for another combination, numbers
+    out of range, and a fraction `left` that can't be reached.
 
     >>> pace({1.0: 100}, rate=0.5, left=0.2)
     (0.5, [1.0, 2.0, 2.321928])
@@ -90,7 +90,7 @@ def _check(sizes: Mapping[float, int], rate: float | None, levels: int | None, l
 
 
 def check_rate(rate: float, multiple: float) -> None:
-    """Raise `InputError` where a level would take all of a layer, or more."""
+    """Raise `InputError` if a level would cut a whole layer: rate · multiple ≥ 1."""
     if multiple * rate >= 1:
         raise InputError(
             f"A rate of {rate} times {multiple:g} takes all of a layer at once: give a lower one."
@@ -98,7 +98,7 @@ def check_rate(rate: float, multiple: float) -> None:
 
 
 def _falling(function: Callable[[float], float], target: float, low: float, high: float) -> float:
-    """Return where a falling function has the value `target`, by bisection."""
+    """Return x in low..high with function(x) = target, by bisection of a falling function."""
     for _ in range(200):
         middle = (low + high) / 2
         low, high = (middle, high) if function(middle) > target else (low, middle)

@@ -1,16 +1,15 @@
-"""What may be asked of a training by a mask: which weights stay, what they become, and what the others become.
+"""Mask criteria, and treatments of kept and of masked weights, for masks of a finished training.
 
-Three registries (Zhou et al. 2019, sections 2 to 4). Each entry is a function of one layer whose parameters name what
-it needs:
+Three registries (Zhou et al. 2019, sections 2 to 4). Each entry is a function of one layer whose parameters are among
 
     initial   the weights before the training
     final     the weights after it
-    fresh     weights newly drawn
-    mask      True where a weight stays
-    stream    a generator of random numbers on the CPU, of its own for each layer and seed
+    fresh     newly drawn weights
+    mask      boolean, True for a kept weight
+    stream    a random generator on the CPU, one for each layer and seed
 
-Criteria return scores, of which the highest stay; treatments return weights. All have the layer's shape. Registering a
-function is all it takes for the library, the command line and the documentation to know it.
+Criteria return scores, of which the highest are kept; treatments return weights. All have the layer's shape. The
+library, the command line and the documentation read the registries.
 """
 
 from __future__ import annotations
@@ -26,12 +25,12 @@ from torch import Tensor
 from secateur.core.registry import Registry
 
 SAME_SIGN = "_same_sign"
-"""What a criterion's name ends with where only weights can stay whose sign the training has not changed."""
+"""Suffix of the criteria that keep only weights whose sign is the same before and after the training."""
 
 
 @dataclass(frozen=True)
 class SupermaskRule:
-    """A part of a question."""
+    """A registered function of one layer: a mask criterion or a treatment."""
 
     function: Callable[..., Tensor]
 
@@ -42,17 +41,17 @@ class SupermaskRule:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """What the function takes."""
+        """Names of the function's parameters."""
         return tuple(inspect.signature(self.function).parameters)
 
     def of(self, sources: Mapping[str, Any]) -> Tensor:
-        """Call the function with what it needs of the sources."""
+        """Return the function's value, with its arguments taken from `sources` by name."""
         return self.function(*(sources[need] for need in self.needs))
 
 
 @dataclass(frozen=True)
 class MaskCriterion(SupermaskRule):
-    """Which weights stay: the highest scores, of all weights or of those with the `same_sign` as before."""
+    """A rule for kept weights: the highest scores, of all weights or of those of the `same_sign` before and after."""
 
     same_sign: bool
 
@@ -63,7 +62,7 @@ MASKED: Registry[SupermaskRule] = Registry("treatment of masked weights")
 
 
 def criterion(name: str) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
-    """Register the decorated function as a mask criterion, and as another one for weights that kept their sign."""
+    """Register the decorated function as a mask criterion, and with `SAME_SIGN` as one of weights of the same sign."""
 
     def register(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         MASK_CRITERIA.add(name, MaskCriterion(function, same_sign=False))
@@ -123,24 +122,24 @@ def small_init_small_final(initial: Tensor, final: Tensor) -> Tensor:
 
 @criterion("magnitude_increase")
 def magnitude_increase(initial: Tensor, final: Tensor) -> Tensor:
-    """|w_f| − |w_i|: has grown most."""
+    """|w_f| − |w_i|: largest growth."""
     return final.abs() - initial.abs()
 
 
 @criterion("movement")
 def movement(initial: Tensor, final: Tensor) -> Tensor:
-    """|w_f − w_i|: has moved furthest."""
+    """|w_f − w_i|: largest movement."""
     return (final - initial).abs()
 
 
 @criterion("random")
 def random(initial: Tensor, stream: torch.Generator) -> Tensor:
-    """Drawn at random: the baseline."""
+    """Random scores: the baseline."""
     return torch.rand(initial.shape, generator=stream, dtype=torch.float64).to(initial.device)
 
 
 def evened(initial: Tensor, final: Tensor) -> Tensor:
-    """Return α |w_f|, with the α that gives it the mean of |w_i|; |w_f| itself where all of it is zero."""
+    """Return α |w_f| with α = mean |w_i| ÷ mean |w_f|; α = 1 if all w_f are zero."""
     sizes = final.abs()
     mean = sizes.mean()
     return sizes * torch.where(mean > 0, initial.abs().mean() / mean, 1.0)
@@ -148,25 +147,25 @@ def evened(initial: Tensor, final: Tensor) -> Tensor:
 
 @treatment(KEPT, "rewind")
 def rewind(initial: Tensor) -> Tensor:
-    """What they were before the training."""
+    """The values before the training."""
     return initial
 
 
 @treatment(KEPT, "reinit")
 def reinit(fresh: Tensor) -> Tensor:
-    """Newly drawn, as the model draws them."""
+    """Newly drawn values, from the model's own initialisation."""
     return fresh
 
 
 @treatment(KEPT, "reinit_signed")
 def reinit_signed(initial: Tensor, fresh: Tensor) -> Tensor:
-    """Newly drawn, with the signs they had before the training."""
+    """Newly drawn magnitudes, with the signs before the training."""
     return fresh.abs().copysign(initial)
 
 
 @treatment(KEPT, "reshuffle")
 def reshuffle(initial: Tensor, mask: Tensor, stream: torch.Generator) -> Tensor:
-    """Their values before the training, shuffled among them within the layer."""
+    """The values before the training, shuffled among the kept weights of the layer."""
     values = initial[mask]
     places = torch.randperm(len(values), generator=stream).to(initial.device)
     return initial.masked_scatter(mask, values[places])
@@ -174,13 +173,13 @@ def reshuffle(initial: Tensor, mask: Tensor, stream: torch.Generator) -> Tensor:
 
 @treatment(KEPT, "reshuffle_signed")
 def reshuffle_signed(initial: Tensor, mask: Tensor, stream: torch.Generator) -> Tensor:
-    """Sizes shuffled like that, with the signs they had before the training."""
+    """The magnitudes before the training, shuffled among the kept weights of the layer; signs stay in place."""
     return reshuffle(initial.abs(), mask, stream).copysign(initial)
 
 
 @treatment(KEPT, "constant")
 def constant(initial: Tensor) -> Tensor:
-    """±σ, the standard deviation of the layer before the training, with the signs they had then."""
+    """±σ, the standard deviation of the layer before the training, with the signs before the training."""
     return initial.sign() * initial.std(correction=0)
 
 
@@ -192,5 +191,5 @@ def zero(initial: Tensor) -> Tensor:
 
 @treatment(MASKED, "frozen")
 def frozen(initial: Tensor) -> Tensor:
-    """What they were before the training."""
+    """The values before the training."""
     return initial

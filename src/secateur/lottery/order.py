@@ -1,4 +1,4 @@
-"""Which trainings a search consists of, and which cut follows which training."""
+"""The order of a search's trainings, and the parent whose weights each one's cut is of."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from secateur.sparsity.granularity import parse
 
 
 class PlannedTraining(NamedTuple):
-    """One training: of level `number`, counted from 1, from `start`; its cut is of what `parent` trained.
+    """One training: of level `number`, counted from 1, from `start`, after a cut of the network of `parent`.
 
     A parent is a start and a level; None is the dense training.
     """
@@ -24,9 +24,9 @@ class PlannedTraining(NamedTuple):
 def order(starts: Sequence[str], levels: int, one_shot: bool = False) -> Iterator[PlannedTraining]:
     """Yield a search's trainings, level by level, each after its parent.
 
-    Starts that lead make a chain each: their cut is of what they trained themselves a level earlier. All others are
-    given what the first start that leads has cut. With `one_shot` every level is cut from the dense training.
-    Raises `InputError` for an unknown start, one named twice, or where none leads.
+    Each start that leads forms a chain: its cut is of its own network of the level before. All others have the cut of
+    the first start that leads. With `one_shot` (default off) every level is cut from the dense training. Raises
+    `InputError` for an unknown start, one named twice, or starts of which none leads.
 
     >>> [(job.start, job.number, job.parent) for job in order(["weights", "reinit"], 2)][2:]
     [('weights', 2, ('weights', 1)), ('reinit', 2, ('weights', 1))]
@@ -47,12 +47,12 @@ def order(starts: Sequence[str], levels: int, one_shot: bool = False) -> Iterato
 
 
 def check_shuffled(starts: Sequence[str], granularity: str) -> None:
-    """Raise `InputError` where a start shuffles masks and the granularity has none that could be."""
+    """Raise `InputError` if a start shuffles masks and the granularity is not single weights."""
     kind = parse(granularity)
     drawn = next((name for name in starts if "seed" in STARTS[name].needs), None)
-    if drawn is None or kind.kind == "weight":
+    if drawn is None or kind.single:
         return
-    if kind.shrinks:
+    if kind.removes:
         raise InputError(
             f"A smaller network has no masks to shuffle: leave the start {drawn} out. Which {kind}s of newly drawn "
             "weights stay does not matter, so that reinit is its random subnetwork."
@@ -61,7 +61,7 @@ def check_shuffled(starts: Sequence[str], granularity: str) -> None:
 
 
 def check_finetune(starts: Sequence[str], epochs: int | None) -> None:
-    """Raise `InputError` where epochs of fine-tuning are given, and none of the starts fine-tunes."""
+    """Raise `InputError` if epochs of fine-tuning are given, and none of the starts fine-tunes."""
     tuned = [name for name, start in STARTS.items() if start.training == "finetuned"]
     if epochs is not None and not set(tuned) & set(starts):
         raise InputError(

@@ -1,4 +1,4 @@
-"""The levels of a search on a given model, found possible before anything is trained."""
+"""The levels of a search on a given model, checked before the first training."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def plan(
 ) -> tuple[float, list[float]]:
     """Return the rate and the levels of a search, as `pace` does; `how` are other arguments of `subnetwork`.
 
-    A pattern N:M is one level. Raises `InputError` for a search that makes no sense, or that ends with too little.
+    A pattern N:M is one level. Raises `InputError` for invalid arguments, or a last level that leaves too little.
 
     >>> plan(nn.Linear(10, 10), levels=2)
     (0.2, [1.0, 2.0])
@@ -43,26 +43,26 @@ def plan(
                 f"The pattern {pattern} takes its own fraction at once: leave rate, levels and left out."
             )
         found: tuple[float, list[float]] = RATE, [1.0]
-    elif pattern.shrinks:
-        found = pace({1.0: 1}, rate, levels, left)  # all units have the same rate, however many there are
+    elif pattern.removes:
+        found = pace({1.0: 1}, rate, levels, left)  # units have one rate, for any number of them
     else:
         targets = prunable(model, *(how.get(key, default) for key, default in DEFAULT_TARGETS.items()))
         sizes = Counter[float]()
         for name, multiple in multiples(targets, layer_rates or {}).items():
-            sizes[multiple] += targets[name].numel()
+            sizes[multiple] += pattern.entries(tuple(targets[name].shape))
         found = pace(sizes, rate, levels, left)
     p, steps = found
-    _rehearse(model, rate=p, level=steps[-1], layer_rates=layer_rates, **how)
+    _check_last_level(model, rate=p, level=steps[-1], layer_rates=layer_rates, **how)
     return found
 
 
-def _rehearse(model: nn.Module, **how: Any) -> None:
-    """Raise what a cut would raise, as far as can be told before training.
+def _check_last_level(model: nn.Module, **how: Any) -> None:
+    """Make the last cut on the untrained model, for its errors.
 
-    So a last level that leaves too little is found before the first one is trained.
+    So a last level that leaves too little is refused before the first training.
     """
     kind = parse(how.get("granularity", "weight"))
-    CRITERIA[how.get("criterion", "magnitude")].check(kind.kind, {})
+    CRITERIA[how.get("criterion", "magnitude")].check(str(kind), {})
     shared = ["rate", "level", "layer_rates", "granularity", "scope", "include", "keep", "layers"]
-    shared += ["example_inputs"] if kind.shrinks else []
+    shared += ["example_inputs"] if kind.removes else []
     subnetwork(model, **{name: how[name] for name in shared if name in how})

@@ -1,4 +1,4 @@
-"""How a level is trained: settings that follow from those of the dense training."""
+"""Training settings of a level, derived from those of the dense training."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from secateur.training.learning_rate import learning_rate
 
 @dataclass(frozen=True)
 class Course:
-    """The dense training, and what a level's training may need to know beside it.
+    """Inputs of a level's training settings: the dense training's `config` and facts of the level.
 
-    `rewind_to` is a moment of it, `finetune` the epochs of a fine-tuning (those of the dense training when None).
-    `per_epoch` counts the batches of an epoch, and `saved` is MACs of the dense model ÷ MACs at weights that are left.
+    `rewind_to` is a moment of the dense training (default 0it), `finetune` the epochs of a fine-tuning (None: those of
+    the dense training). `per_epoch` is the number of batches per epoch, and `saved` the MACs of the dense model ÷ MACs
+    at weights that are left.
     """
 
     config: TrainConfig
@@ -33,12 +34,12 @@ class Course:
 
 Training: TypeAlias = Callable[[Course], dict[str, Any]]
 TRAININGS: Registry[Training] = Registry("training of a level")
-"""Name → the settings in which a level's training differs from the dense one. The optimiser always starts fresh."""
+"""Name → function of a `Course` to settings that differ from the dense training. The optimiser starts anew."""
 
 
 @TRAININGS.register("rewound")
 def rewound(course: Course) -> dict[str, Any]:
-    """From the moment `rewind_to` on: schedule, order and augmentation as they were then."""
+    """From the moment `rewind_to` on: the same schedule, order and augmentation as the dense training."""
     return {"start_at": course.rewind_to}
 
 
@@ -64,11 +65,11 @@ def finetuned(course: Course) -> dict[str, Any]:
 
 @TRAININGS.register("longer")
 def longer(course: Course) -> dict[str, Any]:
-    """From the beginning, for as many MACs as the dense training: round(epochs · MACs ÷ MACs left), all stretched."""
+    """From the beginning, for as many MACs as the dense training: round(epochs · `saved`), schedule stretched alike."""
     config, epochs = course.config, round(course.config.epochs * course.saved)
     factor = epochs / max(1, config.epochs)
     warmup = Duration.parse(config.warmup)
-    stretch = 1.0 if warmup.unit == "%" else factor  # percent are of the whole already
+    stretch = 1.0 if warmup.unit == "%" else factor  # percents scale by themselves
     return {
         "epochs": epochs,
         "milestones": tuple(factor * milestone for milestone in config.milestones),

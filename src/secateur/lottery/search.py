@@ -1,4 +1,4 @@
-"""The whole search on a model of one's own, in memory."""
+"""The whole search on a model in memory."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ from secateur.training.journal import MetricsRow
 
 @dataclass(frozen=True)
 class Level:
-    """A network that was trained: of level `number` (0 is the dense one), from `start`.
+    """A trained network: of level `number` (0 is the dense one), from `start`.
 
-    `state` is its trained `state_dict`, on the CPU, and `rows` its log. What is left of the dense network, `counts[0]`
-    of `counts[1]` weights or units that may go, say `masks`, on the CPU, or the `plan` of a smaller network, which
-    `secateur.shrink.apply` makes of a dense one.
+    `state` is its trained `state_dict`, on the CPU, and `rows` its log. Of the `counts[1]` prunable weights or units
+    of the dense network `counts[0]` are left: those of `masks`, on the CPU, or of the `plan` with which
+    `secateur.shrink.apply` shrinks the dense network.
     """
 
     number: int
@@ -54,7 +54,7 @@ class Level:
 
     @property
     def left(self) -> float:
-        """Fraction of the weights, or units, that may go that is left."""
+        """Fraction of the prunable weights, or units, that is left."""
         return self.counts[0] / max(1, self.counts[1])
 
     @property
@@ -85,29 +85,30 @@ def find(
     cuts: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> list[Level]:
-    """Train `model`, then cut, start over and train, level by level; return all levels, the dense one first.
+    """Train `model`, then cut, restart and train, level by level; return all levels, the dense one first.
 
-    The model ends as the last of them. Everything is kept in memory; the step `secateur.steps.Lottery` keeps run
-    folders and goes on where it was stopped.
+    The model ends as the last of them. Everything is kept in memory; the step `secateur.steps.Lottery` works in run
+    folders and can be resumed.
 
     Args:
         model: any module that `secateur.train` takes.
         data: a data set from `secateur.data.load`.
-        config: how the dense model is trained; or its fields as `settings` (epochs=5, lr=0.1, …).
-        rate: fraction of what is left that goes at each level, 0.2 unless levels and left decide it.
-        levels: how many levels there are.
-        left: fraction of the prunable weights, or units, that the last level leaves; see `pace`.
+        config: settings of the dense training; or its fields as `settings` (epochs=5, lr=0.1, …).
+        rate: fraction of the remaining weights cut per level; 0.2 unless it follows from levels and left.
+        levels: number of levels.
+        left: fraction of the prunable weights, or units, left by the last level; see `pace`.
         layer_rates: multiples of the rate for some layers, such as {"output": 0.5}; see `multiples`.
         one_shot: cut every level from the dense model, instead of from the level before.
         starts: names from `STARTS`.
-        rewind_to: moment of the dense training to go back to, as 2ep, 500it or 3%.
-        finetune: epochs of the start none; those of the dense training when left out.
-        make: makes a model like `model`, newly initialised from torch's global generator; for starts such as reinit.
+        rewind_to: moment of the dense training to rewind to, as 2ep, 500it or 3%.
+        finetune: epochs of the start none; by default those of the dense training.
+        make: function that returns a model like `model`, newly initialised from torch's global generator; required
+            by starts such as reinit.
         cuts: other arguments of `subnetwork`: granularity, criterion, scope, include, keep, layers, data, …
 
     Raises:
-        InputError: for an argument that makes no sense.
-        ModelError: where the model has nothing to cut, doesn't fit the data, or its training diverges.
+        InputError: for an invalid argument.
+        ModelError: if the model has nothing to cut, doesn't fit the data, or its training diverges.
     """
     try:
         config = TrainConfig(**{**(config.model_dump() if config else {}), **settings})
@@ -120,7 +121,7 @@ def find(
             if "fresh" in STARTS[name].needs:
                 raise InputError(f"The start {name} draws new weights: pass make=, which makes a new model.")
     check_shuffled(names, how.get("granularity", "weight"))
-    if parse(how.get("granularity", "weight")).shrinks:
+    if parse(how.get("granularity", "weight")).removes:
         how.setdefault("example_inputs", _example(model, data, 2))
     p, steps = plan(model, rate=rate, levels=levels, left=left, layer_rates=layer_rates, **how)
     jobs = list(order(names, len(steps), one_shot))
@@ -181,34 +182,34 @@ def find(
 
 
 def _untouched(model: nn.Module, how: Mapping[str, Any]) -> Masks:
-    """Return masks that keep all; none where units go."""
-    if parse(how.get("granularity", "weight")).shrinks:
+    """Return masks that keep all weights; none for units."""
+    if parse(how.get("granularity", "weight")).removes:
         return Masks({})
     targets = prunable(model, *(how.get(key, default) for key, default in DEFAULT_TARGETS.items()))
     return Masks({name: torch.ones(tensor.shape, dtype=torch.bool) for name, tensor in targets.items()})
 
 
 def _network(model: nn.Module, level: Level) -> nn.Module:
-    """Return a level's network: the dense `model` with its values or, where units went, a smaller copy."""
+    """Return a level's network: the dense `model` with its values or, if units were cut, a smaller copy."""
     network = model if level.plan is None else apply(model, level.plan)
     network.load_state_dict(level.state)
     return network
 
 
 def copied(model: nn.Module) -> dict[str, Tensor]:
-    """Return a copy of the model's state, on the CPU."""
+    """Return a copy of the model's `state_dict`, on the CPU."""
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}
 
 
 def drawn(make: Callable[[], nn.Module] | None, seed: int) -> dict[str, Tensor]:
-    """Return the state of a model newly made; global generators stay as they were."""
+    """Return the state of `make()` under this seed; torch's global generators are unchanged."""
     assert make is not None
     with same_draws(seed):
         return copied(make())
 
 
 def _macs(model: nn.Module, masks: Masks, data: Dataset) -> int:
-    """Return the MACs of a sample at weights that are not zero."""
+    """Return the MACs per sample at nonzero weights."""
     return cost(model, _example(model, data, 1), masks).macs_nonzero
 
 

@@ -1,15 +1,15 @@
-"""What a level starts from: the registry of ways back, and of the baselines beside them.
+"""Starts of a level: the registry of rewinding methods and of the baselines beside them.
 
-A start is a function whose parameters name what it needs:
+A start is a function whose parameters are among
 
-    trained   the weights that the training before this cut has left
-    origin    the dense training's weights at the moment to go back to, its BatchNorm statistics with them
-    fresh     weights newly drawn
-    masks     what the cut has left
-    seed      a seed of this start at this level
+    trained   the weights at the end of the training before this cut
+    origin    the dense training's weights and BatchNorm statistics at the moment to rewind to
+    fresh     newly drawn weights
+    masks     the masks of the cut
+    seed      the seed of this start at this level
 
-Each but `masks` and `seed` is a `state_dict`. It returns a state and masks; the masks are applied to the state by who
-calls it. Registering a start is all it takes for the library, the command line and the documentation to know it.
+Each but `masks` and `seed` is a `state_dict`. It returns a state and masks; the caller applies the masks to the state.
+The library, the command line and the documentation read the registry.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ AnyBegin = TypeVar("AnyBegin", bound=Begin)
 class Start:
     """A registered start: `begin(*needs)` → state and masks; `training` names one of `TRAININGS`.
 
-    What a start that `leads` has trained is cut for its own next level; the others take the masks of one that does.
+    The network of a start that `leads` is cut for its own next level; other starts take the masks of one that leads.
     """
 
     name: str
@@ -52,11 +52,11 @@ class Start:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """What the function takes."""
+        """Names of the function's parameters."""
         return tuple(inspect.signature(self.begin).parameters)
 
     def of(self, sources: Mapping[str, Callable[[], Any]]) -> tuple[StateDict, Masks]:
-        """Begin with what the sources give; those that are not needed are not asked."""
+        """Return `begin` of the sources it needs; the others are not called."""
         return self.begin(*(sources[need]() for need in self.needs))
 
 
@@ -64,7 +64,7 @@ STARTS: Registry[Start] = Registry("start")
 
 
 def start(name: str, *, training: str, paper: str, leads: bool = False) -> Callable[[AnyBegin], AnyBegin]:
-    """Register the decorated function as a start."""
+    """Register the decorated function as the start `name`, trained by `training` of `TRAININGS`."""
     TRAININGS[training]
 
     def register(begin: AnyBegin) -> AnyBegin:
@@ -76,43 +76,43 @@ def start(name: str, *, training: str, paper: str, leads: bool = False) -> Calla
 
 @start("weights", training="rewound", leads=True, paper="Frankle & Carbin 2019; Frankle et al. 2020")
 def weights(origin: StateDict, masks: Masks) -> tuple[StateDict, Masks]:
-    """The dense training's weights at that moment, and its schedule from there on: a lottery ticket."""
+    """The dense training's weights and schedule from the moment `rewind_to` on: a lottery ticket."""
     return origin, masks
 
 
 @start("lr", training="rewound", leads=True, paper="Renda, Frankle & Carbin 2020")
 def learning_rate(trained: StateDict, masks: Masks) -> tuple[StateDict, Masks]:
-    """The weights as trained; the schedule goes back to that moment: learning-rate rewinding."""
+    """The trained weights, and the schedule from the moment `rewind_to` on: learning-rate rewinding."""
     return trained, masks
 
 
 @start("none", training="finetuned", leads=True, paper="Han et al. 2015")
 def none(trained: StateDict, masks: Masks) -> tuple[StateDict, Masks]:
-    """The weights as trained, at the last learning rate: fine-tuning."""
+    """The trained weights, at the last learning rate: fine-tuning."""
     return trained, masks
 
 
 @start("reinit", training="whole", paper="Frankle & Carbin 2019")
 def reinit(fresh: StateDict, masks: Masks) -> tuple[StateDict, Masks]:
-    """The same masks on weights newly drawn."""
+    """The same masks on newly drawn weights."""
     return fresh, masks
 
 
 @start("reshuffle", training="rewound", paper="Zhou et al. 2019; Frankle et al. 2020")
 def reshuffle(origin: StateDict, masks: Masks, seed: int) -> tuple[StateDict, Masks]:
-    """The masks shuffled within each layer, on the weights that `weights` goes back to."""
+    """The masks shuffled within each layer, on the weights of the moment `rewind_to`."""
     return origin, shuffled(masks, seed)
 
 
 @start("random", training="whole", paper="Frankle & Carbin 2019")
 def random(fresh: StateDict, masks: Masks, seed: int) -> tuple[StateDict, Masks]:
-    """Masks drawn at random with as many weights in each layer, on weights newly drawn: a random subnetwork."""
+    """Random masks with as many weights in each layer, on newly drawn weights: a random subnetwork."""
     return fresh, shuffled(masks, seed)
 
 
 @start("scratch_e", training="whole", paper="Liu et al. 2019, Scratch-E")
 def scratch_e(fresh: StateDict, masks: Masks) -> tuple[StateDict, Masks]:
-    """The small network newly drawn, for the same epochs; of masked weights it is another draw of reinit."""
+    """The small network newly drawn, for the same epochs; with masks it is another draw of reinit."""
     return fresh, masks
 
 
@@ -123,12 +123,12 @@ def scratch_b(fresh: StateDict, masks: Masks) -> tuple[StateDict, Masks]:
 
 
 def start_seed(start: str, seed: int, level: float) -> int:
-    """Return what a start draws from at a level: another seed for each start, each level and each dense training."""
+    """Return the seed of a start at a level: one for each start, level and seed of the dense training."""
     return seed_of("lottery", start, seed, f"{level:g}")
 
 
 def shuffled(masks: Mapping[str, Tensor], seed: int) -> Masks:
-    """Return masks with the same number of weights in each tensor, at places drawn at random.
+    """Return masks with the same number of weights in each tensor, at random positions.
 
     >>> shuffled({"w": torch.arange(6).reshape(2, 3) < 2}, seed=0)["w"].sum().item()
     2

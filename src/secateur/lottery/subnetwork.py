@@ -1,8 +1,7 @@
-"""What a cut leaves of a dense network: weights under masks, or the tensors of a smaller network.
+"""Subnetworks of a dense network: weights under masks, or the tensors of a smaller network.
 
-Of weights and patterns N:M it is masks (`secateur.lottery.cut`), of channels, heads and layers a smaller model of the
-same class. Either can be given any weights the dense network had: those of a smaller one are what its plan keeps of
-them.
+Weights and patterns N:M are cut by masks (`secateur.lottery.cut`); channels, heads and layers by a plan that makes a
+smaller model of the same class. Either can be filled with other weights of the dense network, such as earlier ones.
 """
 
 from __future__ import annotations
@@ -15,23 +14,22 @@ from typing import Any
 from torch import Tensor, nn
 
 from secateur.core.errors import InputError
-from secateur.core.registry import Registry
 from secateur.lottery.cutting import check, cut
 from secateur.lottery.levels import check_rate, left_of
 from secateur.measure.inputs import ModelInputs
 from secateur.pruning.api import prune
 from secateur.pruning.result import Pruned
 from secateur.shrink.apply import apply
-from secateur.sparsity.granularity import SHRINKING_KINDS, parse
+from secateur.sparsity.granularity import parse
 from secateur.sparsity.masks import Masks
 
 
 @dataclass(frozen=True)
 class Subnetwork:
-    """`model` with the values it was cut with, and `masks` that are still to be applied to it.
+    """A cut `model`, with its values before the cut, and `masks` that are not yet applied to it.
 
-    Of `whole` weights or units that might go in the dense network, `left` are left. `pruned` is the cut where it made
-    the model smaller.
+    Of the `whole` number of prunable weights or units of the dense network, `left` are left. `pruned` is the cut of
+    units; None for weights.
     """
 
     model: nn.Module
@@ -41,18 +39,16 @@ class Subnetwork:
     pruned: Pruned | None = None
 
     def of(self, state: Mapping[str, Tensor], make: Callable[[], nn.Module]) -> Mapping[str, Tensor]:
-        """Return what is left of a `state_dict` of the dense network, which `make` makes one of; masks aside."""
+        """Return the part of a `state_dict` of the dense network that is in this one; masks are not applied.
+
+        `make` returns a model of the dense network's shapes, which is cut in place.
+        """
         plan = getattr(self.model, "secateur_plan", None)
         if plan is None:
             return state
         dense = make()
         dense.load_state_dict(state)
         return apply(dense, plan, inplace=True).state_dict()
-
-
-SubnetworkCutter = Callable[..., Subnetwork]
-CUTTERS: Registry[SubnetworkCutter] = Registry("granularity")
-"""Kind of granularity → what cuts it."""
 
 
 def subnetwork(
@@ -63,25 +59,24 @@ def subnetwork(
     granularity: str = "weight",
     **how: Any,
 ) -> Subnetwork:
-    """Cut a level: of what is left of a dense network in `model` and `masks` the least important goes.
+    """Cut a level: the least important weights or units of the network left in `model` and `masks`.
 
-    `before` are the units left and those there were, where an earlier level cut units. `how` are the other arguments
-    of `secateur.lottery.cut`, and so are the errors; `rate` and `level` among them. Units need `example_inputs`, have
-    no `layer_rates`, and the model stays as it is.
+    `before` is (units left, units of the dense network) after an earlier cut of units, None before the first. `how`
+    are the other arguments of `secateur.lottery.cut`, `rate` and `level` among them, and its errors are raised. Units
+    need `example_inputs` and have no `layer_rates`. The model is unchanged.
 
     >>> found = subnetwork(nn.Linear(10, 10), rate=0.2, level=2)
     >>> found.left, found.whole
     (64, 100)
     """
-    return CUTTERS[parse(granularity).kind](model, masks or {}, before, granularity=granularity, **how)
+    cutter = by_plan if parse(granularity).removes else by_masks
+    return cutter(model, masks or {}, before, granularity=granularity, **how)
 
 
-@CUTTERS.register("weight")
-@CUTTERS.register("n:m")
 def by_masks(
     model: nn.Module, masks: Mapping[str, Tensor], before: tuple[int, int] | None, **how: Any
 ) -> Subnetwork:
-    """Cut weights."""
+    """Cut weights, as `subnetwork`."""
     kept = cut(model, masks, **how)
     return Subnetwork(model, kept, kept.total - kept.pruned, kept.total)
 
@@ -99,9 +94,10 @@ def by_plan(
     scope: str = "global",
     **how: Any,
 ) -> Subnetwork:
-    """Cut units: after level t round((1 − (1 − p)^t) n) of n are gone.
+    """Cut units: after level t round((1 − (1 − p)^t) n) of n are cut.
 
-    Statistics of normalisations are not corrected: what a network starts from is for the start to say.
+    Statistics of normalisations are not corrected: the start sets the network's values. Raises `InputError` for a
+    level that leaves too few units, or more than are left.
     """
     check(granularity, layer_rates)
     check_rate(rate, 1.0)
@@ -113,7 +109,7 @@ def by_plan(
         granularity=granularity,
         scope=scope,
         masks=masks or None,
-        correct=None if granularity == "layer" else False,  # layers are never corrected for
+        correct=False if parse(granularity).grouped else None,  # layers are never corrected for
         **how,
     )
     if before is None:
@@ -128,7 +124,7 @@ def by_plan(
                 f"{left - go}: give a higher level."
             )
         pruned = cut(amount=go / max(1, left))
-        if _units(pruned)[0] != left:  # the last of a group is none of those that may go
+        if _units(pruned)[0] != left:  # the last unit of a group is not prunable
             pruned = cut(amount=min(1.0, go / max(1, _units(pruned)[0])))
     now, after = _units(pruned)
     wanted, left = whole - round(share * whole), left - (now - after)
@@ -143,7 +139,3 @@ def by_plan(
 def _units(pruned: Pruned) -> tuple[int, int]:
     assert pruned.units is not None
     return pruned.units
-
-
-for _kind in SHRINKING_KINDS:
-    CUTTERS.add(_kind, by_plan)

@@ -1,4 +1,4 @@
-"""A question put to a training: its first weights under a mask that its first and last weights decide."""
+"""Supermasks without training: the initial weights under masks chosen from initial and final weights."""
 
 from __future__ import annotations
 
@@ -29,29 +29,28 @@ def ask(
     fresh: StateDict | None = None,
     seed: int = 0,
 ) -> tuple[dict[str, Tensor], Masks]:
-    """Return the `state_dict` of the masked network that was never trained, and its masks (Zhou et al. 2019).
+    """Return the `state_dict` of the masked, untrained network, and its masks (Zhou et al. 2019).
 
-    Of a layer of n weights with the multiple r, n − round(r · amount · n) stay, equal scores by position: the later
-    ones. Under a criterion of weights with the same sign all of those stay where they are fewer. All else (biases,
-    normalisations and their statistics) is as in `initial`. The masks say what was kept, whatever the masked weights
-    become.
+    Of a layer of n weights with the multiple r, n − round(r · amount · n) are kept; of equal scores the later ones in
+    the layer. A criterion of weights of the same sign keeps at most those. All other tensors (biases, normalisations
+    and their statistics) are as in `initial`. The masks are True for kept weights, independent of the treatments.
 
     Args:
         initial: the model's `state_dict` before its training.
         final: the same after it.
-        amount: fraction that is masked in each layer, from 0 to 1.
-        criterion: which weights stay, a name from `MASK_CRITERIA`.
-        kept: what those become, a name from `KEPT`.
-        masked: what the others become, a name from `MASKED`.
+        amount: masked fraction of each layer, from 0 to 1.
+        criterion: rule for the kept weights, a name from `MASK_CRITERIA`.
+        kept: treatment of the kept weights, a name from `KEPT`.
+        masked: treatment of the masked weights, a name from `MASKED`.
         names: tensors to mask, in the model's order, such as those of
-            `secateur.sparsity.targets.prunable(model)`; all matrices and kernels when left out.
+            `secateur.sparsity.targets.prunable(model)`; by default all floating-point tensors of 2 or more dimensions.
         layer_rates: multiples r of the amount for some layers, such as {"output": 0.5}; see `multiples`.
         fresh: another `state_dict`, newly drawn, for treatments such as reinit.
-        seed: seed of what is drawn at random.
+        seed: seed of random criteria and treatments.
 
     Raises:
-        InputError: for names there are not, states that do not belong together or are not finite, and an amount that
-            is out of range.
+        InputError: for unknown names, states of different models or with infinite or NaN weights, an amount out of
+            range, and a treatment without its `fresh` weights.
 
     >>> before, after = {"w": torch.tensor([[1.0, -2.0, 3.0, 4.0]])}, {"w": torch.tensor([[9.0, 8.0, 7.0, 6.0]])}
     >>> state, masks = ask(before, after, 0.5)
@@ -82,7 +81,7 @@ def ask(
 
 
 def _highest(rule: MaskCriterion, layer: Mapping[str, Any], count: int) -> Tensor:
-    """Return True at the `count` highest scores of those that can stay, or at all of them; scored in float64."""
+    """Return the mask of the `count` highest eligible scores, or of all if there are fewer; scored in float64."""
     exact = {name: each.double() if isinstance(each, Tensor) else each for name, each in layer.items()}
     scores = rule.of(exact)
     if rule.same_sign:
@@ -99,7 +98,7 @@ def _stream(seed: int, name: str) -> torch.Generator:
 
 
 def _chosen(initial: StateDict, names: Iterable[str] | None) -> dict[str, Tensor]:
-    """Return the tensors to mask."""
+    """Return the tensors to mask, by name. Raises `InputError` for an unknown name, or none."""
     if names is None:
         names = [name for name, tensor in initial.items() if tensor.ndim > 1 and tensor.is_floating_point()]
     chosen = list(names)
@@ -113,7 +112,7 @@ def _chosen(initial: StateDict, names: Iterable[str] | None) -> dict[str, Tensor
 
 
 def _like(before: Tensor, state: StateDict, name: str) -> Tensor:
-    """Return a tensor of another state, which must have the same shape and be finite."""
+    """Return the tensor `name` of `state`. Raises `InputError` for another shape, NaN or infinity."""
     if name not in state or state[name].shape != before.shape:
         raise InputError(f"{name} is not the same tensor in all weights given: they are of different models.")
     if not bool(state[name].isfinite().all()):

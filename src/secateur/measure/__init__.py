@@ -1,7 +1,7 @@
-"""What a model costs: parameters and zeros, multiply-accumulates, bytes, and seconds with their spread.
+"""Costs of a model: parameters and zeros, multiply-accumulates, bytes, and seconds with their spread.
 
-`measure` gives all of them at once; `statistics`, `cost`, `size`, `latency` and `compare_latency` one each.
-None changes the model: it is evaluated in evaluation mode and handed back in the mode it was in.
+`measure` returns all of them; `statistics`, `cost`, `size`, `latency` and `compare_latency` one each. None
+changes the model: it runs in evaluation mode, and its own mode is restored.
 """
 
 from __future__ import annotations

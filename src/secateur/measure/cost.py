@@ -1,13 +1,12 @@
-"""How many multiply-accumulates (MACs) one forward pass takes, by module, and what each layer looks like.
+"""Multiply-accumulates (MACs) of one forward pass, by module, and shapes and parameters of its layers.
 
-A real forward pass is watched op by op, below autograd, where every model is made of the same few operations.
-Matrix products, convolutions and attention count, by the formulas of `torch.utils.flop_counter` (two FLOPs
-are one MAC); everything else (activations, normalisation, pooling) counts nothing, as is the convention.
-Fused kernels that hide their products (the transformer fast path, fused attention, oneDNN's and cuDNN's
-recurrent layers) are switched off for the count.
+A real forward pass is recorded op by op, below autograd. Matrix products, convolutions and attention count, by the
+formulas of `torch.utils.flop_counter` (two FLOPs are one MAC); all other operations (activations, normalisation,
+pooling) count 0, as is the convention. Fused kernels that hide their products (the transformer fast path, fused
+attention, oneDNN's and cuDNN's recurrent layers) are switched off for the count.
 
-`macs_nonzero` weighs each product by the fraction of its weight operand that is not zero: the work left for
-an ideal kernel that skips every zero weight. It is a bound no dense kernel comes near.
+`macs_nonzero` multiplies each product by the nonzero fraction of its weight operand: the MACs of an ideal kernel
+that skips every zero weight, a lower bound for real ones.
 """
 
 from __future__ import annotations
@@ -38,15 +37,15 @@ FACTORS = defaultdict(
         aten._convolution: (1,),
     },
 )
-"""Which arguments of a product may be a weight; for attention none."""
+"""Operation → positions of the arguments that may be weights; none for attention."""
 
 
 @dataclass(frozen=True)
 class LayerCost:
-    """One module at work in a forward pass.
+    """Cost of one module in a forward pass.
 
-    Shapes are those of the first tensor of its first call, None where there is none. `parameters` are its own
-    and those of submodules it never calls; `macs` are those of all its calls, less its submodules'.
+    Shapes are those of the first tensor of its first call, None without a tensor. `parameters` are its own and those
+    of submodules it never calls; `macs` are those of all its calls, less its submodules'.
     """
 
     name: str
@@ -60,11 +59,11 @@ class LayerCost:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one forward pass costs.
+    """Cost of one forward pass, in MACs.
 
-    `by_module` gives each called module's MACs, submodules included, "" being the model. `layers` lists, in
-    the order of execution, the modules that call no other, compute products or hold parameters; their MACs
-    and parameters add up to the totals.
+    `by_module` holds each called module's MACs, submodules included; "" is the model. `layers` lists, in the order
+    of execution, the modules that call no other, compute products or hold parameters; their MACs and parameters add
+    up to the totals.
     """
 
     macs: int
@@ -73,7 +72,7 @@ class Cost:
     layers: tuple[LayerCost, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the value as plain dictionaries, lists, numbers and strings."""
+        """Return the value as JSON: dictionaries, lists, numbers and strings."""
         return asdict(self) | {"layers": [asdict(layer) for layer in self.layers]}
 
 
@@ -81,9 +80,9 @@ def cost(model: nn.Module, example_inputs: ModelInputs, masks: Mapping[str, Tens
     """Count the MACs of one forward pass of `model` in evaluation mode, without gradients.
 
     `example_inputs` is a tensor, a tuple of arguments or a mapping of keyword arguments, on the model's
-    device. The count is for the batch given: pass one sample for MACs per sample. What `masks` (name →
-    boolean tensor, True keeps) cut is taken as zero. The model is left as it was. Raises `ModelError` where
-    the forward pass fails, `InputError` where the masks belong to another model.
+    device. The count is for the whole batch: pass one sample for MACs per sample. Weights cut by `masks` (name →
+    boolean tensor, True keeps) count as zero. The model is unchanged. Raises `ModelError` if the forward pass
+    fails, `InputError` if the masks belong to another model.
     """
     counter = _Counter(model)
     with torch.no_grad(), masked(model, masks), evaluating(model), unfused(), counter.watching(), counter:
@@ -93,7 +92,7 @@ def cost(model: nn.Module, example_inputs: ModelInputs, masks: Mapping[str, Tens
 
 @dataclass
 class _ModuleTally:
-    """What is known so far about one called module; `own` and `own_nonzero` are MACs less its submodules'."""
+    """Running sums of one called module; `own` and `own_nonzero` are MACs less its submodules'."""
 
     kind: str
     input_shape: tuple[int, ...] | None
@@ -106,7 +105,7 @@ class _ModuleTally:
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds every product to the modules running, the innermost of which owns it."""
+    """Adds the MACs of every product to all running modules, and to the `own` ones of the innermost."""
 
     def __init__(self, model: nn.Module) -> None:
         from torch.utils.flop_counter import flop_registry  # which imports triton
@@ -121,7 +120,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Hook every module for the block."""
+        """Hook every module within the block."""
         handles = []
         for name, module in self.model.named_modules():
             handles.append(module.register_forward_pre_hook(partial(self._enter, name), with_kwargs=True))
@@ -133,7 +132,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 handle.remove()
 
     def cost(self) -> Cost:
-        """Sum up."""
+        """Return the sums as a `Cost`."""
         for name, parameter in self.model.named_parameters():
             owner = name.rpartition(".")[0]
             while owner not in self.tallies:
@@ -166,7 +165,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         operation = func._overloadpacket
         if operation not in self.formulas:
-            with self:  # composite operations arrive whole from under inference_mode
+            with self:  # under inference_mode, composite operations arrive undecomposed
                 output = func.decompose(*args, **kwargs)
             return func(*args, **kwargs) if output is NotImplemented else output
         output = func(*args, **kwargs)

@@ -1,7 +1,7 @@
-"""Running somebody's model on somebody's example, and leaving it as it was.
+"""Forward passes of a model on example inputs, and temporary masks.
 
-Example inputs are a tensor, a tuple or list of positional arguments, or a mapping of keyword arguments (what
-a tokenizer gives). Everything in this package that needs a forward pass goes through `forward`.
+Example inputs are a tensor, a tuple or list of positional arguments, or a mapping of keyword arguments (such as the
+output of a tokenizer). All forward passes of this package go through `forward`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def arguments(example_inputs: ModelInputs) -> tuple[tuple[Any, ...], dict[str, A
 
 
 def forward(model: nn.Module, example_inputs: ModelInputs) -> Any:
-    """Run the model once. Raises `ModelError`, naming the shapes given, where that fails."""
+    """Return the model's output. Raises `ModelError`, naming the input shapes, if the call fails."""
     args, kwargs = arguments(example_inputs)
     try:
         return model(*args, **kwargs)
@@ -43,16 +43,16 @@ def forward(model: nn.Module, example_inputs: ModelInputs) -> Any:
 
 
 def batch_size(example_inputs: ModelInputs) -> int:
-    """Return the number of samples: the first dimension of the first tensor that has one, 0 where none has."""
+    """Return the number of samples: the first dimension of the first tensor that is no scalar; 0 without one."""
     args, kwargs = arguments(example_inputs)
     return next((v.shape[0] for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and v.ndim), 0)
 
 
 def with_batch(example_inputs: ModelInputs, batch: int) -> ModelInputs:
-    """Return the example inputs with `batch` samples, by repeating the ones given as often as it takes.
+    """Return the example inputs with `batch` samples, repeated in order or cut.
 
-    The batch dimension is the first; tensors whose first dimension differs from that of the first tensor are
-    left alone, and so is whatever is no tensor. Raises `InputError` where no tensor has a batch dimension.
+    The batch dimension is the first; tensors of another first dimension than the first tensor's, and arguments that
+    are no tensors, are unchanged. Raises `InputError` if no tensor has a batch dimension.
     """
     args, kwargs = arguments(example_inputs)
     given = batch_size(example_inputs)
@@ -72,7 +72,7 @@ def with_batch(example_inputs: ModelInputs, batch: int) -> ModelInputs:
 
 
 def shapes(example_inputs: ModelInputs) -> str:
-    """Write the shapes of example inputs: "[1, 3, 32, 32]", "[2, 8], [2, 8]", "input_ids=[2, 8]"."""
+    """Return the shapes of example inputs as text: "[1, 3, 32, 32]", "[2, 8], [2, 8]", "input_ids=[2, 8]"."""
     args, kwargs = arguments(example_inputs)
     parts = [_shape(value) for value in args] + [f"{name}={_shape(value)}" for name, value in kwargs.items()]
     return ", ".join(parts) or "nothing"
@@ -80,23 +80,23 @@ def shapes(example_inputs: ModelInputs) -> str:
 
 @contextmanager
 def masked(model: nn.Module, masks: Mapping[str, Tensor] | None) -> Iterator[None]:
-    """Make sure that what `masks` cut is zero for the block; afterwards all values are what they were.
+    """Zero the weights cut by `masks` within the block, and restore their values afterwards.
 
-    Weights that are zero already, the usual case, are not touched. Raises `InputError` where the masks belong
+    Weights that are zero already, the usual case, are not written. Raises `InputError` if the masks belong
     to another model.
     """
-    lent: list[tuple[nn.Parameter, Tensor, Tensor]] = []
+    changed: list[tuple[nn.Parameter, Tensor, Tensor]] = []
     with torch.no_grad():
         for parameter, mask in Masks(masks or {}).of(model):
             left_over = (parameter != 0) & ~mask
             if left_over.any():
-                lent.append((parameter, left_over, parameter[left_over]))
+                changed.append((parameter, left_over, parameter[left_over]))
                 parameter[left_over] = 0
     try:
         yield
     finally:
         with torch.no_grad():
-            for parameter, left_over, values in lent:
+            for parameter, left_over, values in changed:
                 parameter[left_over] = values
 
 

@@ -1,8 +1,8 @@
-"""How long a forward pass really takes, with its spread.
+"""Measured latency of a forward pass, with its spread.
 
 Timed by `torch.utils.benchmark`, which warms up, synchronises accelerators and fixes the number of threads.
-Models are compared by turns in one process, there and back again, so that a machine that speeds up or slows
-down meanwhile treats them alike: compare their medians with each other, not with those of another run.
+Several models are timed in turns in one process, in alternating order, so that a drift of the machine's speed affects
+all alike: compare their medians with each other, not with those of another run.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Latency:
-    """Seconds of one forward pass of `batch` samples: the median and the interquartile range of `runs`.
+    """Seconds of one forward pass of `batch` samples: `median` and interquartile range `iqr` of `runs` passes.
 
-    `threads` is the number of threads each pass could use on the processor.
+    `threads` is torch's number of threads on the processor.
     """
 
     batch: int
@@ -42,7 +42,7 @@ class Latency:
 
     @property
     def throughput(self) -> float:
-        """Samples a second at the median."""
+        """Samples per second at the median."""
         return self.batch / self.median
 
     def to_json(self) -> dict[str, Any]:
@@ -59,10 +59,10 @@ def latency(
 ) -> tuple[Latency, ...]:
     """Time forward passes of `model` in evaluation and inference mode, one `Latency` per batch size.
 
-    The example inputs are repeated or cut to each batch size; `threads` defaults to what torch uses;
-    `seconds` is the time spent on each batch size, warm-up aside. The model is left as it was. Raises
-    `InputError` for batch sizes, threads or seconds that are not positive, `ModelError` where the forward
-    pass fails.
+    The example inputs are repeated or cut to each batch size (default 1 and 32); `threads` defaults to torch's
+    setting; `seconds` (default 0.5) is the time spent on each batch size, without warm-up. The model is unchanged.
+    Raises `InputError` for batch sizes, threads or seconds that are not positive, `ModelError` if the forward pass
+    fails.
     """
     return compare_latency({"model": model}, example_inputs, batch_sizes, threads, seconds)["model"]
 
@@ -75,10 +75,10 @@ def compare_latency(
     seconds: float = 0.5,
     rounds: int = 5,
 ) -> dict[str, tuple[Latency, ...]]:
-    """Time several models by turns on the same inputs; name → one `Latency` per batch size.
+    """Time several models in turns on the same inputs; name → one `Latency` per batch size.
 
-    Each model gets `seconds` per batch size in `rounds` turns, whose order is reversed from round to round.
-    The other arguments and the errors raised are those of `latency`.
+    Each model gets `seconds` per batch size in `rounds` turns (default 5), whose order is reversed from round to
+    round. The other arguments and the errors are those of `latency`.
     """
     names, batch_sizes = list(models), tuple(batch_sizes)
     threads = torch.get_num_threads() if threads is None else threads

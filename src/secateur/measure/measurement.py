@@ -1,4 +1,4 @@
-"""One call for everything a pruned model is judged by: parameters, MACs, bytes, latency."""
+"""All measurements of a model in one call: parameters, MACs, bytes, latency."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from secateur.measure.size import size
 from secateur.measure.statistics import statistics
 
 WORTH_A_NOTE = 0.01
-"""Sparsity from which zeros are pruning rather than biases that start at zero."""
+"""Least sparsity that is attributed to pruning rather than to biases initialised to zero."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """A model in numbers.
+    """The measurements of a model.
 
     `sparsity` is the fraction of `parameters` that is zero. `macs` are multiply-accumulates per sample,
-    `macs_nonzero` those an ideal sparse kernel would be left with. Bytes are of the state dict,
-    `bytes_compressed` after DEFLATE. `latencies` has one entry per batch size, none if they were not asked
-    for. `note` is a sentence where the zeros bring no speed, otherwise empty.
+    `macs_nonzero` those of an ideal sparse kernel. Bytes are of the state dict, `bytes_compressed` after DEFLATE.
+    `latencies` has one entry per batch size, none without timing. `note` is a sentence for zeros that bring no
+    speed, otherwise empty.
     """
 
     parameters: int
@@ -40,7 +40,7 @@ class Measurement:
     note: str
 
     def to_json(self) -> dict[str, Any]:
-        """Return the value as plain dictionaries, lists, numbers and strings."""
+        """Return the value as JSON: dictionaries, lists, numbers and strings."""
         return asdict(self) | {"latencies": [latency.to_json() for latency in self.latencies]}
 
 
@@ -54,13 +54,13 @@ def measure(
     threads: int | None = None,
     seconds: float = 0.5,
 ) -> Measurement:
-    """Measure `model`; nothing about it is changed.
+    """Measure `model`, which is unchanged.
 
     `example_inputs` is a tensor, a tuple of arguments or a mapping of keyword arguments of at least one
-    sample, on the model's device. What `masks` (name → boolean tensor, True keeps) cut is taken as zero.
-    `latency=False` leaves the timing out; `batch_sizes`, `threads` and `seconds` are those of
-    `secateur.measure.latency`. Raises `InputError` where masks or numbers make no sense, `ModelError` where
-    the forward pass fails.
+    sample, on the model's device. Weights cut by `masks` (name → boolean tensor, True keeps) count as zero.
+    `latency=False` skips the timing; `batch_sizes`, `threads` and `seconds` are those of
+    `secateur.measure.latency`. Raises `InputError` for invalid masks or numbers, `ModelError` if the forward
+    pass fails.
     """
     with masked(model, masks):
         counts = statistics(model)

@@ -1,9 +1,8 @@
-"""How many bytes a model's tensors take, as they are and compressed.
+"""Bytes of a model's tensors, dense and compressed.
 
-Pruned weights keep their place in a dense tensor, so a masked model is not smaller in memory; its zeros show
-only once the bytes are compressed. The compressed figure is that of DEFLATE at level 6, what gzip and zip do
-when nothing is said, so that anyone can check it with a tool at hand. Dense float32 weights shrink by 7 %
-(their mantissas are noise), at 80 % zeros to a quarter. Higher levels cost seven times the time for 2 % less,
+Masked weights keep their place in a dense tensor, so a masked model is not smaller in memory; its zeros reduce only
+the compressed size. The compression is DEFLATE at level 6, the default of gzip and zip. Dense float32 weights shrink
+by 7 % (their mantissas are noise), at 80 % zeros to a quarter. Higher levels take seven times as long for 2 % less,
 and regrouping bytes by significance, which helps dense weights, makes sparse ones larger.
 """
 
@@ -21,12 +20,12 @@ from secateur.measure.inputs import masked
 
 LEVEL = 6
 COMPRESSION_CHUNK = 1 << 22
-"""Entries handed to the compressor at a time."""
+"""Entries compressed at a time."""
 
 
 @dataclass(frozen=True)
 class ModelSize:
-    """Bytes of all tensors of a model's state dict, tied ones once: as stored, and after DEFLATE."""
+    """Bytes of all tensors of a model's state dict, tied ones once: dense, and after DEFLATE."""
 
     bytes_dense: int
     bytes_compressed: int
@@ -34,11 +33,11 @@ class ModelSize:
 
 @torch.no_grad()
 def size(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> ModelSize:
-    """Add up the bytes of the model's parameters and persistent buffers, dense and compressed.
+    """Return the bytes of the model's parameters and persistent buffers, dense and compressed.
 
-    What `masks` (name → boolean tensor, True keeps) cut is taken as zero. The tensors are compressed one
-    after another in one stream, a chunk at a time, at 30 to 100 MB/s. Raises `ModelError` where a tensor has
-    no values.
+    Weights cut by `masks` (name → boolean tensor, True keeps) count as zero. The tensors are compressed one after
+    another in one stream, a chunk at a time, at 30 to 100 MB/s. Raises `ModelError` if a tensor has no values,
+    `InputError` if the masks belong to another model.
     """
     dense = compressed = 0
     compressor = zlib.compressobj(LEVEL)
@@ -53,7 +52,7 @@ def size(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> ModelSi
 
 
 def _stored(model: nn.Module) -> Iterator[Tensor]:
-    """Yield the tensors of the state dict, those that share all their memory once."""
+    """Yield the distinct tensors of the state dict. Raises `ModelError` for one without values."""
     seen = set()
     for name, tensor in model.state_dict().items():
         if not isinstance(tensor, Tensor):  # extra state of a module

@@ -1,7 +1,7 @@
-"""How many weights a model has, how many are zero, and which whole units are dead.
+"""Counts of a model's weights, zeros and dead units.
 
-Numbers are read off the tensors as they are: an entry counts as zero when it is exactly zero (or cut by a
-mask that is given along). Tied parameters count once, under their first name.
+An entry counts as zero if it is exactly zero or cut by a given mask. Tied parameters count once, under their first
+name.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from secateur.measure.inputs import masked
 
 @dataclass(frozen=True)
 class TensorStatistics:
-    """One parameter tensor.
+    """Counts of one parameter tensor.
 
-    `kind` is the class of the module that holds it; `pruned` counts the entries its mask cuts. `units` are
-    output neurons or channels, dead when all their weights are zero; `dead_inputs` counts input neurons or
-    channels that no output reads. The last three are 0 for vectors and scalars.
+    `kind` is the class of the module that holds it; `pruned` counts the entries cut by its mask. `units` are
+    output neurons or channels, dead if all their weights are zero; `dead_inputs` counts input neurons or
+    channels whose weights to all outputs are zero. The last three are 0 for vectors and scalars.
     """
 
     name: str
@@ -76,11 +76,11 @@ class Statistics:
 
     @property
     def dead_inputs(self) -> int:
-        """Input units that no output of their layer reads."""
+        """Input units whose weights to all outputs of their layer are zero."""
         return sum(tensor.dead_inputs for tensor in self.tensors)
 
     def to_json(self) -> dict[str, Any]:
-        """Return totals and tensors as plain dictionaries, lists, numbers and strings."""
+        """Return totals and tensors as JSON: dictionaries, lists, numbers and strings."""
         rows = [asdict(row) | {"shape": list(row.shape), "sparsity": row.sparsity} for row in self.tensors]
         totals = ("parameters", "nonzero", "pruned", "sparsity", "dead_units", "dead_inputs")
         return {name: getattr(self, name) for name in totals} | {"tensors": rows}
@@ -90,9 +90,8 @@ class Statistics:
 def statistics(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> Statistics:
     """Count the parameters of `model`, the zeros among them, and the dead units.
 
-    `masks` maps parameter names to boolean tensors of the parameters' shapes, True where a weight is kept;
-    what they cut counts as zero. Raises `InputError` where they belong to another model, `ModelError` where a
-    parameter has no values yet.
+    `masks` maps parameter names to boolean tensors of the parameters' shapes, True for kept weights; cut weights
+    count as zero. Raises `InputError` if they belong to another model, `ModelError` if a parameter has no values.
     """
     rows = []
     with masked(model, masks):
@@ -119,9 +118,9 @@ def statistics(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> S
 
 
 def _by_unit(module: nn.Module, weight: Tensor) -> Tensor:
-    """View a weight as [groups, outputs per group, inputs per group, *kernel]; vectors are left alone.
+    """View a weight as [groups, outputs per group, inputs per group, *kernel]; vectors are unchanged.
 
-    What is no kernel of a convolution has one group, with outputs in dimension 0 and inputs in dimension 1.
+    Weights other than convolution kernels have one group, with outputs in dimension 0 and inputs in dimension 1.
     """
     if weight.ndim < 2:
         return weight
@@ -132,7 +131,7 @@ def _by_unit(module: nn.Module, weight: Tensor) -> Tensor:
 
 
 def _dead(alive: Tensor, keep: tuple[int, int]) -> int:
-    """Count the index pairs of the dimensions `keep` at which nothing is alive."""
+    """Count the index pairs of the dimensions `keep` without a True entry of `alive`."""
     if alive.ndim < 3:
         return 0
     lives = alive.movedim(keep, (0, 1)).flatten(2).any(dim=2)

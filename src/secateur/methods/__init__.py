@@ -1,10 +1,10 @@
-"""Pruning while a model trains: gradual, by learned scores, by moving connections, by penalties, by dropout.
+"""Pruning during training: gradual, by learned scores, by moving connections, by penalties, by dropout.
 
     pruning = secateur.methods.start("rigl", model, optimizer, steps=1000, amount=0.9)
     ...                                   # any loop; loss = task_loss + pruning.penalty()
     masks = pruning.finish()
 
-One file is one idea; a file registers its methods by being imported here.
+Each file registers its methods on import.
 """
 
 from secateur.methods import (  # noqa: F401

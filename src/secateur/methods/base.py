@@ -1,9 +1,8 @@
-"""What every method that prunes while training has in common: a job, a clock, and the optimiser's hooks.
+"""The base class of methods that prune during training: a job, a clock, and the optimiser's hooks.
 
-A method hangs on the optimiser's own hooks, so it works in any loop. `before_step` runs when the gradients are
-there, `after_step` when the weights have moved. What is drawn at random comes from (seed, step, name), never from a
-stream: so a method's state is a number and, at most, its masks, a continued training is the undisturbed one, and all
-processes draw the same.
+A method works through the optimiser's own hooks, so it works in any loop. `before_step` runs after the backward pass,
+`after_step` after the update. Random numbers depend on (seed, step, name), not on a stream: so a method's state is a
+step count and, at most, its masks, a resumed training equals an uninterrupted one, and all processes draw the same.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from secateur.sparsity.targets import matches, prunable
 
 @dataclass(frozen=True)
 class MethodJob:
-    """What a method is asked to do: the arguments of `secateur.methods.start`."""
+    """The arguments of `secateur.methods.start` as a value; `requested` is its amount."""
 
     name: str
     model: nn.Module
@@ -40,16 +39,16 @@ class MethodJob:
 
     @property
     def amount(self) -> float:
-        """The fraction to cut, for methods that require one."""
+        """The fraction to cut, for methods that require an amount."""
         assert self.requested is not None
         return self.requested
 
     def targets(self) -> dict[str, nn.Parameter]:
-        """Return name → parameter of all that may be cut."""
+        """Return name → parameter of all prunable parameters, as `include`, `keep` and `layers` select them."""
         return prunable(self.model, self.include, self.keep, self.layers)
 
     def meant(self, *names: str) -> bool:
-        """Whether what goes by one of these names is to be touched, as `keep` and `layers` say."""
+        """Whether `keep` and `layers` select a part with these `names`: none kept and, given layers, one of them."""
         kept, chosen = (
             any(matches(name, pattern) for name in names for pattern in patterns)
             for patterns in (self.keep, self.layers)
@@ -57,7 +56,7 @@ class MethodJob:
         return not kept and (chosen or not self.layers)
 
     def inputs(self) -> ModelInputs:
-        """Return the example inputs. Raises `InputError` where none were given."""
+        """Return the example inputs. Raises `InputError` if none were given."""
         if self.example_inputs is None:
             raise InputError(
                 f"The method {self.name} needs example inputs to see how the model is built: "
@@ -67,7 +66,7 @@ class MethodJob:
 
 
 class Clock:
-    """How many optimiser steps have been taken; shared by all that changes with time."""
+    """The number of optimiser steps taken, shared by a method and its gates."""
 
     def __init__(self) -> None:
         self.step = 0
@@ -76,17 +75,17 @@ class Clock:
 class Method:
     """A pruning method at work, from `secateur.methods.start` to `finish()` or the end of a `with`.
 
-    In a `with`, the block's end is `finish()`; an exception only lets go.
+    The end of a `with` block calls `finish()`, or `remove()` after an exception.
     """
 
     amount: ClassVar[Literal["required", "optional", "none"]] = "required"
-    """Whether the method must, may or can't be told how much to cut."""
+    """Whether `start` requires, allows or refuses an amount."""
     counts: ClassVar[Literal["weights", "units"]] = "weights"
-    """What the amount is a fraction of."""
+    """The unit of the amount: a fraction of the weights, or of the units."""
     learns: ClassVar[bool] = False
     """Whether it adds parameters to the model and the optimiser."""
     reshapes: ClassVar[bool] = False
-    """Whether weights are computed from other parameters meanwhile, which a copy of the model would not follow."""
+    """Whether it computes weights from other parameters while at work; a copy of the model does not follow these."""
 
     def __init__(self, job: MethodJob) -> None:
         self.job = job
@@ -95,50 +94,50 @@ class Method:
 
     @property
     def at_work(self) -> bool:
-        """Whether the method still follows the optimiser."""
+        """Whether the method is attached to the optimiser."""
         return bool(self._hooks)
 
     @property
     def masks(self) -> Masks:
-        """What is cut at the moment."""
+        """The current cuts."""
         return Masks({})
 
     def penalty(self) -> Tensor:
-        """Return what the method adds to the loss: a scalar, 0 for most."""
+        """Return the method's term of the loss: a scalar on the model's device, 0 by default."""
         return torch.zeros((), device=next(self.job.model.parameters()).device)
 
     def zero_gradients(self) -> None:
-        """Zero the gradients of cut weights; call it before clipping a gradient's norm, as with `Held`."""
+        """Zero the gradients of cut weights; call it before clipping the gradients' norm, as for `Held`."""
         self._earlier.zero_gradients()
 
     def before_step(self) -> None:
-        """Act when the gradients are there, unscaled."""
+        """Hook before the optimiser's step, with unscaled gradients."""
 
     def after_step(self) -> None:
-        """Act when the weights have moved; `clock.step` counts this step already."""
+        """Hook after the optimiser's step; `clock.step` includes this step."""
 
     def cut(self) -> Masks:
         """Make the final cut of the model, which has its ordinary parameters again; return its masks."""
         return self.masks
 
     def release(self) -> None:
-        """Give the model its ordinary parameters back."""
+        """Restore the model's ordinary parameters."""
 
     def state(self) -> dict[str, Any]:
-        """Return what `restore` needs beside the clock, the model and the optimiser: tensors and plain values."""
+        """Return the state beside the clock, the model and the optimiser: tensors and JSON values."""
         return {}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go back to a state; the model and the optimiser are back already."""
+        """Restore a state; clock, model and optimiser are restored before."""
 
     def push(self, parameter: nn.Parameter, gradient: Tensor) -> None:
-        """Add to a parameter's gradient, where it has one; for `before_step`."""
+        """Add `gradient` to the gradient of `parameter`, if it has one; for `before_step`."""
         if parameter.grad is not None:
             scale = getattr(self.job.optimizer, "grad_scale", None)  # a fused optimiser divides by it itself
             parameter.grad.add_(gradient if scale is None else gradient * scale)
 
     def attach(self) -> None:
-        """Hang on the optimiser's hooks, and hold earlier cuts."""
+        """Register the optimiser's hooks, and hold earlier cuts."""
         optimizer = self.job.optimizer
         self._hooks = [
             before_step(optimizer, self._before),
@@ -147,7 +146,7 @@ class Method:
         self._earlier = self.job.masks.hold(self.job.model, optimizer)
 
     def remove(self) -> None:
-        """Let go without a final cut: the model has its ordinary parameters again, as they are."""
+        """Detach without a final cut; the model has its ordinary parameters again, at their current values."""
         if self._hooks:
             for hook in self._hooks:
                 hook.remove()
@@ -156,9 +155,9 @@ class Method:
             self.release()
 
     def finish(self) -> Masks:
-        """Cut what the method has chosen, let go, and return the masks; cut weights are exactly 0.
+        """Detach, make the final cut, and return the masks, earlier ones included; cut weights are exactly 0.
 
-        Raises `InputError` where the method has been let go of already.
+        Raises `InputError` if the method has ended already.
         """
         if not self._hooks:
             raise InputError(f"The method {self.job.name} has ended already: start it again.")
@@ -169,11 +168,11 @@ class Method:
         return masks
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the method's state, for a checkpoint beside the model's and the optimiser's."""
+        """Return the method's state, to be stored with the model's and the optimiser's."""
         return {"method": self.job.name, "step": self.clock.step, **self.state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go back to a state, once the model and the optimiser are. Raises `InputError` for another method's."""
+        """Restore a state, after the model's and the optimiser's. Raises `InputError` for another method's."""
         if state["method"] != self.job.name:
             raise InputError(f"The state is of the method {state['method']}, not {self.job.name}.")
         self.clock.step = int(state["step"])

@@ -1,13 +1,13 @@
-"""Methods in other people's training loops: callbacks for the Trainers of Transformers and of Lightning.
+"""Callbacks that run methods in the Trainers of Transformers and of Lightning.
 
     trainer = transformers.Trainer(..., callbacks=[hugging_face("gradual", amount=0.9)])
     trainer = lightning.Trainer(..., callbacks=[lightning("rigl", amount=0.9)])
 
 Each starts the method with the training, adds its penalty to the gradients, stores its state with checkpoints, and
-makes the final cut when the training ends; its `masks` are there afterwards. The libraries are imported on use.
+makes the final cut at the end of the training, which sets its `masks`. The libraries are imported on use.
 
-Methods that learn scores join the model and the optimiser when the training starts. That is too late for
-DistributedDataParallel, and for a checkpoint of the model that holds scores: there, call `start` in a loop of your own.
+Methods that learn scores add them to model and optimiser at the start of the training: too late for
+DistributedDataParallel and for checkpoints that hold scores. These need `start` in the user's own loop.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ STATE = "secateur.safetensors"
 
 
 class Pruning:
-    """A method that waits for a training to start; what both callbacks have in common."""
+    """The method of a callback, started with the training; shared by both callbacks."""
 
     def __init__(self, name: str, options: Mapping[str, Any]) -> None:
         METHODS[name]
@@ -41,7 +41,10 @@ class Pruning:
     def begin(
         self, model: nn.Module, optimizer: Any, schedulers: list[Any], steps: int, state: Any = None
     ) -> None:
-        """Start the method, or go on from a state of it."""
+        """Start the method for `steps` optimiser steps, or restore its `state`.
+
+        Raises `ModelError` for a method that learns scores in several processes or with a state.
+        """
         learns = METHODS[self.name].make.learns
         if learns and (state is not None or _processes() > 1):
             why = "go on from a checkpoint" if state is not None else "join several processes"
@@ -52,7 +55,7 @@ class Pruning:
         while hasattr(optimizer, "optimizer"):  # of accelerate
             optimizer = optimizer.optimizer
         if self.method is not None:
-            self.method.remove()  # of a training that was broken off
+            self.method.remove()  # of an interrupted training
         weights = (
             [parameter.detach().clone() for parameter in model.parameters()] if state is not None else []
         )
@@ -66,7 +69,7 @@ class Pruning:
             self.method.load_state_dict(state)
 
     def add_penalty(self) -> None:
-        """Add the gradient of the penalty; gradients are there and unscaled."""
+        """Add the penalty's gradient to the unscaled gradients."""
         assert self.method is not None
         with torch.enable_grad():
             penalty = self.method.penalty()
@@ -82,8 +85,8 @@ class Pruning:
 def hugging_face(name: str, **options: Any) -> Any:
     """Return a callback for `transformers.Trainer`; `name` and `options` are those of `secateur.methods.start`.
 
-    In 16-bit floats (fp16) leave `max_grad_norm` above 0, its default, so that gradients are unscaled in time.
-    Raises `MissingExtraError` without Transformers.
+    With fp16, `max_grad_norm` must stay above 0 (the default), so that gradients are unscaled before the penalty is
+    added. Raises `MissingExtraError` without Transformers.
     """
     need("transformers", extra="transformers", for_="A callback for its Trainer")
     from transformers import TrainerCallback
@@ -95,7 +98,7 @@ def hugging_face(name: str, **options: Any) -> Any:
 
         @property
         def masks(self) -> Masks:
-            """What was cut."""
+            """The final cuts; none before the training ends."""
             return pruning.masks
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
@@ -124,7 +127,7 @@ def hugging_face(name: str, **options: Any) -> Any:
 def lightning(name: str, **options: Any) -> Any:
     """Return a callback for `lightning.Trainer`; `name` and `options` are those of `secateur.methods.start`.
 
-    It follows the first optimiser. Raises `MissingExtraError` without Lightning.
+    It is attached to the first optimiser. Raises `MissingExtraError` without Lightning.
     """
     need("lightning.pytorch.callbacks", extra="lightning", for_="A callback for its Trainer")
     from lightning.pytorch.callbacks import Callback
@@ -138,7 +141,7 @@ def lightning(name: str, **options: Any) -> Any:
 
         @property
         def masks(self) -> Masks:
-            """What was cut."""
+            """The final cuts; none before the training ends."""
             return pruning.masks
 
         def on_train_start(self, trainer: Any, pl_module: Any) -> None:
@@ -171,7 +174,7 @@ def _checkpoint(args: Any, state: Any) -> Path:
 
 
 def _include(scheduler: Any, group: dict[str, Any]) -> None:
-    """Have a scheduler that was made before the scores joined the optimiser move their rate as well."""
+    """Add the scores' parameter group to a scheduler made before it."""
     if hasattr(scheduler, "base_lrs"):
         scheduler.base_lrs.append(group["initial_lr"])
     if hasattr(scheduler, "lr_lambdas"):

@@ -1,4 +1,4 @@
-"""Random numbers that depend on what they are for: the same in every process, and after a continuation."""
+"""Random numbers keyed by their purpose: the same in every process, and after resuming."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from secateur.core.seeds import seed_of
 
 
 def uniform(shape: Sequence[int], device: torch.device | str, *purpose: str | int) -> Tensor:
-    """Draw float32 numbers in [0, 1) on `device`, from a stream of their own, named by `purpose`.
+    """Return float32 numbers of `shape` in [0, 1) on `device`, a pure function of `purpose` and the device's type.
 
     >>> bool((uniform((3,), "cpu", "a", 0) == uniform((3,), "cpu", "a", 0)).all())
     True

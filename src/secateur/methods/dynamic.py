@@ -1,8 +1,8 @@
-"""Dynamic sparse training: sparse from the first step to the last, while connections move.
+"""Dynamic sparse training: sparse from the first step to the last, with connections exchanged on the way.
 
-The network starts with random masks at Erdős–Rényi-Kernel densities. Every so often each layer drops its smallest
-weights and grows as many others: at random (SET), or where the dense gradient is largest (RigL). A layer's number of
-weights never changes.
+The network starts with random masks at Erdős–Rényi-Kernel densities. At intervals each layer drops its smallest
+weights and grows as many others: random ones (SET), or those of the largest dense gradient (RigL). The number of
+weights per layer is constant.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from secateur.sparsity.masks import Masks
 class Dynamic(Masking):
     """Drop by magnitude, grow by `grows`, every `every` steps until the fraction `end` of the training.
 
-    `every` is 100 unless told otherwise, or a twentieth of the training where that is less.
+    `every` defaults to the smaller of 100 and a twentieth of the training.
 
     At step t a layer exchanges f(t) = fraction/2 · (1 + cos(π t / t_end)) of its weights. A grown weight starts at 0
-    with its momentum zeroed; a weight that is dropped and at once grown again stays as it was. The `scope` erk or
-    local says how many weights each layer has.
+    with its momentum zeroed; a weight dropped and grown again in one exchange is unchanged. The `scope`, erk or local,
+    sets the number of weights of each layer.
     """
 
     def __init__(
@@ -58,11 +58,11 @@ class Dynamic(Masking):
         self._updated = 0
 
     def grows(self, name: str, parameter: nn.Parameter) -> Tensor | None:
-        """Return a score of each weight, the highest grow; None where nothing can be said yet."""
+        """Return a score of each weight, of its shape, of which the highest grow; None to skip the exchange."""
         raise NotImplementedError
 
     def zero_gradients(self) -> None:
-        """Exchange connections when it is time, by gradients that are still dense; then zero those of cut weights."""
+        """Exchange connections at multiples of `every`, by dense gradients; then zero those of cut weights."""
         step = self.clock.step
         if 0 < step < self.end * self.job.steps and step % self.every == 0 and self._updated != step:
             self._updated = step
@@ -70,12 +70,12 @@ class Dynamic(Masking):
         super().zero_gradients()
 
     def cut(self) -> Masks:
-        """Nothing more goes."""
+        """Return the current masks: the amount is cut from the first step on."""
         return self.masks
 
     @torch.no_grad()
     def _exchanged(self, name: str, mask: Tensor) -> Tensor:
-        """Return a layer's next mask, of exactly as many weights; zero the momentum of those grown."""
+        """Return a layer's next mask, with the same number of weights; zero the momentum of those grown."""
         parameter = self.targets[name]
         growth = self.grows(name, parameter)
         if growth is None:
@@ -95,7 +95,7 @@ class Dynamic(Masking):
 
 
 def _highest(scores: Tensor, among: Tensor, count: int) -> Tensor:
-    """Return the mask of the `count` highest of a 1-D tensor of scores `among` some."""
+    """Return the mask, bool [n], of the `count` highest `scores` [n] of those where `among`, bool [n], is True."""
     ranked = torch.nan_to_num(scores.detach().float(), nan=0.0).masked_fill(~among, -math.inf)
     return keep_highest(ranked, scores.numel() - count)
 
@@ -105,7 +105,7 @@ class Set(Dynamic):
     """Train sparse; drop the smallest weights and grow others at random."""
 
     def grows(self, name: str, parameter: nn.Parameter) -> Tensor:
-        """Draw."""
+        """Return random scores."""
         purpose = ("dynamic", self.job.seed, self.clock.step, name)
         return uniform(parameter.shape, parameter.device, *purpose)
 
@@ -115,5 +115,5 @@ class RigL(Dynamic):
     """Train sparse; drop the smallest weights and grow where the gradient is largest."""
 
     def grows(self, name: str, parameter: nn.Parameter) -> Tensor | None:
-        """Look at the dense gradient, |∂L/∂θ|."""
+        """Return the dense gradient's magnitude, |∂L/∂θ|; None without a gradient."""
         return None if parameter.grad is None else parameter.grad.abs()

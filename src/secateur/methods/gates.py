@@ -1,8 +1,8 @@
-"""Gates: what multiplies a weight while a model trains.
+"""Gates: factors on weights during training.
 
-A gate is a parametrisation (`torch.nn.utils.parametrize`) of one tensor: the module's weight becomes θ ∘ factors, θ
-itself stays the parameter the optimiser knows. `Gates` puts gates before the weights of a model and takes them away
-again, leaving the same parameters in the same order.
+A gate is a parametrisation (`torch.nn.utils.parametrize`) of one tensor: the module's weight becomes θ ∘ factors, and
+θ stays the optimiser's parameter. `Gates` installs gates on the weights of a model and removes them again, leaving
+the same parameters in the same order.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ class Gate(nn.Module):
     """Multiplies a weight by `factors(weight)`."""
 
     def factors(self, weight: Tensor) -> Tensor:
-        """Return what each weight is multiplied by, of the weight's shape."""
+        """Return the factor of each weight, of the weight's shape."""
         raise NotImplementedError
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Return the weight as the layer sees it."""
+        """Return the gated weight, of the weight's dtype."""
         return weight * self.factors(weight).to(weight.dtype)
 
 
 class Gates:
-    """Gates at work in a model: parameter name → gate. A tied parameter has one gate wherever it is used."""
+    """Gates of a model: parameter name → gate. All uses of a tied parameter share one gate."""
 
     def __init__(
         self, model: nn.Module, targets: Mapping[str, nn.Parameter], gates: Mapping[str, Gate]
     ) -> None:
-        """Find the targets. Raises `ModelError` for recurrent layers, which hold their weights elsewhere too."""
+        """Find the targets. Raises `ModelError` for recurrent layers, which keep other references to their weights."""
         of = {id(parameter): gates[name] for name, parameter in targets.items()}
         uses = [
             (path, module, leaf, of[id(parameter)])
@@ -51,12 +51,12 @@ class Gates:
         self._uses = [(module, leaf, gate, list(module._parameters)) for _, module, leaf, gate in uses]
 
     def install(self) -> None:
-        """Put each gate before its target."""
+        """Register each gate on its target."""
         for module, leaf, gate, _ in self._uses:
             parametrize.register_parametrization(module, leaf, gate, unsafe=True)
 
     def remove(self) -> None:
-        """Give every module its own parameter back, as it is, in its old place."""
+        """Restore every module's own parameters, at their current values and in their old order."""
         for module, leaf, _, _ in self._uses:
             parametrize.remove_parametrizations(module, leaf, leave_parametrized=False)
         for module, _, _, order in self._uses:
@@ -64,7 +64,7 @@ class Gates:
 
 
 def rank(values: Tensor) -> Tensor:
-    """Return each value's place among all, as a number in (0, 1]: different for every entry, float64."""
+    """Return each value's rank divided by their number, float64 in (0, 1], of the same shape; ties are split."""
     order = values.flatten().argsort(stable=True)
     places = torch.arange(1, order.numel() + 1, dtype=torch.float64, device=values.device)
     return torch.empty_like(places).scatter_(0, order, places / max(1, order.numel())).reshape(values.shape)

@@ -1,4 +1,4 @@
-"""Gradual magnitude pruning: the smallest weights go, a few at a time, while the rest trains on."""
+"""Gradual magnitude pruning: the smallest weights are cut, a few at a time, during training."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from secateur.sparsity.masks import Masks
 class Gradual(Masking):
     """Cut the smallest |θ| every few steps, the amount growing by a cubic schedule.
 
-    Each `every` steps the amount is brought to s_t (see `schedule.cubic`), which grows from `initial` to the whole
-    amount between the fractions `begin` and `end` of the training; what is cut stays cut. The steps after `end` are
-    the recovery. `scope` spreads the amount as in `secateur.prune`.
+    Each `every` steps the amount is raised to s_t (see `schedule.cubic`), which grows from `initial` to the whole
+    amount between the fractions `begin` and `end` of the training; cut weights stay cut. The steps after `end` are
+    for recovery. `scope` spreads the amount as in `secateur.prune`.
     """
 
     def __init__(
@@ -34,15 +34,15 @@ class Gradual(Masking):
         check_every(every)
         self.scope, self.begin, self.end, self.every = scope, begin, end, every
         self.initial = max(check_amount(initial), already_cut(self.masks, scope))
-        self._cut_to(job.amount)  # what can't be cut in the end is refused now
+        self._cut_to(job.amount)  # refuse an impossible amount at the start
 
     def after_step(self) -> None:
-        """Cut when it is time."""
+        """Cut at multiples of `every`."""
         if self.clock.step % self.every == 0:
             self.change(self._cut_to(self._amount()))
 
     def cut(self) -> Masks:
-        """Cut to the whole amount, which the last steps may not have reached."""
+        """Cut to the whole amount, even if the schedule has not reached it."""
         return self._cut_to(self.job.amount)
 
     def _amount(self) -> float:

@@ -1,4 +1,4 @@
-"""Group lasso: a penalty under which whole channels, heads or features become small together."""
+"""Group lasso: a penalty on the norms of whole channels, heads or features."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from secateur.sparsity.masks import Masks
 
 @method("group_lasso", paper="Yuan & Lin 2006, Wen et al. 2016")
 class GroupLasso(Method):
-    """Penalise λ Σ_u √n_u ‖θ_u‖₂ over units u, θ_u being all n_u weights that go with one; λ is `strength`.
+    """Penalise λ Σ_u √n_u ‖θ_u‖₂ over units u, θ_u being the n_u weights of a unit; λ is `strength`.
 
-    With an amount that fraction of the units goes in the end, those with the lowest ‖θ_u‖₂ / √n_u, spread by `scope`
-    (local, global or isomorphic); the masks, and `cut` in a log, count their weights. Without one nothing is cut:
-    prune channels afterwards.
+    With an amount, that fraction of the units is cut in the end, those with the lowest ‖θ_u‖₂ / √n_u, spread by
+    `scope` (local, global or isomorphic); the masks, and `cut` in a log, count their weights. Without one nothing is
+    cut: prune channels afterwards.
     """
 
     amount = "optional"
@@ -37,7 +37,7 @@ class GroupLasso(Method):
         """Return λ Σ_u √n_u ‖θ_u‖₂."""
         sizes = torch.cat(list(self.units.sizes.values()))
         squares = torch.cat(list(self.units.squares().values()))
-        tiny = torch.finfo(squares.dtype).tiny  # √ has no slope at 0
+        tiny = torch.finfo(squares.dtype).tiny  # the derivative of √ is infinite at 0
         return self.strength * ((sizes * squares).clamp(min=tiny)).sqrt().sum()
 
     def cut(self) -> Masks:
@@ -48,7 +48,10 @@ class GroupLasso(Method):
 
 
 def lowest_cut(units: Units, amount: float, scope: str) -> dict[str, Tensor]:
-    """Return group → [units] boolean that cuts the units of the lowest mean θ²; one of each group stays."""
+    """Return group → bool [units], True keeps, that cuts the units of the lowest mean θ²; one of each group stays.
+
+    `amount` is a fraction of all units, spread by `scope` of `SPREADS`.
+    """
     means = {
         name: (square.detach() / units.sizes[name]).double().cpu() for name, square in units.squares().items()
     }

@@ -19,9 +19,9 @@ from secateur.sparsity.masks import Masks
 class Growing(Method):
     """Choose the units of the lowest norm and add λ_t θ to their gradients, λ_t growing to `limit`; then cut them.
 
-    λ_t rises in stairs of `every` steps until the fraction `end` of the training, and stays there. Units are chosen
-    once, at the start, spread by `scope` (local, global or isomorphic). The amount is a fraction of the units; the
-    masks, and `cut` in a log, count their weights.
+    λ_t rises linearly, every `every` steps, until the fraction `end` of the training, and is constant afterwards.
+    Units are chosen once, at the start, spread by `scope` (local, global or isomorphic). The amount is a fraction of
+    the units; the masks, and `cut` in a log, count their weights.
     """
 
     counts = "units"
@@ -47,7 +47,7 @@ class Growing(Method):
         return self.limit * min(1.0, step / last) if last else self.limit
 
     def before_step(self) -> None:
-        """Add λ_t θ to the gradients of what is to go."""
+        """Add λ_t θ to the gradients of the chosen units."""
         for parameter, going in self._going:
             self.push(parameter, self.decay * parameter * going)
 
@@ -56,11 +56,11 @@ class Growing(Method):
         return self._chosen
 
     def state(self) -> dict[str, Any]:
-        """Return what was chosen, one bit a weight."""
+        """Return the masks of the chosen units, one bit per weight."""
         return {"chosen": self._chosen.pack()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on with what was chosen."""
+        """Restore the choice of units."""
         self._choose(
             Masks.unpack(state["chosen"], {name: tuple(mask.shape) for name, mask in self._chosen.items()})
         )

@@ -1,4 +1,4 @@
-"""L0 regularisation: gates that are exactly 0 or 1 most of the time, and still have a gradient."""
+"""L0 regularisation by hard concrete gates, which are mostly exactly 0 or 1 and have a gradient."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from secateur.methods.registry import method
 from secateur.methods.scored import Penalised, ScoreGate
 
 LOW, HIGH, BETA = -0.1, 1.1, 2 / 3
-"""γ, ζ and β of the paper: how far the concrete distribution is stretched, and its temperature."""
+"""γ and ζ, the limits of the stretched concrete distribution, and β, its temperature (Louizos et al. 2018)."""
 
 
 class HardConcrete(ScoreGate):
@@ -21,18 +21,18 @@ class HardConcrete(ScoreGate):
     start = 2.197
 
     def opened(self) -> Tensor:
-        """Draw gates in training; take σ(S) for s otherwise (eq. 13)."""
+        """Return gates drawn at random in training, and with s = σ(S) otherwise (eq. 13)."""
         if not self.training:
             return self._stretched(torch.sigmoid(self.scores))
         u = self.drawn().to(self.scores.dtype)
         return self._stretched(torch.sigmoid((torch.log(u) - torch.log1p(-u) + self.scores) / BETA))
 
     def decided(self) -> Tensor:
-        """Keep what is not closed for sure."""
+        """Keep the gates above 0 without noise."""
         return self.settled(torch.ones_like(self.kept)) > 0
 
     def settled(self, kept: Tensor) -> Tensor:
-        """Leave the gates' values without noise in the weights."""
+        """Return the gates without noise, to be multiplied into the weights."""
         return self._stretched(torch.sigmoid(self.scores.detach())) * kept
 
     @staticmethod
@@ -42,11 +42,11 @@ class HardConcrete(ScoreGate):
 
 @method("l0", paper="Louizos et al. 2018")
 class L0(Penalised):
-    """Multiply weights by hard concrete gates and penalise λ · mean P(z > 0), the expected number that is left.
+    """Multiply weights by hard concrete gates and penalise λ · mean P(z > 0), the expected density.
 
-    P(z > 0) = σ(S − β log(−γ/ζ)) (eq. 12). λ grows to `strength` between the fractions `begin` and `end`; how much is
-    left follows from it. With an amount the lowest scores go in the end, exactly so many. What the gates came to is
-    multiplied into the weights. `scope`, `block` and `score_lr` as in soft_movement.
+    P(z > 0) = σ(S − β log(−γ/ζ)) (eq. 12). λ grows to `strength` between the fractions `begin` and `end`, and
+    determines the density. With an amount, exactly that fraction, of the lowest scores, is cut in the end. The gates'
+    final values are multiplied into the weights. `scope`, `block` and `score_lr` as in soft_movement.
     """
 
     gate = HardConcrete

@@ -1,4 +1,4 @@
-"""LayerDrop: residual blocks are left out at random in training, so that the model bears to lose some afterwards."""
+"""LayerDrop: residual blocks are skipped at random in training, so that some can be removed afterwards."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from secateur.shrink.skip import SkipForward
 
 
 class DropForward(SkipForward):
-    """Hands its input on with probability `rate`, in training, anew at every step."""
+    """Forward of a residual block that is skipped with probability `rate` in training, drawn anew at every step."""
 
     def __init__(self, module: nn.Module, block: ResidualBlock, rate: float, clock: Clock, seed: int) -> None:
         super().__init__(module, block.items)
@@ -25,12 +25,12 @@ class DropForward(SkipForward):
 
     @property
     def drops(self) -> bool:
-        """Whether the block is left out at this step."""
+        """Whether the block is skipped at this step."""
         drawn = uniform((), "cpu", "layerdrop", self.seed, self.clock.step, self.path)
         return bool(drawn < self.rate)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Hand on the input, or do what the block does."""
+        """Return the input, or the block's output."""
         if self.module.training and self.drops:
             return super().__call__(*args, **kwargs)
         return self.original(*args, **kwargs)
@@ -38,10 +38,10 @@ class DropForward(SkipForward):
 
 @method("layerdrop", paper="Fan et al. 2020")
 class LayerDrop(Method):
-    """Leave out each residual block with probability `rate` in training; prune layers afterwards.
+    """Skip each residual block with probability `rate` in training; prune layers afterwards.
 
-    The blocks are found in the model's trace, like those of the granularity `layer`. A block that is left out has no
-    gradients at that step: several processes need DistributedDataParallel(..., find_unused_parameters=True).
+    The blocks are found in the model's trace, like those of the granularity `layer`. A skipped block has no gradients
+    at that step: several processes need DistributedDataParallel(..., find_unused_parameters=True).
     """
 
     amount = "none"
@@ -58,7 +58,7 @@ class LayerDrop(Method):
             )
 
     def attach(self) -> None:
-        """Have the blocks draw whether they run."""
+        """Register the hooks, and make the blocks skip at random."""
         super().attach()
         self._forwards = [
             DropForward(self.job.model.get_submodule(block.path), block, self.rate, self.clock, self.job.seed)
@@ -66,6 +66,6 @@ class LayerDrop(Method):
         ]
 
     def release(self) -> None:
-        """Have them always run."""
+        """Restore the blocks' forwards."""
         for forward in self._forwards:
             forward.remove()

@@ -1,4 +1,4 @@
-"""Methods whose state is masks on ordinary weights: the masks change now and then, and are held in between."""
+"""The base class of methods whose state is masks on ordinary weights, changed at intervals and held in between."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from secateur.sparsity.masks import Masks
 
 
 class Masking(Method):
-    """Holds masks of the targets, and lets `before_step` and `after_step` choose others."""
+    """Holds masks of the targets; `before_step` and `after_step` of subclasses `change` them."""
 
     def __init__(self, job: MethodJob, first: Masks | None = None) -> None:
-        """Start with the masks `first`, or with all that earlier cuts have left."""
+        """Start with the masks `first`, by default with all weights that earlier cuts have left."""
         super().__init__(job)
         self.targets = job.targets()
         whole = Masks({name: torch.ones_like(t, dtype=torch.bool) for name, t in self.targets.items()})
@@ -25,16 +25,16 @@ class Masking(Method):
 
     @property
     def masks(self) -> Masks:
-        """What is cut at the moment."""
+        """The current cuts."""
         return self._masks
 
     def attach(self) -> None:
-        """Hang on the hooks before the masks do, so that dense gradients are seen."""
+        """Register the method's hooks before those of the masks, so that it sees dense gradients."""
         super().attach()
         self._held = self._masks.hold(self.job.model, self.job.optimizer)
 
     def change(self, masks: Masks) -> None:
-        """Hold other masks from now on."""
+        """Hold these masks from now on."""
         self._masks = masks
         self._held.change(masks.of(self.job.model))
 
@@ -44,15 +44,15 @@ class Masking(Method):
         self._held.zero_gradients()
 
     def release(self) -> None:
-        """Let go of the masks too."""
+        """Release the masks."""
         self._held.remove()
 
     def state(self) -> dict[str, Any]:
-        """Return the masks, one bit a weight."""
+        """Return the masks, one bit per weight."""
         return {"masks": self._masks.pack()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Hold the masks of a state."""
+        """Hold the masks of a state. Raises `InputError` for a state without the masks of a target."""
         shapes = {name: tuple(mask.shape) for name, mask in self._masks.items()}
         try:
             masks = Masks.unpack(state["masks"], shapes)

@@ -1,4 +1,4 @@
-"""Movement pruning: weights that move away from zero while the model is fine-tuned stay."""
+"""Movement pruning: the weights that move away from zero during fine-tuning are kept."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from secateur.methods.scored import Penalised, ScoreGate, TopScores, straight_th
 
 
 class MovementGate(ScoreGate):
-    """m = 1 for the highest scores, ∂m/∂S = 1: S gathers −η Σ ∂L/∂W′ ∘ W."""
+    """m = 1 for the highest scores, ∂m/∂S = 1: S accumulates −η Σ ∂L/∂W′ ∘ W."""
 
     def opened(self) -> Tensor:
-        """Let through what the method keeps."""
+        """Return 1 for the blocks kept by the method."""
         return straight_through(self.kept, self.scores)
 
 
@@ -27,7 +27,7 @@ class Movement(TopScores):
 
     The amount grows from `initial` by the cubic schedule between the fractions `begin` and `end` of the training.
     `scope` local ranks every matrix by itself, global all together; a `block` such as 32x32 or 1xall (rows) has one
-    score. `score_lr` is the scores' learning rate, the optimiser's own when left out: only their order matters.
+    score. `score_lr` is the scores' learning rate, by default the optimiser's own: only their order matters.
     """
 
     gate = MovementGate
@@ -55,11 +55,11 @@ class SoftGate(ScoreGate):
     threshold: float
 
     def decided(self) -> Tensor:
-        """Keep what is above the threshold."""
+        """Keep the blocks above the threshold."""
         return torch.sigmoid(self.scores.detach()) > self.threshold
 
     def opened(self) -> Tensor:
-        """Let through what is above the threshold."""
+        """Return 1 for the blocks above the threshold."""
         return straight_through(self.decided(), self.scores)
 
 
@@ -67,9 +67,9 @@ class SoftGate(ScoreGate):
 class SoftMovement(Penalised):
     """Keep weights whose score is above a threshold, σ(S) > τ, and penalise λ · mean σ(S).
 
-    λ grows to `strength` between the fractions `begin` and `end`; how much is left follows from it and the
-    `threshold` τ. With an amount the lowest scores go in the end, exactly so many. `scope`, `block` and `score_lr`
-    as in movement, but the size of `score_lr` matters: Adam's 0.01, and ten or a hundred times more with SGD.
+    λ grows to `strength` between the fractions `begin` and `end`; it and the `threshold` τ determine the density. With
+    an amount, exactly that fraction, of the lowest scores, is cut in the end. `scope`, `block` and `score_lr` as in
+    movement, but the size of `score_lr` matters: 0.01 with Adam, ten or a hundred times more with SGD.
     """
 
     gate = SoftGate

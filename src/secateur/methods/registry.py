@@ -1,8 +1,7 @@
-"""The registry of methods that prune while a model trains, and `start`, which puts one to work.
+"""The registry of methods that prune during training, and `start`, which starts one.
 
 A method is a subclass of `Method` whose `__init__` takes the job and, as keyword-only parameters, its options with
-their defaults. Registering it is all it takes for the library, the command line, the documentation and the shared
-tests to know it.
+their defaults. The library, the command line, the documentation and the shared tests read the registry.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ AnyMethod = TypeVar("AnyMethod", bound=type[Method])
 
 @dataclass(frozen=True)
 class Entry:
-    """A registered method: `make(job, **options)` prepares it, `options` are its own with their defaults."""
+    """A registered method: `make(job, **options)` constructs it; `options` maps its own options to their defaults."""
 
     name: str
     make: type[Method]
@@ -44,7 +43,7 @@ class Entry:
         return (inspect.getdoc(self.make) or "").partition("\n")[0]
 
     def check(self, amount: float | None, options: Mapping[str, Any]) -> None:
-        """Raise `InputError` for an option it can't take, or an amount that is missing or has no meaning."""
+        """Raise `InputError` for an unknown option, or a missing, refused or out-of-range amount."""
         check_options(f"the method {self.name}", options, self.make)
         if amount is None and self.make.amount == "required":
             raise InputError(
@@ -72,7 +71,7 @@ def method(name: str, *, paper: str) -> Callable[[AnyMethod], AnyMethod]:
 
 
 def loose_options() -> dict[str, str]:
-    """Return the options of all methods, with the methods that have them and their defaults, as help."""
+    """Return option → help text of all methods' options: the methods that have it, and its defaults."""
     help_of = {}
     for option in dict.fromkeys(option for entry in METHODS.values() for option in entry.options):
         owners = {e.name: str(e.options[option]) for e in METHODS.values() if option in e.options}
@@ -96,7 +95,7 @@ def start(
     seed: int = 0,
     **options: Any,
 ) -> Method:
-    """Put a registered method to work on a model in training; it follows every `optimizer.step()` by itself.
+    """Start a registered method on a model in training; it acts at every `optimizer.step()`.
 
     Start it before wrapping the model for several processes and before making a learning-rate scheduler: some
     methods add parameters to both. Add `method.penalty()` to the loss, and end with `masks = method.finish()`.
@@ -104,21 +103,20 @@ def start(
     Args:
         name: one of `METHODS`.
         model: any module, on the device it trains on.
-        optimizer: of its parameters; unwrapped.
-        steps: how many times `optimizer.step()` will be called; schedules are fractions of it.
-        amount: the fraction to cut in the end, exactly round(amount · n) of all n weights that may be cut, or of all
-            units for methods that count them (group_lasso, growing).
-        include: roles that may be cut, see `secateur.sparsity.targets`; methods of units and layers choose by
-            themselves.
-        keep: names or globs of parameters or modules to leave alone.
-        layers: names or globs; when given, only these are touched.
-        masks: earlier cuts; they stay cut and count towards `amount`.
-        example_inputs: what the model's forward takes; for methods that look for channels or layers.
-        seed: of everything drawn at random; the same on all processes.
-        options: the method's own.
+        optimizer: a `torch.optim.Optimizer` of its parameters, unwrapped.
+        steps: number of calls of `optimizer.step()`; schedules are fractions of it.
+        amount: the fraction to cut in the end, exactly round(amount · n) of all n prunable weights, or of all units
+            for methods that count them (group_lasso, growing).
+        include: prunable roles, see `secateur.sparsity.targets`; ignored by methods of units and layers.
+        keep: names or globs of parameters or modules to exclude.
+        layers: names or globs of the only parameters or modules to include; all by default.
+        masks: earlier cuts, name → boolean mask, True keeps; they stay cut and count towards `amount`.
+        example_inputs: inputs of the model's forward, for methods that trace channels or layers.
+        seed: seed of all random numbers; the same on all processes.
+        options: the method's own options.
 
     Raises:
-        InputError: for an argument that makes no sense, or a method at work on the same weights.
+        InputError: for an invalid argument, or a method at work on the same weights.
         ModelError: for a model with nothing to prune by this method.
 
     >>> layer = nn.Linear(4, 2)

@@ -1,4 +1,4 @@
-"""Which methods are at work already where another is to start."""
+"""Conflicts of a method with those already at work on the same weights."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from secateur.methods.base import Method, MethodJob
 from secateur.methods.gates import Gate
 
 RUNNING: WeakSet[Method] = WeakSet()
-"""Methods that were started; an optimiser's hooks keep its own alive."""
+"""Started methods, kept alive by the hooks of their optimisers."""
 
 
 def check_free(job: MethodJob, make: type[Method]) -> None:
-    """Raise `InputError` where the method `make` would get in the way of one that is at work on the same weights.
+    """Raise `InputError` if the method `make` conflicts with one at work on the same weights.
 
-    A method runs once, and one method at a time cuts weights or computes them from others. What only adds penalties,
-    or leaves blocks out, goes along with any.
+    A method runs once at a time, and only one method may cut weights or compute them from other tensors. Methods that
+    add penalties or skip blocks combine with any.
     """
     end = f"end it with its finish() before you start {job.name}."
     meant = {id(p) for name, p in job.model.named_parameters() if job.meant(name)}
@@ -40,7 +40,7 @@ def _cuts_weights(make: type[Method]) -> bool:
 
 
 def _gated(model: nn.Module) -> Iterator[str]:
-    """Yield the names of parameters that stand behind a method's gate."""
+    """Yield the names of gated parameters."""
     for path, module in model.named_modules():
         if isinstance(module, parametrize.ParametrizationList) and isinstance(module[0], Gate):
             yield path.replace("parametrizations.", "")

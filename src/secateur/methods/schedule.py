@@ -1,4 +1,4 @@
-"""How an amount grows while a model trains."""
+"""Schedules of the amount during training, and checks of their options."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def cubic(
 
 
 def already_cut(masks: Masks, scope: str) -> float:
-    """Return the smallest amount, spread by `scope`, that includes all that `masks` cut."""
+    """Return the smallest amount, spread by `scope`, that includes all cuts of `masks`."""
     if scope != "local":
         return masks.sparsity
     return max(Masks({name: mask}).sparsity for name, mask in masks.items())

@@ -1,8 +1,8 @@
-"""Methods that learn a score for every weight, or block of weights, beside the weights.
+"""Base classes of methods that learn a score for every weight, or block of weights, beside the weights.
 
-What the layers see is W′ = W ∘ m(S): a mask, or factors, made from scores S that are parameters of their own. What
-the mask does not let through in the value it lets through in the gradient, ∂L/∂S = ∂L/∂W′ ∘ W ∘ ∂m/∂S, with the
-straight-through ∂m/∂S = 1 where m is a decision: a weight that is cut now still says whether it wants to come back.
+The layers compute with W′ = W ∘ m(S): a mask, or factors, of scores S that are parameters of their own. The scores'
+gradient is ∂L/∂S = ∂L/∂W′ ∘ W ∘ ∂m/∂S, with the straight-through ∂m/∂S = 1 for a binary m, so the scores of cut
+weights are trained too, and a cut weight can return.
 
 The scores join the optimiser as a parameter group, without weight decay, at the rate `score_lr`: so they are clipped,
 unscaled, averaged over processes and checkpointed like every parameter. A loop that sets learning rates by itself
@@ -20,23 +20,23 @@ from torch import Tensor, nn
 
 from secateur.core.errors import InputError, SecateurWarning
 from secateur.methods.base import Clock, Method, MethodJob
-from secateur.methods.blocks import Blocks
 from secateur.methods.draws import uniform
 from secateur.methods.gates import Gate, Gates, rank
 from secateur.methods.schedule import already_cut, check_span, cubic
 from secateur.pruning.allocate_weights import SCOPES, allocate, check_amount
+from secateur.sparsity.blocks import Blocks
 from secateur.sparsity.masks import Masks
 
 
 class ScoreGate(Gate):
-    """A gate with a score for each block of its weight; subclasses say what scores mean.
+    """A gate with a score for each block of its weight; subclasses define the factor of a score.
 
-    `scores` have the shape of `Blocks.means`, in float32 at least. `kept` is the decision a method takes for all
-    gates together, where it takes one.
+    `scores` have the shape of `Blocks.means`, in float32 at least. `kept`, a boolean of that shape, is the choice of
+    methods that rank the blocks of all gates together; all True at first.
     """
 
     start: ClassVar[float] = 0.0
-    """Where scores begin."""
+    """Initial value of the scores."""
 
     def __init__(self, name: str, weight: nn.Parameter, blocks: Blocks, clock: Clock, seed: int) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class ScoreGate(Gate):
         self.kept = torch.ones_like(self.scores, dtype=torch.bool)
 
     def initial(self, weight: Tensor) -> Tensor:
-        """Return the first scores: all alike but for a trace of the order of |W|, so that no tie is left."""
+        """Return the first scores: `start`, plus a tiny term in the order of |W| that breaks ties."""
         order = rank(self.blocks.means(weight.abs()))
         return self.start + (1e-4 * abs(self.start) or 1e-12) * order
 
@@ -57,34 +57,34 @@ class ScoreGate(Gate):
         raise NotImplementedError
 
     def ranks(self) -> Tensor:
-        """Return what is compared where an exact number of blocks is to go, lowest first."""
+        """Return the values by which an exact number of blocks is cut, lowest first; by default the scores."""
         return self.scores.detach()
 
     def decided(self) -> Tensor:
-        """Return which blocks the scores keep by themselves."""
+        """Return a boolean of the scores' shape: the blocks kept without an amount."""
         return self.kept
 
     def settled(self, kept: Tensor) -> Tensor:
-        """Return the factors that stay in the weights when the blocks `kept` are."""
+        """Return the factors to be multiplied into the weights at the end, given the blocks `kept`."""
         return kept
 
     def factors(self, weight: Tensor) -> Tensor:
-        """Give every weight its block's factor."""
+        """Return every weight's factor, that of its block."""
         return self.blocks.spread(self.opened(), self.shape)
 
     def drawn(self) -> Tensor:
-        """Draw a number for each block, anew at every step."""
+        """Return a random number in [0, 1) for each block, drawn anew at every step."""
         purpose = ("gate", self.seed, self.clock.step, self.name)
         return uniform(self.scores.shape, self.scores.device, *purpose)
 
 
 def straight_through(decision: Tensor, scores: Tensor) -> Tensor:
-    """Return the decision as numbers, with the gradient of the scores."""
+    """Return the boolean `decision` as 0 and 1 in the dtype of `scores`, with derivative 1 in them."""
     return decision.to(scores.dtype) + (scores - scores.detach())
 
 
 class ScoreBased(Method):
-    """Learn scores in gates of the class `gate`; `frozen` says that nothing else is learned."""
+    """Learns the scores of gates of the class `gate`; with `frozen`, all other parameters are frozen."""
 
     learns = True
     reshapes = True
@@ -94,7 +94,7 @@ class ScoreBased(Method):
     def __init__(
         self, job: MethodJob, *, scope: str, block: str, score_lr: float | None, **more: Any
     ) -> None:
-        """Make the gates; `more` goes to each of them as attributes."""
+        """Make the gates; `more` are attributes of each."""
         super().__init__(job)
         SCOPES[scope]
         if score_lr is not None and not score_lr > 0:
@@ -113,15 +113,18 @@ class ScoreBased(Method):
         self.score_lr = score_lr
         self._installed = Gates(job.model, self.targets, self.gates)
         if job.requested is not None:
-            self.lowest_cut(job.requested)  # what can't be cut in the end is refused now
+            self.lowest_cut(job.requested)  # refuse an impossible amount at the start
 
     @property
     def masks(self) -> Masks:
-        """What is cut at the moment."""
+        """The current cuts."""
         return self._spread({name: gate.decided() for name, gate in self.gates.items()})
 
     def attach(self) -> None:
-        """Put the gates before the weights and their scores into the optimiser."""
+        """Install the gates, add their scores to the optimiser and, if `frozen`, freeze the other parameters.
+
+        Raises `InputError` for a learning rate of 0 with a `score_lr`.
+        """
         optimizer = self.job.optimizer
         first = optimizer.param_groups[0]
         peak = float(first.get("initial_lr", first["lr"]))
@@ -150,7 +153,7 @@ class ScoreBased(Method):
             parameter.grad = None
 
     def release(self) -> None:
-        """Take the gates and the scores away."""
+        """Remove the gates and the scores, and unfreeze parameters."""
         self._installed.remove()
         optimizer = self.job.optimizer
         scores = [gate.scores for gate in self.gates.values()]
@@ -163,7 +166,7 @@ class ScoreBased(Method):
             parameter.requires_grad_(True)
 
     def cut(self) -> Masks:
-        """Cut the lowest scores, exactly as many as the amount says; without one, what scores cut by themselves."""
+        """Cut exactly the amount, of the lowest ranks; without one, the blocks that the gates don't keep."""
         kept = (
             {name: gate.decided() for name, gate in self.gates.items()}
             if self.job.requested is None
@@ -175,12 +178,12 @@ class ScoreBased(Method):
         return self._spread(kept)
 
     def lowest_cut(self, amount: float) -> Mapping[str, Tensor]:
-        """Return for each gate which blocks are kept when the lowest-ranked fraction `amount` goes."""
+        """Return name → boolean of the kept blocks of each gate, without the lowest-ranked fraction `amount`."""
         ranks = {name: gate.ranks() for name, gate in self.gates.items()}
         return allocate(ranks, amount, self.scope, already=self.left())
 
     def left(self) -> Masks:
-        """Return which blocks earlier masks have left anything of."""
+        """Return masks of the blocks with a weight left by earlier masks."""
         return Masks({name: self.blocks.means(mask.float()) > 0 for name, mask in self.earlier.items()})
 
     def _spread(self, kept: Mapping[str, Tensor]) -> Masks:
@@ -202,11 +205,11 @@ class TopScores(ScoreBased):
         self._choose()
 
     def after_step(self) -> None:
-        """Choose again."""
+        """Update the kept blocks by the schedule."""
         self._choose()
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Choose as the scores and the clock say."""
+        """Update the kept blocks from the scores and the clock."""
         self._choose()
 
     @torch.no_grad()
@@ -230,7 +233,7 @@ class Penalised(ScoreBased):
         self.strength, self.begin, self.end = strength, begin, end
 
     def cost(self, gate: ScoreGate) -> Tensor:
-        """Return what each block costs, differentiable in the scores."""
+        """Return the cost of each block, differentiable in the scores and of their shape."""
         raise NotImplementedError
 
     def penalty(self) -> Tensor:
@@ -240,9 +243,9 @@ class Penalised(ScoreBased):
         return strength * total / sum(gate.scores.numel() for gate in self.gates.values())
 
     def cut(self) -> Masks:
-        """Cut as the scores or the amount say. Warns where scores that decide by themselves cut nothing."""
+        """Cut by the gates or the amount. Warns if nothing is cut without an amount."""
         masks = super().cut()
-        if self.job.requested is None and masks.pruned == self.earlier.pruned and _speaks():
+        if self.job.requested is None and masks.pruned == self.earlier.pruned and _is_first_process():
             warnings.warn(
                 f"The method {self.job.name} has cut nothing: make the penalty larger (strength), let the scores learn "
                 "faster (score_lr), or begin earlier (begin, end); with an amount exactly so many go.",
@@ -252,7 +255,7 @@ class Penalised(ScoreBased):
         return masks
 
 
-def _speaks() -> bool:
+def _is_first_process() -> bool:
     """Whether this is the only process, or the first of several."""
     distributed = torch.distributed
     return not (distributed.is_available() and distributed.is_initialized()) or distributed.get_rank() == 0

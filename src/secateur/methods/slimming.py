@@ -1,4 +1,4 @@
-"""Network slimming: an L1 penalty on the scales of BatchNorm, which tell afterwards which channels can go."""
+"""Network slimming: an L1 penalty on the scales of BatchNorm, by which channels are pruned afterwards."""
 
 from __future__ import annotations
 

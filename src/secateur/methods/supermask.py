@@ -1,4 +1,4 @@
-"""Masks learned on a network whose weights never change: edge-popup and supermasks."""
+"""Masks learned on a network of constant weights: edge-popup and supermasks."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ class EdgeGate(ScoreGate):
     """m = 1 for the highest |S|, ∂m/∂|S| = 1; scores begin uniform in ±1/√(fan in)."""
 
     def initial(self, weight: Tensor) -> Tensor:
-        """Draw the first scores."""
+        """Return the first scores, uniform in ±1/√(fan in)."""
         means = self.blocks.means(weight)
         bound = 1 / math.sqrt(max(1, weight[0].numel() if weight.ndim > 1 else weight.numel()))
         return (2 * uniform(means.shape, weight.device, "scores", self.seed, self.name) - 1) * bound
 
     def opened(self) -> Tensor:
-        """Let through what the method keeps."""
+        """Return 1 for the blocks kept by the method."""
         return straight_through(self.kept, self.scores.abs())
 
     def ranks(self) -> Tensor:
-        """Compare |S|."""
+        """Return |S|."""
         return self.scores.detach().abs()
 
 
@@ -35,8 +35,8 @@ class EdgeGate(ScoreGate):
 class EdgePopup(TopScores):
     """Learn which weights of a random network to keep, the top of |S| in every layer; the weights stay as they are.
 
-    All other parameters of the model are frozen, and only they: BatchNorm's statistics follow. `scope`, `block` and
-    `score_lr` as in movement, but the scores begin at random, so the size of `score_lr` matters.
+    All other parameters of the model are frozen; BatchNorm's statistics are still updated. `scope`, `block` and
+    `score_lr` as in movement, but the scores start at random, so the size of `score_lr` matters.
     """
 
     gate = EdgeGate
@@ -55,17 +55,17 @@ class SupermaskGate(ScoreGate):
     rescale: bool
 
     def opened(self) -> Tensor:
-        """Draw a mask in training."""
+        """Return a mask drawn at random in training, and `decided` otherwise."""
         chance = torch.sigmoid(self.scores)
         mask = self.drawn() < chance if self.training else self.decided()
         return self._scaled(straight_through(mask, chance), mask)
 
     def decided(self) -> Tensor:
-        """Keep what is more likely kept than not."""
+        """Keep the blocks with σ(S) > ½."""
         return self.scores.detach() > 0
 
     def settled(self, kept: Tensor) -> Tensor:
-        """Leave the scale in the weights."""
+        """Return the mask, with the scale if `rescale`."""
         return self._scaled(kept.to(self.scores.dtype), kept)
 
     def _scaled(self, factors: Tensor, mask: Tensor) -> Tensor:
@@ -76,9 +76,9 @@ class SupermaskGate(ScoreGate):
 class BernoulliSupermask(ScoreBased):
     """Learn a mask drawn from Bernoulli(σ(S)) on a random network; the weights stay as they are.
 
-    With `rescale` the weights of a layer are multiplied by its number over the number kept. How many are left is up
-    to the scores, or exactly what the amount says. `scope`, `block` and `score_lr` as in soft_movement; scores want
-    a large rate.
+    With `rescale` the weights of a layer are multiplied by their number over the number kept. The density follows
+    from the scores, or exactly from the amount. `scope`, `block` and `score_lr` as in soft_movement; the scores need
+    a large `score_lr`.
     """
 
     gate = SupermaskGate

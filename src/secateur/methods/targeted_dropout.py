@@ -1,4 +1,4 @@
-"""Targeted dropout: what would be cut is dropped now and then in training, so that the rest learns to do without."""
+"""Targeted dropout: the smallest weights are dropped at random in training, and cut afterwards."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class TargetedGate(Gate):
         self.name, self.spared, self.rate, self.clock, self.seed = name, spared, rate, clock, seed
 
     def factors(self, weight: Tensor) -> Tensor:
-        """Draw what is dropped, anew at every step."""
+        """Return 0 for dropped weights, drawn anew at every step, and 1 for others; all 1 outside training."""
         if not self.training:
             return torch.ones_like(weight)
         purpose = ("targeted", self.seed, self.clock.step, self.name)
@@ -32,8 +32,8 @@ class TargetedGate(Gate):
 class TargetedDropout(Method):
     """Drop each of the smallest weights with probability `rate` in training, and cut them in the end.
 
-    The smallest are the fraction `amount` of |θ| of each output (`scope="row"`, as in the paper), or of what another
-    scope of `secateur.prune` says, looked up after every step.
+    The smallest are the fraction `amount` of |θ| of each output (`scope="row"`, as in the paper), or as spread by
+    another scope of `secateur.prune`, updated after every step.
     """
 
     reshapes = True
@@ -50,20 +50,20 @@ class TargetedDropout(Method):
         self._installed = Gates(job.model, self.targets, self.gates)
 
     def attach(self) -> None:
-        """Put the gates before the weights."""
+        """Register the hooks, and install the gates."""
         super().attach()
         self._installed.install()
 
     def release(self) -> None:
-        """Take the gates away."""
+        """Remove the gates."""
         self._installed.remove()
 
     def after_step(self) -> None:
-        """Look up the smallest weights."""
+        """Update the smallest weights."""
         self._target()
 
     def restore(self, state: object) -> None:
-        """Look up the smallest weights."""
+        """Update the smallest weights."""
         self._target()
 
     def cut(self) -> Masks:
@@ -83,7 +83,7 @@ class TargetedDropout(Method):
 
 
 def highest_of_rows(weight: nn.Parameter, amount: float) -> Tensor:
-    """Return the mask that cuts the round(amount · n) smallest |θ| of each of the n weights of an output."""
+    """Return the mask, of the weight's shape, that cuts the smallest round(amount · n) of the n |θ| of each output."""
     rows = weight.detach().abs().reshape(weight.shape[0] if weight.ndim else 1, -1)
     order = rows.argsort(dim=1, stable=True)
     gone = order[:, : round(amount * rows.shape[1])]

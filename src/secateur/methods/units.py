@@ -1,4 +1,4 @@
-"""Norms and masks of units: channels, heads and features with all the weights that go with them."""
+"""Norms and masks of units: channels, heads and features with all their weights."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from secateur.sparsity.targets import DTYPES
 
 
 class Units:
-    """The groups of a model that may be cut, and the parameters their units run through."""
+    """The prunable groups of a model, and the parameters with weights of their units."""
 
     def __init__(self, job: MethodJob) -> None:
-        """Trace the model. Raises `ModelError` where it has no unit that may go."""
+        """Trace the model. Raises `ModelError` if it has no prunable unit, `InputError` without example inputs."""
         self.parameters = {n: p for n, p in job.model.named_parameters() if p.dtype in DTYPES}
         self.groups = [g for g in analyze(job.model, job.inputs()).free if job.meant(*_owners(g))]
         if not self.groups:
@@ -41,14 +41,14 @@ class Units:
             for group in self.groups
         }
         self.sizes = {group.name: self._summed(group, torch.ones_like) for group in self.groups}
-        """Group → how many weights each unit has."""
+        """Group → [units], the number of weights of each unit."""
 
     def squares(self) -> dict[str, Tensor]:
         """Return Σ θ² over all weights of each unit, group → [units], differentiable."""
         return {group.name: self._summed(group, torch.square) for group in self.groups}
 
     def masks(self, kept: Mapping[str, Tensor]) -> Masks:
-        """Return the masks that cut every weight of the units that are not `kept`, group → [units] boolean."""
+        """Return the masks that cut every weight of the units not `kept`, group → bool [units]."""
         masks: dict[str, Tensor] = {}
         for group in self.groups:
             for parameter, name, dim, unit in self._members[group.name]:

@@ -1,14 +1,13 @@
 """Models by name.
 
-A name is enough to build a model again, in another process and on another machine, so a name and its
-arguments are what files of this package store. It is one of
+Files of this package store a model's name and arguments, from which any process can build it again. A name is
 
-- an architecture of ours: `lenet5`, `resnet20`, `vgg16_bn`, … (see `names()`);
-- a library and what to take from it: `torchvision:resnet18`, `timm:resnet18`, `hf:PATH_OR_ID`;
-- your own code: `package.module:factory`, which building imports.
+- one of the built-in architectures: `lenet5`, `resnet20`, `vgg16_bn`, … (see `names()`);
+- a model of a library: `torchvision:resnet18`, `timm:resnet18`, `hf:PATH_OR_ID`;
+- a factory in the user's code, which building imports: `package.module:factory`.
 
-Adding an architecture is decorating its factory with `model`; adding a library is decorating its resolver
-with `source`. What is added so shows up in `names()`, on the command line and in the shared tests.
+An architecture is added by decorating its factory with `model`, a library by decorating its resolver with
+`source`. Both then appear in `names()`, on the command line and in the shared tests.
 """
 
 from __future__ import annotations

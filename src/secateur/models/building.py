@@ -1,4 +1,4 @@
-"""From a name to a model, whatever it comes from."""
+"""Building of models from their names."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def build(
 ) -> nn.Module:
     """Build the model `name`, in training mode, on torch's current default device.
 
-    `name` is a registered architecture ("lenet5"), a source and what to take from it ("torchvision:resnet18",
-    "timm:resnet18", "hf:PATH_OR_ID"), or a factory of your own ("package.module:factory"), which is imported.
+    `name` is a registered architecture ("lenet5"), a model of a library ("torchvision:resnet18", "timm:resnet18",
+    "hf:PATH_OR_ID"), or a factory in the user's code ("package.module:factory"), which is imported.
 
     `num_classes` and `input_shape` (of one input, without the batch; (channels, height, width) for images)
     fit the model to the data; None keeps the model's own default. `args` go to the factory. The same torch
-    seed gives the same weights. The model's attribute `secateur_spec` says how it was built, so that a file can
-    name it; it has none where `args` are no JSON.
+    seed gives the same weights. The model's attribute `secateur_spec` holds `name`, `args`, `num_classes` and
+    `input_shape` for its files; it is absent if `args` are no JSON.
 
-    Raises `InputError` for an unknown name, an unknown or illegal argument; `ModelError` where the model
-    can't be built; `MissingExtraError` where the source's library isn't installed.
+    Raises `InputError` for an unknown name, an unknown or illegal argument; `ModelError` if the model
+    can't be built; `MissingExtraError` if the source's library isn't installed.
     """
     _check_sizes(name, num_classes, input_shape)
     model = _build(name, num_classes, input_shape, args)
@@ -58,9 +58,9 @@ def _build(
 
 
 def without_pretraining(name: str, args: ModelArguments) -> ModelArguments:
-    """Return arguments that build the architecture of `build(name, **args)` without fetching trained weights.
+    """Return the arguments that build the architecture of `build(name, **args)` without fetching trained weights.
 
-    This is for a model whose weights are at hand already, as when it is read back from a file.
+    They serve to read a model with its weights back from a file.
     """
     prefix, colon, rest = name.partition(":")
     return SOURCES[prefix].untrained(rest, args) if colon and prefix in SOURCES else dict(args)
@@ -68,7 +68,7 @@ def without_pretraining(name: str, args: ModelArguments) -> ModelArguments:
 
 @dataclass(frozen=True)
 class ModelListing:
-    """A line of the list of models; default input and parameter count are None for a source of many."""
+    """One row of the list of models; `input_shape` and `parameters` are None for a source of many models."""
 
     name: str
     input_shape: InputShape | None
@@ -78,10 +78,10 @@ class ModelListing:
 
 
 def names() -> list[ModelListing]:
-    """Return a row for each of our own architectures, then one for each way to name other models.
+    """Return a row for each built-in architecture, then one for each source and one for user code.
 
-    Parameters are counted at the default input and number of classes; no weights are made and no random
-    numbers drawn.
+    Parameters are counted at the default input and number of classes, on the meta device: no weights are
+    allocated and no random numbers drawn.
     """
     with torch.device("meta"):
         own = [
@@ -101,7 +101,7 @@ def _count(model: nn.Module) -> int:
 
 
 def check_name(name: str) -> None:
-    """Raise `InputError` for an architecture of ours that there is not; of others only building them tells."""
+    """Raise `InputError` for a name without a colon that is no built-in architecture; others are not checked."""
     if ":" not in name and name not in MODELS:
         foreign = [f"{source.prefix}:{known}" for source in SOURCES.values() for known in source.names()]
         exact = [other for other in foreign if other.endswith(f":{name}")]

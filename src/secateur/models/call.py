@@ -1,4 +1,4 @@
-"""Calling a model factory so that whatever goes wrong is told in one sentence."""
+"""Calls of model factories, with their failures as one-sentence errors."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 def call(name: str, factory: Factory, arguments: ModelArguments) -> nn.Module:
     """Return `factory(**arguments)`, the model called `name`.
 
-    Raises `InputError` for an argument the factory doesn't know or one that is missing, and `ModelError`
-    where it fails or returns something that is no `nn.Module`.
+    Raises `InputError` for an unknown or missing argument, and `ModelError` if the factory fails or returns
+    no `nn.Module`.
     """
     _check_arguments(name, factory, arguments)
     try:
@@ -40,7 +40,7 @@ def call(name: str, factory: Factory, arguments: ModelArguments) -> nn.Module:
 
 
 def reason(error: BaseException) -> str:
-    """Return the type of an exception and the first line of its message, without a full stop."""
+    """Return the type of an exception and the first line of its message, without its full stop."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__
 
@@ -54,9 +54,9 @@ def parameters(factory: Factory) -> dict[str, inspect.Parameter]:
 def _check_arguments(name: str, factory: Factory, arguments: ModelArguments) -> None:
     known = parameters(factory)
     kinds = {parameter.kind for parameter in inspect.signature(factory).parameters.values()}
-    strangers = [key for key in arguments if key not in known]
-    if strangers and inspect.Parameter.VAR_KEYWORD not in kinds:
-        raise InputError(unknown(f"argument of the model {name}", strangers[0], list(known)))
+    unexpected = [key for key in arguments if key not in known]
+    if unexpected and inspect.Parameter.VAR_KEYWORD not in kinds:
+        raise InputError(unknown(f"argument of the model {name}", unexpected[0], list(known)))
     missing = [key for key, value in known.items() if value.default is value.empty and key not in arguments]
     if missing:
         raise InputError(f"The model {name} needs a value for its argument '{missing[0]}'.")

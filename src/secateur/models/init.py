@@ -1,4 +1,4 @@
-"""The initial weights of our own architectures."""
+"""The initial weights of the built-in architectures."""
 
 from __future__ import annotations
 

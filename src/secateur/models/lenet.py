@@ -37,8 +37,8 @@ class LeNet300(nn.Module):
 class LeNet5(nn.Module):
     """Convolutions of 6 and 16 channels (5×5), then 120-84; images [N, C, H, W] → logits [N, num_classes].
 
-    The paper's images are 32×32. Smaller ones are padded by 2 pixels a side, which makes 28×28 equal to it.
-    Raises `InputError` for images under 12×12, of which the second pooling would leave nothing.
+    The paper's images are 32×32. Smaller ones are padded by 2 pixels a side, so 28×28 becomes 32×32.
+    Raises `InputError` for images under 12×12.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
-"""The 15,625 networks of NAS-Bench-201 (Dong and Yang 2020), each told by the six operations of its cell.
+"""The 15,625 networks of NAS-Bench-201 (Dong and Yang 2020), each defined by the six operations of its cell.
 
-A cell has four nodes: node 0 is its input, and every later node sums what one operation makes of each node before
-it. `parse` reads a cell in either way it is written, `CELLS` counts them all, and the model `nasbench201` builds one
-into the networks' common skeleton for images of CIFAR.
+A cell has four nodes: node 0 is its input, and every later node is a sum of one operation on each earlier node.
+`parse` reads either notation of a cell, `CELLS` is their number, and the model `nasbench201` builds the common
+skeleton of the networks for CIFAR images around one.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ CellOperations: TypeAlias = tuple[tuple[str, ...], ...]
 """The operations into nodes 1, 2 and 3, each in the order of the nodes they read."""
 
 OPERATIONS: Registry[Callable[[int], nn.Module] | None] = Registry("operation of NAS-Bench-201")
-"""Name → what makes the operation for a number of channels; None where nothing passes."""
+"""Name → factory of the operation for a number of channels; None for the zero operation."""
 
 NODES = 3
 CELLS = 5 ** (NODES * (NODES + 1) // 2)
 USUAL = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_1x1~1|nor_conv_3x3~2|"
-"""The cell that trains best on CIFAR-10."""
+"""The default cell, of the benchmark's highest test accuracy on CIFAR-10."""
 
 
 class Convolution(nn.Sequential):
@@ -87,7 +87,7 @@ def _from_tuples(arch: str) -> list[list[tuple[str, int]]]:
 
 
 def written(cell: CellOperations) -> str:
-    """Write a cell in the usual way.
+    """Return a cell in the notation with bars.
 
     >>> written(parse(USUAL)) == USUAL
     True
@@ -96,7 +96,7 @@ def written(cell: CellOperations) -> str:
 
 
 def numbered(number: int) -> CellOperations:
-    """Return cell `number` of the `CELLS` there are: its digits to base 5 are the operations, in their order."""
+    """Return cell `number` of 0..CELLS − 1: its base-5 digits, lowest first, are the operations in edge order."""
     names, edges = list(OPERATIONS), []
     for _ in range(NODES * (NODES + 1) // 2):
         number, digit = divmod(number, len(names))
@@ -105,9 +105,9 @@ def numbered(number: int) -> CellOperations:
 
 
 def draw(count: int, seed: int = 0) -> list[CellOperations]:
-    """Return `count` different cells at random; those of a smaller count and the same seed come first.
+    """Return `count` different random cells; a smaller count of the same seed gives a prefix of them.
 
-    Raises `InputError` where there are not so many.
+    Raises `InputError` for a count outside 1..`CELLS`.
     """
     if not 1 <= count <= CELLS:
         raise InputError(f"NAS-Bench-201 has {CELLS:,} cells: draw 1 to {CELLS:,} of them, not {count:,}.")
@@ -117,10 +117,10 @@ def draw(count: int, seed: int = 0) -> list[CellOperations]:
 
 
 class CellModule(nn.Module):
-    """One cell of so many channels: [N, C, H, W] → [N, C, H, W]."""
+    """One cell of C = `channels`: [N, C, H, W] → [N, C, H, W]."""
 
     def __init__(self, cell: CellOperations, channels: int) -> None:
-        """Make the operations; those that are none have no module."""
+        """Make the operations; `none` has no module."""
         super().__init__()
         self.edges = nn.ModuleDict()
         for node, names in enumerate(cell, start=1):
@@ -140,7 +140,7 @@ class CellModule(nn.Module):
 
 
 class Reduction(nn.Module):
-    """A residual block of half the size and twice the channels: [N, C, H, W] → [N, 2C, ⌈H / 2⌉, ⌈W / 2⌉]."""
+    """A residual block of stride 2 that doubles the channels: [N, C, H, W] → [N, 2C, ⌈H / 2⌉, ⌈W / 2⌉]."""
 
     def __init__(self, channels: int) -> None:
         """Make the layers."""
@@ -164,10 +164,11 @@ class Reduction(nn.Module):
     paper="Dong and Yang 2020, section 2.1",
 )
 class NasBench201(nn.Module):
-    """Stem, three stages of `cells` equal cells with reductions between them; images [N, C, H, W] → logits.
+    """Stem and three stages of `cells` equal cells with reductions between; [N, C, H, W] → [N, num_classes].
 
-    The stages have `channels`, twice and four times so many. Convolutions start from He's normal distribution or, with
-    `initial="torch"`, as the layers of PyTorch do. Raises `InputError` for a cell that can't be read.
+    The stages have 1, 2 and 4 times `channels` (default 16). Convolutions start from He's normal distribution or,
+    with `initial="torch"`, from PyTorch's default. Raises `InputError` for a cell that can't be read or an unknown
+    `initial`.
     """
 
     def __init__(

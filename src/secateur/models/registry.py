@@ -1,8 +1,8 @@
-"""Where models come from: our own architectures by name, and other libraries by prefix.
+"""Registries of models: built-in architectures by name, other libraries by prefix.
 
-`MODELS` maps a name ("lenet5") to an `Architecture`; decorating its factory with `model` puts it there.
-`SOURCES` maps the prefix of a name ("torchvision" in "torchvision:resnet18") to a `ModelSource`, which turns the
-rest of the name into a factory and its arguments; decorating that function with `source` puts it there.
+`MODELS` maps a name ("lenet5") to an `Architecture`, registered by decorating its factory with `model`.
+`SOURCES` maps a prefix ("torchvision" in "torchvision:resnet18") to a `ModelSource`, which turns the rest of the
+name into a factory and its arguments, registered by decorating that resolver with `source`.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ Resolver = Callable[[str, "int | None", "InputShape | None", ModelArguments], tu
 
 @dataclass(frozen=True)
 class Architecture:
-    """One of our own architectures.
+    """A built-in architecture.
 
     `factory` may take any of `num_classes` (int), `input_shape` (the shape of one input), `in_channels` (int)
-    and `image_size` (height and width), all optional; it is given those its signature names. Its other
-    parameters are the arguments a user may set.
+    and `image_size` (height, width), all optional; it is given those in its signature. Its other parameters are
+    arguments for the user to set. `input_shape` is the default input.
     """
 
     name: str
@@ -43,8 +43,7 @@ class ModelSource:
 
     `resolve(name, num_classes, input_shape, arguments)` returns the factory and the arguments to call it
     with; `untrained(name, arguments)` returns the arguments that give the same architecture without fetching
-    trained weights. `names` lists what the source offers, where that can be told quickly: it serves to
-    suggest corrections.
+    trained weights. `names` lists the source's models for suggested corrections (default: none).
     """
 
     prefix: str
@@ -62,7 +61,7 @@ SOURCES: Registry[ModelSource] = Registry("source of models")
 def model(
     name: str, *, input_shape: InputShape, summary: str, paper: str = ""
 ) -> Callable[[Factory], Factory]:
-    """Register the decorated factory as the architecture `name`, whose default input is `input_shape`."""
+    """Register the decorated factory as the architecture `name` of default input `input_shape`, without the batch."""
 
     def register(factory: Factory) -> Factory:
         MODELS.add(name, Architecture(name, factory, input_shape, summary, paper))
@@ -79,7 +78,7 @@ def source(
     untrained: Callable[[str, ModelArguments], ModelArguments],
     names: Callable[[], list[str]] = list,
 ) -> Callable[[Resolver], Resolver]:
-    """Register the decorated function as what resolves names that start with `prefix:`."""
+    """Register the decorated function as the resolver of names that start with `prefix:`."""
 
     def register(resolve: Resolver) -> Resolver:
         SOURCES.add(prefix, ModelSource(prefix, resolve, usage, summary, untrained, names))

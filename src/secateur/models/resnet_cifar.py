@@ -1,8 +1,8 @@
 """The residual networks of He et al. 2016, section 4.2, for 32×32 images: 6n + 2 layers, 16 to 64 channels.
 
-Shortcuts are option A: where a stage begins, the identity is subsampled and its missing channels are zeros,
-so that shortcuts hold no parameters. Modules are named as in the checkpoints in public use (`conv1`, `bn1`,
-`layer1.0.conv1`, …, `linear`).
+Shortcuts are option A: at the start of a stage, the identity is subsampled and padded with zero channels, so that
+shortcuts hold no parameters. Modules are named as in public checkpoints (`conv1`, `bn1`, `layer1.0.conv1`, …,
+`linear`).
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class BasicBlock(nn.Module):
 
 
 class ZeroPad(nn.Module):
-    """Option A: every `stride`-th pixel, with channels of zeros before and after the present ones, as many as `pad`."""
+    """Option A: every `stride`-th pixel, with `pad` channels of zeros before and after the present ones."""
 
     def __init__(self, stride: int, pad: int) -> None:
-        """Keep the sizes; the two pads may differ once channels are removed."""
+        """Store the sizes; the two pads may differ once channels are removed."""
         super().__init__()
         self.stride = stride
         self.pad = (pad, pad)

@@ -1,7 +1,7 @@
 """Models of other libraries: torchvision, timm and Hugging Face transformers.
 
-A source turns what follows its prefix into a factory and its arguments. timm and transformers are imported
-when asked for. No source runs code that came with a model: checkpoints are opened as safetensors, or with
+A source turns the rest of a name, after its prefix, into a factory and its arguments. timm and transformers are
+imported on first use. No source runs code that came with a model: checkpoints are opened as safetensors, or with
 torch's weights-only unpickler.
 """
 
@@ -25,7 +25,7 @@ from secateur.models.registry import Factory, InputShape, ModelArguments, source
 
 @contextmanager
 def weights_only() -> Iterator[None]:
-    """Make every `torch.load` of the block refuse anything but tensors, whichever library calls it."""
+    """Force `weights_only` on every `torch.load` of the block, in any library."""
     switch = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
     before = os.environ.get(switch)
     os.environ[switch] = "1"
@@ -52,7 +52,7 @@ def _torchvision_names() -> list[str]:
 
 
 def _torchvision_untrained(name: str, arguments: ModelArguments) -> ModelArguments:
-    """Drop the weights, and set what torchvision's builders would have set because of them."""
+    """Drop the weights, and set the arguments that torchvision's builders derive from them."""
     need("torchvision", for_="A model written torchvision:NAME")
     from torchvision.models import get_model_builder, get_model_weights
 
@@ -77,7 +77,10 @@ def _torchvision_untrained(name: str, arguments: ModelArguments) -> ModelArgumen
 def torchvision(
     name: str, num_classes: int | None, input_shape: InputShape | None, arguments: ModelArguments
 ) -> tuple[Factory, ModelArguments]:
-    """Resolve a model of torchvision, untrained unless the argument `weights` names its weights."""
+    """Resolve a model of torchvision, untrained unless the argument `weights` names its weights.
+
+    Raises `InputError` for an unknown name or weights, other than 3 channels, or weights of another number of classes.
+    """
     need("torchvision", for_="A model written torchvision:NAME")
     from torchvision.models import get_model_builder, get_model_weights
 
@@ -124,7 +127,10 @@ def _timm_untrained(name: str, arguments: ModelArguments) -> ModelArguments:
 def timm(
     name: str, num_classes: int | None, input_shape: InputShape | None, arguments: ModelArguments
 ) -> tuple[Factory, ModelArguments]:
-    """Resolve a model of timm, its head and first layer made for `num_classes` and the input's channels."""
+    """Resolve a model of timm, its head and first layer made for `num_classes` and the input's channels.
+
+    Raises `InputError` for an unknown name, `MissingExtraError` without timm.
+    """
     library = need("timm", extra="timm", for_="A model written timm:NAME")
     if not library.is_model(name):
         raise InputError(unknown("timm model", name, library.list_models(), "timm.list_models()"))
@@ -169,7 +175,7 @@ def _transformers(
     """Build the transformers model at `path` for `task`, trained unless `pretrained` is false.
 
     `fields` override fields of the model's configuration. A classifier trained for another number of classes
-    gets a fresh last layer.
+    gets a newly initialised last layer.
     """
     path = os.path.expanduser(path)
     if task not in TASKS:
@@ -206,9 +212,9 @@ def _override(path: str, config: Any, fields: dict[str, Any]) -> None:
 
 
 def _local(path: str) -> bool:
-    """Tell whether only local files may be read: `path` looks like a folder, or the hub is switched off.
+    """Tell whether only local files may be read: `path` is a folder, or HF_HUB_OFFLINE is set.
 
-    Raises `ModelError` where it looks like a folder and there is none.
+    Raises `ModelError` if it is written as a folder and there is none.
     """
     exists = Path(path).is_dir()
     if not exists and (path.startswith((".", os.sep)) or path.count("/") > 1):

@@ -1,7 +1,7 @@
 """Models from the user's own code, written `package.module:factory`.
 
-Importing code runs it. `is_user_code` tells such names apart, so that whoever got a name from a file can ask
-for consent first.
+Importing code runs it. `is_user_code` recognises such names, so that a caller can require consent to a name read
+from a file.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ def working_folder() -> Iterator[None]:
 
 
 def resolve(name: str, num_classes: int | None, arguments: ModelArguments) -> tuple[Factory, ModelArguments]:
-    """Import the factory `module:factory`; `num_classes` joins `arguments` if it is one of its parameters.
+    """Import the factory `module:factory`; `num_classes` is added to `arguments` if the factory takes it.
 
-    Raises `InputError` where there is no such module or factory, and `ModelError` where the import fails.
+    Raises `InputError` if there is no such module or factory, and `ModelError` if the import fails.
     """
     factory = _import(name)
     if num_classes is not None and "num_classes" in parameters(factory):

@@ -1,7 +1,7 @@
-"""Weights from foreign checkpoints.
+"""Loading of weights from checkpoints of other programs.
 
-A checkpoint fits whole or isn't loaded at all: names, shapes and values are checked before the first weight
-of the model changes. Files are read as data; one that would run code on loading is refused.
+Names, shapes and values are checked before the first weight of the model changes. Files are read as data; one
+that would run code on loading is refused.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """Copy the weights in the file `path` into `model`, in place.
 
     `.safetensors` files are opened as such, all others as PyTorch checkpoints (weights only). The state dict
-    may stand alone or under "state_dict", "model_state_dict" or "model"; a prefix that DataParallel or
-    torch.compile put before every name is removed. BatchNorm's `num_batches_tracked` may be missing, and so
-    may one of two names of a shared tensor; everything else must match.
+    may stand alone or under "state_dict", "model_state_dict" or "model"; a prefix put before every name by
+    DataParallel or torch.compile is removed. BatchNorm's `num_batches_tracked` may be missing, and so may one of
+    two names of a shared tensor; all other names and shapes must match.
 
-    Raises `StoreError` for a file that is missing, corrupt or holds more than data, and `ModelError` where
-    the weights don't fit the model or aren't finite. The model is then as it was.
+    Raises `StoreError` for a file that is missing, corrupt or holds more than tensors, and `ModelError` if the
+    weights don't fit the model or aren't finite. The model is then unchanged.
     """
     source = existing_file(path)
     state = _unwrap(_state_dict(_read(source), source), model)
@@ -92,7 +92,7 @@ def _plain(value: object) -> bool:
 
 
 def _unwrap(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Remove the prefixes all names share, unless those of the model share them too."""
+    """Remove the prefixes common to all names, unless all names of the model have them too."""
     own = model.state_dict().keys()
     while prefix := next((p for p in PREFIXES if all(key.startswith(p) for key in state)), None):
         if all(key.startswith(prefix) for key in own):

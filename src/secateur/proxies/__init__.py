@@ -1,7 +1,7 @@
-"""How well a network will do once it is trained, guessed from one batch before it is.
+"""Zero-cost proxies: scores of untrained networks, computed from one batch, that predict trained accuracy.
 
-The zero-cost proxies of Abdelfattah et al. 2021: criteria for single weights, summed to one number for a network.
-`score` tells it for one network, `rank` for many, and `correlations` how well the numbers agree with accuracies.
+The proxies of Abdelfattah et al. 2021 are criteria for single weights, summed to one number for a network. `score`
+computes it for one network, `rank` for many, and `correlations` its rank correlation with accuracies.
 """
 
 from secateur.proxies import formulas  # registers

@@ -1,4 +1,4 @@
-"""How well scores agree with what trained networks reached."""
+"""Rank correlations of scores with the accuracies of trained networks."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from secateur.proxies.ranking import NetworkScores
 def correlations(
     rows: Iterable[NetworkScores], accuracies: Mapping[str, float]
 ) -> dict[str, dict[str, float | None]]:
-    """Return Spearman's ρ and Kendall's τ of each proxy's scores with the accuracies, by name of the network.
+    """Return {proxy: {"spearman", "kendall", "pairs", "networks"}} of scores and the accuracies by network name.
 
-    `pairs` is the share of the pairs of networks of different accuracy which the scores put in the right order, ties
-    counted half, and `networks` how many have both a score and an accuracy. A number that has no meaning, as where all
-    scores are equal, is None. Raises `InputError` where no network of the rows has an accuracy.
+    The first two are Spearman's ρ and Kendall's τ. `pairs` is the share of correctly ordered pairs among the networks
+    of different accuracy, ties counted half, and `networks` the number with both a score and an accuracy. If all
+    scores or all accuracies are equal, the first three are None. Raises `InputError` if no network of the rows has an
+    accuracy.
 
-    >>> rows = [Row("a", {"snip": 1.0}), Row("b", {"snip": 2.0}), Row("c", {"snip": 3.0})]
+    >>> scores = {"a": 1.0, "b": 2.0, "c": 3.0}
+    >>> rows = [NetworkScores(name, {"snip": score}) for name, score in scores.items()]
     >>> found = correlations(rows, {"a": 90.0, "b": 92.0, "c": 91.0})["snip"]
     >>> {name: round(number, 3) for name, number in found.items()}
     {'spearman': 0.5, 'kendall': 0.333, 'pairs': 0.667, 'networks': 3}

@@ -1,4 +1,4 @@
-"""The proxies. Where a proxy is the sum of a criterion, the criterion's formula is the one used."""
+"""The proxies. Those that sum a criterion call the criterion's formula."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def synflow(weight: Tensor, flow_gradient: Tensor) -> Tensor:
 
 @proxy("jacob_cov", paper=f"{ABDELFATTAH}; Mellor et al. 2020, version 1", batch_norm="train")
 def jacob_cov(input_gradient: Tensor) -> Tensor:
-    """How unlike samples' gradients are, −Σ log(v + k) + 1/(v + k), v their correlations' eigenvalues, k = 1e-5."""
+    """Dissimilarity of samples' gradients, −Σ log(v + k) + 1/(v + k), v their correlations' eigenvalues, k = 1e-5."""
     if len(input_gradient) < 2:
         raise InputError("The proxy jacob_cov compares samples: give a batch of two or more.")
     v: Tensor = torch.linalg.eigvalsh(torch.corrcoef(input_gradient.double())) + 1e-5
@@ -46,7 +46,7 @@ def grad_norm(gradient: Tensor) -> Tensor:
 
 @proxy("grasp", paper=f"{ABDELFATTAH}; Wang et al. 2020", batch_norm="train", temperature=1.0, parts=1)
 def grasp(scored_weight: Tensor, hessian_gradient: Tensor) -> Tensor:
-    """What the gradient's norm would gain without the weights, Σ −θ ∘ H g."""
+    """First-order change of half the gradient's squared norm without the weights, Σ −θ ∘ H g."""
     scores: Tensor = initialisation.grasp(scored_weight, hessian_gradient)
     return -scores.sum()
 
@@ -65,5 +65,5 @@ def plain(weight: Tensor, gradient: Tensor) -> Tensor:
 
 @proxy("vote", paper=ABDELFATTAH)
 def vote(synflow: Tensor, jacob_cov: Tensor, snip: Tensor) -> Tensor:
-    """Majority of synflow, jacob_cov and snip: how many more of the other networks it wins against than it loses to."""
+    """Majority vote of synflow, jacob_cov and snip: share of other networks beaten less share lost to."""
     return preferred(torch.stack([synflow, jacob_cov, snip]))

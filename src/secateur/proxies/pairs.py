@@ -1,4 +1,4 @@
-"""Numbers compared pair by pair, some rows of the table of pairs at a time."""
+"""Comparisons of all pairs of scores, some rows of the table at a time."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ PAIR_CHUNK = 1024
 
 
 def preferred(scores: Tensor) -> Tensor:
-    """Return the share of the other entries that each wins against less that it loses to; [voters, n] → float64 [n].
+    """Return each entry's share of wins less its share of losses against the others; [voters, n] → float64 [n].
 
-    Of two entries that one wins for which more voters have the higher score; a tie is neither won nor lost.
+    Of two entries the one with the higher score from more voters wins; a tie is neither a win nor a loss.
 
     >>> preferred(torch.tensor([[1, 2, 3], [1, 3, 2], [3, 1, 2]])).tolist()
     [-1.0, 0.0, 1.0]
@@ -23,7 +23,9 @@ def preferred(scores: Tensor) -> Tensor:
 
 
 def ordered(scores: Tensor, accuracies: Tensor) -> tuple[float, int]:
-    """Return in which share of the pairs of different accuracy the scores agree, ties counted half, and how many pairs.
+    """Return the share of correctly ordered pairs among those of different accuracy, and their number.
+
+    Ties of scores count half. Both inputs have shape [n]; the share of no pairs is NaN.
 
     >>> ordered(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([10.0, 30.0, 20.0]))[1]
     3
@@ -37,11 +39,14 @@ def ordered(scores: Tensor, accuracies: Tensor) -> tuple[float, int]:
 
 
 def signs(values: Tensor, part: slice) -> Tensor:
-    """Return 1, 0 or −1 where an entry of `part` is above, level with or below every entry; int8 [voters, part, n]."""
+    """Return 1, 0 or −1 for entries of `part` above, equal to or below each entry of `values` [voters, n].
+
+    The result is int8 [voters, part, n].
+    """
     rows, columns = values[:, part, None], values[:, None, :]
     return (rows > columns).to(torch.int8) - (rows < columns).to(torch.int8)
 
 
 def parts(count: int) -> Iterator[slice]:
-    """Yield slices of 0 to `count`."""
+    """Return slices of `PAIR_CHUNK` entries that cover 0 to `count`."""
     return (slice(start, start + PAIR_CHUNK) for start in range(0, count, PAIR_CHUNK))

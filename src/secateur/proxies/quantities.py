@@ -1,4 +1,4 @@
-"""What proxies need of a network that no criterion does: gradients by outputs of layers and by inputs."""
+"""Measured quantities of proxies alone: gradients by outputs of layers and by inputs."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from secateur.criteria.normalisation import normalising
 def unit_effect(
     model: nn.Module, tensors: Mapping[str, Tensor], data: CalibrationBatches, *, batch_norm: str = "train"
 ) -> dict[str, Tensor]:
-    """First-order change of each sample's own loss if a channel were scaled, Σ over places of a · ∂L/∂a.
+    """First-order change of each sample's own loss if a channel were scaled, Σ over positions of a · ∂L/∂a.
 
-    a is what a layer with a weight gives out: a convolution before its normalisation and activation, as in the authors'
-    code. Name of the weight → [samples, channels].
+    a is the output of a layer with a weight, before normalisation and activation, as in the authors' code. Returns
+    name of the weight → [samples, channels]. Raises `ModelError` if no layer with a weight has a tensor output.
 
-    Cost: a pass there and back for each batch.
+    Cost: a forward and a backward pass per batch.
     """
     rows: dict[str, list[Tensor]] = {}
     with differentiable(model, tensors, batch_norm), _outputs(model, tensors) as outputs:
@@ -57,7 +57,9 @@ def input_gradient(
 ) -> dict[str, Tensor]:
     """Gradient of the sum of all outputs by the inputs: "inputs" → [samples, numbers of an input].
 
-    Cost: a pass there and back for each batch.
+    Raises `InputError` for inputs that are no floating-point tensor or that the model can't take.
+
+    Cost: a forward and a backward pass per batch.
     """
     rows = []
     with normalising(model, batch_norm), torch.enable_grad():
@@ -81,7 +83,7 @@ def input_gradient(
 def _outputs(
     model: nn.Module, tensors: Mapping[str, Tensor]
 ) -> Iterator[list[tuple[str, nn.Module, Tensor]]]:
-    """Collect what the modules with these weights give out while the block runs: (weight, module, output)."""
+    """Collect (weight name, module, output) of each call of a module with one of the weights within the block."""
     names = {id(tensor): name for name, tensor in tensors.items()}
     found: list[tuple[str, nn.Module, Tensor]] = []
 
@@ -99,6 +101,6 @@ def _outputs(
 
 
 def _by_channel(module: nn.Module, values: Tensor) -> Tensor:
-    """Sum over all but samples and channels, which a linear layer has last, any other second: → [samples, channels]."""
+    """Sum over all but samples and channels (last dimension of a linear layer, else second): [samples, channels]."""
     channels_first = values.movedim(-1, 1) if isinstance(module, nn.Linear) else values
     return channels_first.flatten(2).sum(2) if channels_first.ndim > 2 else channels_first

@@ -1,4 +1,4 @@
-"""Many networks scored one after the other; what can't be had of one is a reason in its row."""
+"""Scores of many networks, one after the other; a failure is a reason in the network's row."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from secateur.proxies.registry import PROXIES, Proxy
 from secateur.proxies.scoring import Data, ScoredNetwork, checked, entry
 
 Builders = Iterable[tuple[str, Callable[[], nn.Module]]]
-"""Names of networks, each with what builds it."""
+"""Names of networks, each with a function that builds it."""
 
 
 @dataclass(frozen=True)
 class NetworkScores:
-    """What came out for one network: scores by proxy, the seconds each takes alone, and why one is missing."""
+    """Results of one network by proxy: scores, seconds each takes alone, and reasons for missing scores."""
 
     name: str
     scores: dict[str, float] = field(default_factory=dict)
@@ -30,7 +30,7 @@ class NetworkScores:
     reasons: dict[str, str] = field(default_factory=dict)
 
     def of(self, proxies: Iterable[str]) -> NetworkScores:
-        """Return what the row has of these proxies."""
+        """Return the row restricted to these proxies."""
         wanted = list(proxies)
         return NetworkScores(
             self.name,
@@ -43,9 +43,9 @@ class NetworkScores:
 def rank(
     models: Builders, proxies: Iterable[str], data: Data, seed: int = 0, **options: Any
 ) -> list[NetworkScores]:
-    """Return a row for each network; votes are among the networks given.
+    """Return a row for each network: those of `stream`, with votes among these networks by `voted`.
 
-    As `stream`, in which the networks come and go one by one, and `voted` after it.
+    `proxies` may include votes; their voters are scored too. Errors are those of `stream`.
 
     >>> data = (torch.eye(4), torch.tensor([0, 1, 0, 1]))
     >>> rows = rank([("wide", lambda: nn.Linear(4, 9)), ("odd", nn.ReLU)], ["synflow", "vote"], data)
@@ -59,12 +59,11 @@ def rank(
 def stream(
     models: Builders, proxies: Iterable[str], data: Data, seed: int = 0, **options: Any
 ) -> Iterator[NetworkScores]:
-    """Build, score and drop one network after the other, under a progress bar where the number of them is known.
+    """Build, score and drop one network after the other, with a progress bar if `models` is a sequence.
 
-    Every network is built with torch's generators at the same state, which `seed` decides: it is the one that
-    `secateur train --seed` starts from. `options` go to the proxies that have them. What goes wrong with one network is
-    the reason why its row has no score. Raises `InputError` for an unknown proxy, one that compares networks, and data
-    that make no sense.
+    Every network is built with torch's generators at the state set by `seed`, as by `secateur train --seed`. `options`
+    go to the proxies that have them. A failure of one network is the reason in its row. Raises `InputError` for an
+    unknown proxy or option, a proxy that compares networks, and invalid data.
     """
     chosen, data = [entry(name) for name in proxies], checked(data)
     known = {proxy.name: {o: v for o, v in options.items() if o in proxy.options} for proxy in chosen}
@@ -85,18 +84,18 @@ def stream(
 
 
 def _built(build: Callable[[], nn.Module], data: Data, seed: int) -> ScoredNetwork | str:
-    """Return the network on the data, or why there is none."""
+    """Return the network on the data, or the reason of a failure."""
     try:
         with same_draws(seed_of("init", seed)):
             return ScoredNetwork(build(), data, seed)
     except SecateurError as error:
         return str(error)
-    except Exception as error:  # of somebody else's code
+    except Exception as error:  # user code may raise anything
         return f"The network can't be built: {reason_of(error)}."
 
 
 def _scored(subject: ScoredNetwork, proxy: Proxy, options: Mapping[str, Any]) -> tuple[float, float] | str:
-    """Return the score and its seconds, or why there is none."""
+    """Return the score and its seconds, or the reason of a failure."""
     try:
         return subject.score(proxy, options)
     except SecateurError as error:
@@ -104,7 +103,7 @@ def _scored(subject: ScoredNetwork, proxy: Proxy, options: Mapping[str, Any]) ->
 
 
 def voted(rows: Iterable[NetworkScores], proxies: Iterable[str]) -> list[NetworkScores]:
-    """Return the rows with the votes among `proxies` filled in, by the networks that all voters have scored."""
+    """Return the rows with the votes of `proxies` added, among the networks with scores from all voters."""
     rows = list(rows)
     for proxy in (PROXIES[name] for name in proxies if PROXIES[name].voters):
         scored = [row for row in rows if all(voter in row.scores for voter in proxy.voters)]
@@ -120,7 +119,7 @@ def voted(rows: Iterable[NetworkScores], proxies: Iterable[str]) -> list[Network
 
 
 def with_voters(proxies: Iterable[str]) -> list[str]:
-    """Return the proxies that score a network on its own: those given, and those that votes among them ask for.
+    """Return the given proxies that score a network on its own, with votes replaced by their voters.
 
     >>> with_voters(["vote", "snip", "plain"])
     ['synflow', 'jacob_cov', 'snip', 'plain']

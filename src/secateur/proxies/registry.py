@@ -1,11 +1,11 @@
-"""The registry of proxies: a proxy is its formula plus what the formula needs.
+"""The registry of proxies: a proxy is a formula and the quantities in its signature.
 
-A proxy is a function whose positional parameters name what it needs of a network, tensor by tensor: `weight`, or a
-measured quantity (`secateur.criteria.QUANTITIES`, such as `gradient`). It returns one number, and its sum over the
-tensors is the network's; higher promises a better network. A formula whose parameters name other proxies is a vote: it
-takes their scores of a list of networks, [networks] each, and returns scores of the same shape.
+The positional parameters of a formula are tensors of a network: `weight`, or a measured quantity
+(`secateur.criteria.QUANTITIES`, such as `gradient`). It returns one number per tensor, and their sum is the network's
+score; higher predicts better accuracy. A formula whose parameters name other proxies is a vote: it takes their scores
+of a list of networks, [networks] each, and returns scores of the same shape.
 
-Registering it is all it takes for the library, the command line, the documentation and the shared tests to know it.
+The library, the command line, the documentation and the shared tests read the registry.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ Formula = TypeVar("Formula", bound=Callable[..., Tensor])
 
 @dataclass(frozen=True)
 class Proxy:
-    """A named guess at a network's accuracy: `formula(*needs)` → a number for each tensor, or the votes.
+    """A registered proxy: `formula(*needs)` → a number for each tensor, or the votes.
 
-    `measuring` holds the options of the measured quantities whose default is another here.
+    `measuring` overrides defaults of the options of the measured quantities.
     """
 
     name: str
@@ -39,29 +39,29 @@ class Proxy:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """What the formula is given: names of quantities, `weight`, or other proxies."""
+        """Positional parameters of the formula: quantities, `weight`, or other proxies."""
         return parameters_of(self.formula)[0]
 
     @property
     def voters(self) -> tuple[str, ...]:
-        """The proxies it is a vote of; none where it scores a network on its own."""
+        """The proxies it is a vote of; () for a score of a single network."""
         return tuple(need for need in self.needs if need in PROXIES)
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """The quantities it is made of."""
+        """The measured quantities it needs."""
         return tuple(need for need in self.needs if need in QUANTITIES)
 
     @property
     def needs_data(self) -> bool:
-        """Whether the values of the inputs count, not their shape alone."""
+        """Whether it depends on the values of the inputs, not their shape alone."""
         return any("data" in QUANTITIES[each].needs for each in self.measures) or any(
             PROXIES[each].needs_data for each in self.voters
         )
 
     @property
     def options(self) -> dict[str, Any]:
-        """How its quantities are measured."""
+        """Options of its quantities, with their defaults for this proxy."""
         measured = [QUANTITIES[each].options for each in self.measures]
         return {name: value for options in measured for name, value in options.items()} | dict(self.measuring)
 
@@ -71,7 +71,7 @@ class Proxy:
         return (inspect.getdoc(self.formula) or "").partition("\n")[0]
 
     def check(self, options: Mapping[str, Any]) -> None:
-        """Raise `InputError` unless `options` are some of its own, of their kinds."""
+        """Raise `InputError` for an option it has not, or a value of another type."""
         check_options(
             f"the proxy {self.name}", options, *(QUANTITIES[each].measure for each in self.measures)
         )
@@ -81,7 +81,7 @@ PROXIES: Registry[Proxy] = Registry("proxy")
 
 
 def proxy(name: str, *, paper: str, **measuring: Any) -> Callable[[Formula], Formula]:
-    """Register the decorated formula as the proxy `name`; `measuring` says how its quantities are measured."""
+    """Register the decorated formula as the proxy `name`; `measuring` sets options of its quantities."""
 
     def register(formula: Formula) -> Formula:
         PROXIES.add(name, Proxy(name, formula, paper, measuring))

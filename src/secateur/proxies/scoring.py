@@ -1,4 +1,4 @@
-"""From a network to its score: hand each formula what it names, tensor by tensor, and sum."""
+"""The score of a network: the formula of each tensor, summed."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from secateur.proxies.registry import PROXIES, Proxy
 from secateur.sparsity.targets import prunable, require_module, role
 
 Data: TypeAlias = tuple[Any, Tensor | None]
-"""One batch: what the networks take, and labels, int64 [N], or None for proxies that look at no loss."""
+"""One batch: inputs of the networks, and labels, int64 [N], or None for proxies without a loss."""
 
 Measured: TypeAlias = tuple[dict[str, Tensor], float]
-"""A quantity by name of a tensor, and the seconds that measuring it took."""
+"""A quantity by name of a tensor, and the seconds of its measurement."""
 
 
 def score(model: nn.Module, proxy: str, data: Data, *, seed: int = 0, **options: Any) -> float:
-    """Return what the registered `proxy` makes of `model`; higher promises better accuracy.
+    """Return the score of `model` by the registered `proxy`; higher predicts better accuracy.
 
-    `data` is one batch (inputs, labels) on the model's device. Proxies without data look at the inputs' shape alone,
-    and those without a loss take None for the labels. `options` say how the proxy's quantities are measured, such as
-    batch_norm="eval". The model and all random generators are left as they were, and the same `seed` gives the same
-    score.
+    `data` is one batch (inputs, labels) on the model's device. Proxies without data use the inputs' shape alone,
+    and those without a loss take None for the labels. `options` are those of the proxy's quantities, such as
+    batch_norm="eval". The model and all random generators are unchanged afterwards, and the same `seed` (default 0)
+    gives the same score.
 
-    Raises `InputError` for an unknown proxy or option, one that compares networks, and data that make no sense;
-    `ModelError` for a model without weights, and where the score is no finite number.
+    Raises `InputError` for an unknown proxy or option, a proxy that compares networks, and invalid data; `ModelError`
+    for a model without weights, and for an infinite or NaN score.
 
     >>> torch.manual_seed(0) and score(nn.Linear(4, 2), "plain", (torch.eye(4), torch.tensor([0, 1, 0, 1]))) != 0
     True
@@ -44,7 +44,7 @@ def score(model: nn.Module, proxy: str, data: Data, *, seed: int = 0, **options:
 
 
 def entry(name: str) -> Proxy:
-    """Return the proxy of this name. Raises `InputError` where it is unknown, or needs other networks to compare."""
+    """Return the proxy of this name. Raises `InputError` if it is unknown, or needs other networks to compare."""
     found = PROXIES[name]
     if found.voters:
         raise InputError(
@@ -54,7 +54,7 @@ def entry(name: str) -> Proxy:
 
 
 def checked(data: Any) -> Data:
-    """Return `data`. Raises `InputError` unless it is a batch of finite numbers and labels that may be classes."""
+    """Return `data`. Raises `InputError` unless it is a pair of finite inputs and int64 labels [N] from 0, or None."""
     if not isinstance(data, tuple | list) or len(data) != 2:
         raise InputError("The data are one batch: give a pair of inputs and labels.")
     inputs, labels = data
@@ -73,7 +73,10 @@ def checked(data: Any) -> Data:
 
 
 class ScoredNetwork:
-    """A network on one batch, and what was measured of it: what several proxies need is measured once."""
+    """A network on one batch, with a cache of its measured quantities.
+
+    Raises `ModelError` for a model without weights.
+    """
 
     def __init__(self, model: nn.Module, data: Data, seed: int = 0) -> None:
         require_module(model)
@@ -108,17 +111,17 @@ class ScoredNetwork:
         return total, seconds
 
     def _names(self, found: Mapping[str, Measured]) -> list[str]:
-        """Return what all the quantities have: names of weights, or "inputs"."""
+        """Return the keys common to all quantities: names of weights, or "inputs"."""
         first, *others = [values for values, _ in found.values()] or [dict(self._source.tensors)]
         return [name for name in first if all(name in values for values in others)]
 
     def _needs(self, proxy: Proxy, found: Mapping[str, Measured], name: str) -> Iterator[Tensor]:
-        """Yield what the formula is given of one tensor."""
+        """Yield the formula's arguments for one tensor."""
         for need in proxy.needs:
             yield found[need][0][name] if need in found else self._source.tensors[name].detach()
 
     def _measured(self, name: str, options: Mapping[str, Any]) -> Measured:
-        """Return a quantity, by name of a tensor, and the seconds that measuring it took."""
+        """Return a quantity, by name of a tensor, and the seconds of its measurement; cached."""
         quantity = QUANTITIES[name]
         own = {option: value for option, value in options.items() if option in quantity.options}
         key = (name, *sorted(own.items()))

@@ -94,7 +94,7 @@ def read(budget: Mapping[str, float]) -> Budget | LatencyBudget:
 
 
 def per_cost(
-    groups: Groups, scores: Mapping[str, Tensor], budget: Budget | LatencyBudget | None
+    groups: Groups, scores: Mapping[str, Tensor], budget: float | Budget | LatencyBudget
 ) -> dict[str, Tensor]:
     """Return scores divided by what a unit of its group costs, as a fraction of the model's whole cost.
 

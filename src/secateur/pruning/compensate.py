@@ -17,7 +17,7 @@ def make_up(case: Case, coupling: Coupling, settings: Settings) -> dict[str, Any
 
     A compensation that chose other weights to cut tells its `Masks` as "masks".
     """
-    compensate = COMPENSATIONS[settings.compensation].functions[settings.granularity.kind]
+    compensate = COMPENSATIONS[settings.compensation].function(str(settings.granularity))
     told = compensate(case, **settings.compensation_options)
     if case.corrects and "corrected" not in told:
         try:

@@ -1,11 +1,17 @@
-"""What is asked of a cut: one value, of which every granularity reads its part."""
+"""The settings of a cut: names, defaults, meanings and checks, each said once.
+
+`Settings` is what `secateur.prune`, the steps that cut and the command line are made from: a field's `help` is its
+documentation everywhere, its `where` names the granularities it has a meaning for, and its `check` is the only one.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
-from dataclasses import MISSING, dataclass, field, fields
-from typing import Any, get_type_hints
+import textwrap
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import cached_property, partial
+from typing import Any, TypeVar, get_type_hints
 
 from torch import Tensor
 
@@ -15,88 +21,220 @@ from secateur.core.options import check_kind, check_least, check_options
 from secateur.core.registry import Registry, unknown
 from secateur.criteria import CRITERIA, CalibrationBatches
 from secateur.importance import NORMALIZATIONS, REDUCTIONS
-from secateur.pruning import budget as budgets
 from secateur.pruning.allocate_units import SPREADS
 from secateur.pruning.allocate_weights import SCOPES, check_amount
+from secateur.pruning.budget import Budget, LatencyBudget, read
 from secateur.pruning.iterative import PATHS
-from secateur.sparsity.granularity import Granularity, parse
+from secateur.sparsity.granularity import GRANULARITIES, Granularity, kinds_where, parse
 from secateur.sparsity.targets import as_names, roles
 
-SPARSE_KINDS, UNIT_KINDS, SHRINKING_KINDS = (
-    ("weight", "n:m"),
-    ("channel", "head"),
-    ("channel", "head", "layer"),
-)
+RENAMED = {"normalisation": "scaling"}
+"""Options of compensations that had another name once: old → new."""
 
 
-def _for(kinds: Collection[str], default: Any) -> Any:
-    """Declare a setting that has a meaning for these kinds of granularity only."""
-    return field(default=default, metadata={"kinds": frozenset(kinds)})
+def setting(
+    default: Any,
+    help: str,
+    *,
+    where: tuple[str, ...] = (),
+    check: Callable[[Any], Any] = lambda value: value,
+    factory: Callable[[], Any] | None = None,
+) -> Any:
+    """Declare a setting: its default, its documentation, and its check, which raises `InputError`.
+
+    `where` names properties of granularities, such as "zeroes", of which one must hold for it to have a meaning.
+    """
+    metadata = {"help": help, "where": where, "check": check}
+    return (
+        field(default_factory=factory, metadata=metadata)
+        if factory
+        else field(default=default, metadata=metadata)
+    )
+
+
+def _named(registry: Registry[Any]) -> Callable[[str], Any]:
+    return lambda name: registry[name]
+
+
+def _fraction(value: Any) -> None:
+    try:
+        check_amount(value)
+    except InputError:
+        raise InputError(f"The setting max_amount is {value!r}: give a number between 0 and 1.") from None
+
+
+def _at_least_one(what: str, value: int | None) -> None:
+    if value is not None:
+        check_least(what, value, 1)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The arguments of `secateur.prune`, which says what each means."""
+    """The settings of `secateur.prune`, checked when they are made.
 
-    granularity: Granularity
-    criterion: str = "magnitude"
-    scope: str = "global"
-    amount: float | None = None
-    budget: Mapping[str, float] | None = _for(UNIT_KINDS, None)
-    include: tuple[str, ...] = _for(SPARSE_KINDS, ("weights",))
-    keep: tuple[str, ...] = ()
-    layers: tuple[str, ...] = ()
-    masks: Mapping[str, Tensor] | None = _for((*SPARSE_KINDS, *UNIT_KINDS), None)
-    max_amount: float = _for(UNIT_KINDS, 1.0)
-    round_to: int | None = _for(UNIT_KINDS, None)
-    reduction: str = _for(UNIT_KINDS, "mean")
-    normalization: str = _for(UNIT_KINDS, "mean")
-    per_cost: bool = _for(UNIT_KINDS, False)
-    compensation: str = "drop"
-    correct: bool | None = _for((*SPARSE_KINDS, *UNIT_KINDS), None)
-    rounds: int | None = None
-    schedule: str = "exponential"
-    allow_empty: bool = _for(SPARSE_KINDS, False)
-    data: CalibrationBatches | None = None
-    verify: bool = _for(SHRINKING_KINDS, True)
-    timed: bool = _for(SHRINKING_KINDS, False)
-    seed: int = 0
-    inplace: bool = False
-    options: Mapping[str, Any] = field(default_factory=dict)
+    Raises `InputError` for what makes no sense for any model: a name or an option that is not known, an amount or a
+    budget out of range, missing data, and a setting without a meaning for the granularity.
+    """
+
+    amount: float | None = setting(
+        None,
+        "fraction to remove of the prunable weights, blocks or units, in [0, 1]: exactly round(amount · n) go",
+    )
+    budget: Mapping[str, float] | None = setting(
+        None,
+        "instead of an amount, the fraction of a cost to leave, macs=0.5 or params=0.5, or the time one pass may take "
+        "on this machine, latency_ms=3.5 and batch=1",
+        where=("grouped",),
+    )
+    granularity: Granularity = setting(
+        None,
+        "weight, blocks such as block:16x16 or a pattern N:M such as 2:4, whose weights are set to zero; channel, head "
+        "or layer (residual blocks), which are removed",
+        factory=lambda: parse("weight"),
+    )
+    criterion: str = setting(
+        "magnitude", "criterion of importance; secateur criteria lists them", check=_named(CRITERIA)
+    )
+    scope: str = setting(
+        "global",
+        "distribution of the amount: global, local, erk or lamp for weights and blocks; global, local or isomorphic "
+        "for channels and heads; a pattern is always local",
+    )
+    max_amount: float = setting(
+        1.0,
+        "largest fraction of one group that may go; one unit always stays",
+        where=("grouped",),
+        check=_fraction,
+    )
+    round_to: int | None = setting(
+        None,
+        "leave a multiple of so many units in each group that has more",
+        where=("grouped",),
+        check=partial(_at_least_one, "setting round_to"),
+    )
+    reduction: str = setting(
+        "mean",
+        "one score for the tensors of a unit: mean over all scores, sum, max of the tensors' means, or first (of the "
+        "tensor that makes the unit)",
+        where=("grouped",),
+        check=_named(REDUCTIONS),
+    )
+    normalization: str = setting(
+        "mean",
+        "divisor of a group's scores before groups are compared: their mean, max or l2 norm, or none",
+        where=("grouped",),
+        check=_named(NORMALIZATIONS),
+    )
+    per_cost: bool = setting(
+        False, "divide scores by the cost of a unit, in MACs or in the cost of the budget", where=("grouped",)
+    )
+    compensation: str = setting(
+        "drop",
+        "how the rest makes up for the cut; secateur compensations lists them; drop: not at all",
+        check=_named(COMPENSATIONS),
+    )
+    correct: bool | None = setting(
+        None,
+        "take back the shift of means and variances inside the model; when left out, for channels and heads cut with "
+        "data by a criterion of trained models",
+        where=("zeroes", "grouped"),
+    )
+    include: tuple[str, ...] = setting(
+        ("weights",),
+        "roles of parameters that may be cut: weights, biases, norms, embeddings, others, all",
+        where=("zeroes",),
+        check=roles,
+    )
+    keep: tuple[str, ...] = setting((), "layers to leave alone, by name or glob")
+    layers: tuple[str, ...] = setting((), "cut only these layers, by name or glob, or these groups, by name")
+    masks: Mapping[str, Tensor] | None = setting(
+        None,
+        "earlier cuts: they stay cut and count towards the amount; in a group of a pattern they count as the lowest",
+        where=("zeroes", "grouped"),
+    )
+    rounds: int | None = setting(
+        None,
+        "number of rounds, each of which scores what is left and cuts a part; when left out the criterion's own number "
+        "for weights, blocks and patterns, else 1",
+        check=partial(_at_least_one, "number of rounds"),
+    )
+    schedule: str = setting(
+        "exponential",
+        "densities after the rounds: exponential, d^(k/n), or linear",
+        check=_named(PATHS),
+    )
+    allow_empty: bool = setting(
+        False,
+        "let layers lose all their weights; otherwise each keeps its highest-scored one, except in the scope local",
+        where=("zeroes",),
+    )
+    data: CalibrationBatches | None = setting(
+        None,
+        "batches of (inputs, labels), for criteria that need more than weights, such as taylor, for compensations that "
+        "are fitted, and for corrections",
+    )
+    verify: bool = setting(
+        True,
+        "prove that the smaller model equals the large one without the removed units",
+        where=("removes",),
+    )
+    timed: bool = setting(
+        False,
+        "time a pass of both models, by turns, on the example inputs; takes a second",
+        where=("removes",),
+    )
+    seed: int = setting(0, "seed of criteria that draw at random")
+    inplace: bool = setting(False, "prune the model itself instead of a copy")
+    options: Mapping[str, Any] = setting(
+        None, "options of the criterion and the compensation, such as norm=l2", factory=dict
+    )
 
     @classmethod
     def of(cls, granularity: str = "weight", **given: Any) -> Settings:
-        """Return the settings that arguments of `secateur.prune` make."""
+        """Return the settings for arguments of `secateur.prune`: texts are read, single names become tuples."""
         for name in ("include", "keep", "layers"):
             if name in given:
                 given[name] = as_names(given[name])
-        return cls(parse(granularity), **given)
+        return cls(granularity=parse(granularity), **{**given, "masks": given.get("masks") or None})
 
-    def check(self) -> None:
-        """Raise `InputError` for what makes no sense whatever the model is.
-
-        That is a name or an option nobody knows, an amount or a budget that is none, data that is missing, and a
-        setting without a meaning for the granularity.
-        """
+    def __post_init__(self) -> None:
+        """Check all settings."""
+        self._check_each()
         self._check_options()
-        self._check_meanings()
-        self._check_names()
+        self._check_scope()
         self._check_amounts()
 
+    def _check_each(self) -> None:
+        hints = get_type_hints(type(self))
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if hints[each.name] in (bool, int):
+                check_kind(f"setting {each.name}", value, hints[each.name])
+            kinds = kinds_of(each.name)
+            if self.granularity.kind not in kinds and value != each.default:
+                raise InputError(
+                    f"The setting {each.name} has no meaning for the granularity {self.granularity}, only for "
+                    f"{', '.join(kinds)}: leave it out."
+                )
+            try:
+                each.metadata["check"](value)
+            except InputError as error:
+                error.setting = each.name
+                raise
+
     def _check_options(self) -> None:
-        kind, compensation = self.granularity.kind, COMPENSATIONS[self.compensation]
-        compensation.check(kind)
-        check_options(
-            f"the compensation {self.compensation}", self.compensation_options, compensation.functions[kind]
-        )
-        own, others = CRITERIA[self.criterion].options, compensation.options(kind)
-        stray = next(
-            (name for name in self.options if others and name not in own and name not in others), None
-        )
+        compensation, granularity = COMPENSATIONS[self.compensation], str(self.granularity)
+        function = compensation.function(granularity)
+        for old, new in RENAMED.items():
+            if old in self.options:
+                raise InputError(f"The option {old} is called {new} now: write {new}={self.options[old]}.")
+        check_options(f"the compensation {self.compensation}", self.compensation_options, function)
+        own, others = CRITERIA[self.criterion].options, compensation.options(granularity)
+        stray = next((n for n in self.options if others and n not in own and n not in others), None)
         if stray is not None:
             owners = f"option of the criterion {self.criterion} or the compensation {self.compensation}"
             raise InputError(unknown(owners, stray, [*own, *others]))
-        CRITERIA[self.criterion].check(kind, self.criterion_options)
+        CRITERIA[self.criterion].check(granularity, self.criterion_options)
         if compensation.needs_data and self.data is None:
             raise InputError(
                 f"The compensation {self.compensation} is fitted to what the model does on some data: "
@@ -107,62 +245,45 @@ class Settings:
         if self.correct and self.data is None:
             raise InputError("A correction compares means on some data: pass batches of inputs as data=.")
 
-    def _check_meanings(self) -> None:
-        kind, hints = self.granularity.kind, get_type_hints(type(self))
-        for setting in fields(self):
-            kinds = setting.metadata.get("kinds", (kind,))
-            assert setting.default is not MISSING or kind in kinds
-            if hints[setting.name] in (bool, int):  # the others are looked at where they are used
-                check_kind(f"setting {setting.name}", getattr(self, setting.name), hints[setting.name])
-            if kind not in kinds and getattr(self, setting.name) != setting.default:
-                raise InputError(
-                    f"The setting {setting.name} has no meaning for the granularity {self.granularity}, only for "
-                    f"{', '.join(sorted(kinds))}: leave it out."
-                )
-
-    def _check_names(self) -> None:
-        scopes: Registry[Any] = SPREADS if self.granularity.kind in UNIT_KINDS else SCOPES
-        for registry, name in (
-            (scopes, self.scope),
-            (PATHS, self.schedule),
-            (REDUCTIONS, self.reduction),
-            (NORMALIZATIONS, self.normalization),
-        ):
-            registry[name]
-        roles(self.include)
-        if self.granularity.kind == "n:m" and self.scope not in ("global", "local"):
+    def _check_scope(self) -> None:
+        scopes: Registry[Any] = SPREADS if self.granularity.grouped else SCOPES
+        scopes[self.scope]
+        if self.granularity.amount is not None and self.scope not in ("global", "local"):
             raise InputError(
                 f"The pattern {self.granularity} takes the same of every group: leave the scope {self.scope} out."
             )
 
     def _check_amounts(self) -> None:
-        kind, own = self.granularity.kind, self.granularity.amount
-        if kind in UNIT_KINDS and (self.amount is None) == (self.budget is None):
+        granularity, own = self.granularity, self.granularity.amount
+        if granularity.grouped and (self.amount is None) == (self.budget is None):
             raise InputError(
                 "Say how much to remove: either an amount such as 0.5, or a budget such as macs 0.5, not both."
             )
         if self.budget is None and self.amount is None and own is None:
-            raise InputError(f"Say how much to remove: amount=0.8 removes 80 % of the prunable {kind}s.")
+            raise InputError(
+                f"Say how much to remove: amount=0.8 removes 80 % of the prunable {granularity.kind}s."
+            )
         if self.amount is not None and not math.isclose(check_amount(self.amount), self.requested):
-            raise InputError(f"The pattern {self.granularity} removes {own:.0%} by itself: leave amount out.")
-        if kind == "weight" and self.requested == 1 and not self.allow_empty and not SCOPES[self.scope].each:
+            raise InputError(f"The pattern {granularity} removes {own:.0%} by itself: leave amount out.")
+        empties = granularity.zeroes and own is None and not self.allow_empty and not SCOPES[self.scope].each
+        if empties and self.requested == 1:
             raise InputError(
                 "An amount of 1 leaves no weight anywhere: choose a smaller one, or let tensors lose all of theirs "
                 "with allow_empty."
             )
-        if kind in UNIT_KINDS and self.budget is not None:
-            budgets.read(self.budget)
-        check_amount(self.max_amount)
-        if self.rounds is not None:
-            check_least("number of rounds", self.rounds, 1)
-        if self.round_to is not None:
-            check_least("setting round_to", self.round_to, 1)
+        if granularity.grouped:
+            self.goal  # noqa: B018  (reads the budget)
 
     @property
     def requested(self) -> float:
         """The fraction to remove: the pattern's own, or the caller's."""
         own = self.granularity.amount
-        return check_amount(self.amount) if own is None else own
+        return float(self.amount or 0.0) if own is None else own
+
+    @cached_property
+    def goal(self) -> float | Budget | LatencyBudget:
+        """The fraction of units to remove, or the part of a cost to leave."""
+        return self.requested if self.budget is None else read(self.budget)
 
     @property
     def corrects(self) -> bool:
@@ -173,12 +294,12 @@ class Settings:
         if self.correct is not None:
             return self.correct
         trained = CRITERIA[self.criterion].moment != "before"
-        return self.granularity.kind in UNIT_KINDS and self.data is not None and trained
+        return self.granularity.grouped and self.data is not None and trained
 
     @property
     def compensation_options(self) -> dict[str, Any]:
         """The options that are the compensation's; those of the criterion that have the same name are, too."""
-        own = COMPENSATIONS[self.compensation].options(self.granularity.kind)
+        own = COMPENSATIONS[self.compensation].options(str(self.granularity))
         return {name: value for name, value in self.options.items() if name in own}
 
     @property
@@ -198,3 +319,49 @@ class Settings:
             **self.options,
             **{name: getattr(self, name) for name in names},
         }
+
+
+DECLARED = {each.name: each for each in fields(Settings)}
+"""Name of a setting → its declaration."""
+
+
+def kinds_of(name: str) -> list[str]:
+    """Return the kinds of granularity that a setting has a meaning for.
+
+    >>> kinds_of("max_amount")
+    ['channel', 'head']
+    """
+    where = DECLARED[name].metadata["where"]
+    return [*GRANULARITIES] if not where else kinds_where(lambda each: any(_holds(each, at) for at in where))
+
+
+def _holds(granularity: type[Granularity], name: str) -> bool:
+    return not granularity.removes if name == "zeroes" else bool(getattr(granularity, name))
+
+
+def help_of(name: str) -> str:
+    """Return the documentation of a setting, with the granularities it is for where these are not all.
+
+    >>> help_of("keep")
+    'layers to leave alone, by name or glob'
+    """
+    kinds = kinds_of(name)
+    text: str = DECLARED[name].metadata["help"]
+    others = sorted(set(GRANULARITIES) - set(kinds))
+    if not others:
+        return text
+    return f"{text} ({'not ' + others[0] if len(others) == 1 else ', '.join(kinds)})"
+
+
+Documented = TypeVar("Documented", bound=Callable[..., Any])
+
+
+def documented(function: Documented) -> Documented:
+    """Put the documentation of all settings in the place of the line `{settings}` of a function's docstring."""
+    lines = [
+        textwrap.fill(f"{name}: {help_of(name)}.", 112, initial_indent=" " * 8, subsequent_indent=" " * 12)
+        for name in DECLARED
+        if name != "options"
+    ]
+    function.__doc__ = (function.__doc__ or "").replace("        {settings}", "\n".join(lines))
+    return function

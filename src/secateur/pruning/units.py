@@ -28,9 +28,7 @@ from secateur.graph.trace import trace
 from secateur.importance import unit_scores
 from secateur.measure.inputs import ModelInputs
 from secateur.measure.latency import latency
-from secateur.pruning import budget as budgets
 from secateur.pruning.allocate_units import UnitMasks, spread
-from secateur.pruning.allocate_weights import check_amount
 from secateur.pruning.budget import Budget, LatencyBudget, meet, meet_latency, per_cost
 from secateur.pruning.compensate import make_up
 from secateur.pruning.iterative import Goal, goals, scored_again
@@ -39,8 +37,9 @@ from secateur.pruning.settings import Settings
 from secateur.shrink.apply import apply
 from secateur.shrink.make import Misfit, make
 from secateur.shrink.plan import named_tensors
+from secateur.sparsity.granularity import Granularity
 from secateur.sparsity.masks import Masks
-from secateur.sparsity.targets import as_names, check_finite, matches, require_module
+from secateur.sparsity.targets import check_finite, matches, require_module
 
 LOCK_ATTEMPTS = 32
 """How many places in the code that don't follow may be found and locked before a model is given up."""
@@ -49,16 +48,14 @@ LOCK_ATTEMPTS = 32
 def prune_units(model: nn.Module, example_inputs: ModelInputs | None, settings: Settings) -> Pruned:
     """Remove the least important units of `model`, or of a copy; see `secateur.prune`."""
     require_module(model)
-    kind, round_to = settings.granularity.kind, settings.round_to
+    kind, goal = settings.granularity.kind, settings.goal
     if example_inputs is None:
         raise InputError(
             f"The granularity {kind} needs example inputs to find what belongs together: "
             "pass prune(model, example_inputs, …)."
         )
-    budget = None if settings.budget is None else budgets.read(settings.budget)
-    goal = settings.requested if budget is None else budget
     *earlier, last = goals(goal, settings.rounds, settings.schedule)
-    max_amount, before = check_amount(settings.max_amount), stored_bytes(model)
+    before = stored_bytes(model)
     Masks(settings.masks or {}).of(model)
     _require_values(model)
     check_finite({name: t for name, t in named_tensors(model).items() if isinstance(t, nn.Parameter)})
@@ -79,21 +76,21 @@ def prune_units(model: nn.Module, example_inputs: ModelInputs | None, settings: 
             normalization=settings.normalization,
             **settings.criterion_options,
         )
-        return per_cost(groups, scores, budget) if settings.per_cost else scores
+        return per_cost(groups, scores, goal) if settings.per_cost else scores
 
     locks: list[tuple[int, str]] = []
     for _ in range(LOCK_ATTEMPTS):
         groups = group(couple(program, locks))
-        chosen = _chosen(groups, kind, settings.keep, settings.layers)
+        chosen = _chosen(groups, settings)
         if not chosen:
-            raise ModelError(_nothing(groups, kind))
+            raise ModelError(_nothing(groups, settings.granularity))
         scores = score(model, groups, chosen)
         chosen = [each for each in chosen if each.name in scores]
         if not chosen:
             raise ModelError(
                 f"The criterion {settings.criterion} finds nothing to look at in any group: choose another."
             )
-        cutter = _GroupCutter(groups, chosen, scores, settings.scope, max_amount, round_to)
+        cutter = _GroupCutter(groups, chosen, scores, settings.scope, settings.max_amount, settings.round_to)
         try:
             gone = 0
             for step in track(earlier, "rounds", len(earlier)) if earlier else ():
@@ -220,9 +217,9 @@ def _require_values(model: nn.Module) -> None:
             raise ModelError(f"{name} has no values yet: load weights, or run a lazy module once.")
 
 
-def _chosen(groups: Groups, granularity: str, keep: Sequence[str], layers: Sequence[str]) -> list[Group]:
+def _chosen(groups: Groups, settings: Settings) -> list[Group]:
     """Return the groups that may be cut and are meant."""
-    keep, layers = as_names(keep), as_names(layers)
+    keep, layers = settings.keep, settings.layers
     names = {member.name for each in groups for member in each.members}
     for pattern in (*keep, *layers):
         if not any(matches(name, pattern) for name in names) and pattern not in [g.name for g in groups]:
@@ -236,14 +233,19 @@ def _chosen(groups: Groups, granularity: str, keep: Sequence[str], layers: Seque
         chosen = not layers or any(
             matches(name, pattern) or each.name == pattern for name in owners for pattern in layers
         )
-        return chosen and not kept and (granularity != "head" or each.heads)
+        return chosen and not kept and (not _of_heads(settings.granularity) or each.heads)
 
     return [each for each in groups.free if meant(each)]
 
 
-def _nothing(groups: Groups, granularity: str) -> str:
+def _of_heads(granularity: Granularity) -> bool:
+    """Whether the units are attention heads alone."""
+    return "heads" in granularity.elements
+
+
+def _nothing(groups: Groups, granularity: Granularity) -> str:
     """Say why there is nothing to cut."""
-    if granularity == "head" and not any(each.heads for each in groups):
+    if _of_heads(granularity) and not any(each.heads for each in groups):
         return "There is nothing to prune by head: the model has no attention heads that were found."
     because = next(
         (

@@ -7,9 +7,8 @@ schedule; the last step is the amount asked for, exactly.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -25,21 +24,25 @@ from secateur.graph.trace import trace
 from secateur.measure.inputs import ModelInputs
 from secateur.pruning.allocate_weights import SCOPES, allocate, least_amount, redistributed
 from secateur.pruning.compensate import make_up
-from secateur.pruning.iterative import PATHS, DensitySchedule
+from secateur.pruning.iterative import PATHS
 from secateur.pruning.result import Pruned
 from secateur.pruning.settings import Settings
 from secateur.shrink.plan import named_tensors
-from secateur.sparsity import granularity as granularities
+from secateur.sparsity.granularity import Granularity
 from secateur.sparsity.masks import Masks
 from secateur.sparsity.targets import prunable
 
 
 def prune_weights(model: nn.Module, example_inputs: ModelInputs | None, settings: Settings) -> Pruned:
     """Cut the least important weights of `model`, or of a copy; see `secateur.prune`."""
-    criterion, pattern, seed, data = settings.criterion, settings.granularity, settings.seed, settings.data
+    criterion, granularity, seed, data = (
+        settings.criterion,
+        settings.granularity,
+        settings.seed,
+        settings.data,
+    )
     entry, rule = CRITERIA[criterion], SCOPES[settings.scope]
     requested = settings.requested
-    path = PATHS[settings.schedule]
     rounds = entry.rounds if settings.rounds is None else settings.rounds
     compensates, compensated = settings.compensation != "drop" or settings.corrects, dict[str, Any]()
     if data is not None and (rounds > 1 or compensates):
@@ -47,9 +50,7 @@ def prune_weights(model: nn.Module, example_inputs: ModelInputs | None, settings
     targets: Mapping[str, Tensor] = prunable(model, settings.include, settings.keep, settings.layers)
     earlier = Masks(settings.masks or {})
     earlier.of(model)
-    skipped: dict[str, str] = {}
-    if pattern.kind != "weight":
-        targets, skipped = _fitting(targets, pattern)
+    targets, skipped = _fitting(targets, granularity)
     weights = {name: t.detach().clone() for name, t in targets.items()} if entry.regrows else targets
 
     def scores(cut: Masks) -> dict[str, Tensor]:
@@ -67,32 +68,28 @@ def prune_weights(model: nn.Module, example_inputs: ModelInputs | None, settings
                 criterion,
                 weights,
                 seed=seed,
-                granularity=pattern.kind,
+                granularity=granularity.kind,
                 measured=found,
                 **settings.criterion_options,
             )
 
-    cuts: list[Callable[..., Masks]]
-    if pattern.kind == "weight":
-        cuts = [
-            partial(allocate, amount=step, scope=rule.name, allow_empty=settings.allow_empty)
-            for step in _amounts(path, rounds, requested, _cut_already(targets, earlier, rule.name))
-        ]
-    else:
-        cuts = [
-            partial(granularities.keep_patterns, pattern=step)
-            for step in _patterns(path, rounds, pattern, entry.regrows)
-        ]
-    latest, ranked, already = Masks({}), dict[str, Tensor](), earlier
-    for cut in track(cuts, "rounds", len(cuts)) if len(cuts) > 1 else cuts:
-        before = latest & earlier
-        already = earlier if entry.regrows else before
-        ranked = scores(before)
-        latest = cut(ranked, already=already)
+    cut_before = Masks({name: granularity.alive(earlier[name]) for name in targets if name in earlier})
+    spent = {name: mask.numel() - int(mask.count_nonzero()) for name, mask in cut_before.items()}
+    sizes = {name: granularity.entries(tuple(target.shape)) for name, target in targets.items()}
+    shapes = {name: tuple(target.shape) for name, target in targets.items()}
+    stages = _stages(settings, rounds, least_amount(rule.name, sizes, spent), entry.regrows)
+    kept, ranked, already = Masks({}), dict[str, Tensor](), cut_before
+    for stage, amount in track(stages, "rounds", len(stages)) if len(stages) > 1 else stages:
+        already = cut_before if entry.regrows else kept & cut_before
+        found = scores(_spread(granularity, kept, shapes) & earlier)
+        ranked = {name: granularity.pooled(found.pop(name)) for name in targets}
+        share = partial(allocate, amount=amount, scope=rule.name, allow_empty=settings.allow_empty)
+        kept = stage.masks(ranked, already, share)
     moved: dict[str, int] = {}
-    if pattern.kind == "weight" and not settings.allow_empty:
-        moved = redistributed(latest, ranked, requested, rule.name, already)
+    if granularity.amount is None and not settings.allow_empty:
+        moved = redistributed(kept, ranked, requested, rule.name, already)
     del ranked  # as large as the model that is copied next
+    latest = _spread(granularity, kept, shapes)
     masks = latest & earlier
     pruned = model if settings.inplace and not compensates else _copy(model)
     masks.apply_(pruned)
@@ -101,7 +98,7 @@ def prune_weights(model: nn.Module, example_inputs: ModelInputs | None, settings
         if settings.inplace:
             pruned = _take_over(model, pruned)
     choices = settings.choices("include", "schedule", "allow_empty") | {
-        "scope": rule.name if pattern.kind == "weight" else "local",
+        "scope": rule.name if granularity.amount is None else "local",
         "amount": requested,
         "rounds": rounds,
     }
@@ -144,7 +141,7 @@ def _made_up(
         settings.corrects,
         masks=masks,
         earlier=earlier,
-        pattern=settings.granularity,
+        granularity=settings.granularity,
     )
     told = make_up(case, couple(program), settings)
     masks = told.pop("masks", masks)
@@ -173,41 +170,39 @@ def _without(model: nn.Module, cut: Masks) -> Iterator[None]:
                 tensor.copy_(dense)
 
 
-def _amounts(path: DensitySchedule, rounds: int, requested: float, already: float) -> list[float]:
-    """Return the amount cut after each round; the last is what was requested."""
-    steps = (1 - path(1 - already, 1 - requested, step / rounds) for step in range(1, rounds))
-    return [*(steps if requested > already else ()), requested]
+def _stages(
+    settings: Settings, rounds: int, already: float, regrows: bool
+) -> list[tuple[Granularity, float]]:
+    """Return the granularity and the amount of each round; the last are those asked for.
+
+    Rounds in which a pattern would cut nothing new are left out, unless weights regrow.
+    """
+    granularity, requested, path = settings.granularity, settings.requested, PATHS[settings.schedule]
+    fixed = granularity.amount is not None
+    start = 1.0 if fixed else 1 - already
+    steps = range(1, rounds) if fixed or requested > already else ()
+    densities = [path(start, 1 - requested, step / rounds) for step in steps]
+    stages = [(granularity.stage(density), 1 - density) for density in densities]
+    stages.append((granularity, requested))
+    return stages if regrows or not fixed else [*{stage[0]: stage for stage in stages}.values()]
 
 
-def _patterns(
-    path: DensitySchedule, rounds: int, pattern: granularities.Granularity, regrows: bool
-) -> list[granularities.Granularity]:
-    """Return the pattern after each round; rounds that would cut nothing new are left out, unless weights regrow."""
-    kept = [
-        max(pattern.kept, round(pattern.of * path(1.0, pattern.kept / pattern.of, step / rounds)))
-        for step in range(1, rounds)
-    ]
-    counts = [*kept, pattern.kept]
-    return [replace(pattern, kept=count) for count in (counts if regrows else dict.fromkeys(counts))]
-
-
-def _cut_already(targets: Mapping[str, Tensor], earlier: Masks, scope: str) -> float:
-    """Return the amount that a scope must take at least, after the cuts that were made earlier."""
-    sizes = {name: target.numel() for name, target in targets.items()}
-    spent = {name: sizes[name] - int(mask.count_nonzero()) for name, mask in earlier.items() if name in sizes}
-    return least_amount(scope, sizes, spent)
+def _spread(granularity: Granularity, kept: Masks, shapes: Mapping[str, tuple[int, ...]]) -> Masks:
+    """Return masks of weights for masks of the entries that a granularity cuts."""
+    return Masks({name: granularity.spread(mask, shapes[name]) for name, mask in kept.items()})
 
 
 def _fitting(
-    targets: Mapping[str, Tensor], pattern: granularities.Granularity
+    targets: Mapping[str, Tensor], granularity: Granularity
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the tensors a pattern fits, and why the others don't."""
-    reasons = {name: granularities.misfit(tuple(target.shape), pattern) for name, target in targets.items()}
+    """Return the tensors that fit a granularity, and the reasons why the others don't."""
+    reasons = {name: granularity.misfit(tuple(target.shape)) for name, target in targets.items()}
     skipped = {name: reason for name, reason in reasons.items() if reason is not None}
     fitting = {name: target for name, target in targets.items() if name not in skipped}
     if not fitting:
         name, reason = next(iter(skipped.items()))
-        raise InputError(f"No layer fits the pattern {pattern}: {name} does not, {reason}.")
+        what = "granularity" if granularity.amount is None else "pattern"
+        raise InputError(f"No layer fits the {what} {granularity}: {name} does not, {reason}.")
     return fitting, skipped
 
 

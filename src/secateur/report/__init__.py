@@ -1,5 +1,5 @@
-"""Charts and the report: what a person looks at when the numbers are in.
+"""Charts and the HTML report.
 
-`charts` turns rows of data into charts, `theme` says how they look, `content` holds what a report is made
-from, `sections` puts it into words, tables and figures, and `html` renders one offline page.
+`charts` turns rows of data into charts, `theme` sets their style, `content` holds a report's data, `sections`
+makes its tables and figures, `words` its sentences, and `html` renders one offline page.
 """

@@ -1,4 +1,4 @@
-"""Runs side by side in tables: what each reaches, what it weighs and takes, and what cutting units out changed."""
+"""Tables of runs side by side: accuracies, costs, and the changes by cuts of units."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ SHRINKING_COLUMNS = (
 
 
 def compared(run: RunView) -> dict[str, Any]:
-    """One row of raw numbers: what a run reaches, what it weighs and what it takes."""
+    """Return one row of raw numbers: a run's accuracies, sizes, MACs and latencies (seconds)."""
     top1, dense, measured = run.final.get("top1"), run.before.get("top1"), run.measurement
     row = {
         "name": run.name,
@@ -68,12 +68,12 @@ def compared(run: RunView) -> dict[str, Any]:
 
 
 def results(runs: Iterable[RunView]) -> Table:
-    """What every run reaches on the test split, as cut and at the end."""
+    """Return a table of every run's results on the test split, as cut and at the end."""
     return Table(ACCURACY_COLUMNS, [*map(compared, runs)]).without_empty_columns()
 
 
 def costs(runs: Iterable[RunView]) -> Table:
-    """What every measured run weighs and takes."""
+    """Return a table of every measured run's parameters, MACs, bytes and latencies."""
     measured = [run for run in runs if run.measurement]
     rows = [{**row, "label": row["name"]} for row in map(compared, measured)]
     batches = sorted({int(key.split("_")[1]) for row in rows for key in row if key.startswith("latency_")})
@@ -91,9 +91,9 @@ def costs(runs: Iterable[RunView]) -> Table:
 
 
 def smaller(runs: Sequence[RunView]) -> Table:
-    """What the runs whose channels or heads were cut out weigh, take and reach, before and after.
+    """Return a table of parameters, MACs, latency and top-1 before and after cuts of units.
 
-    The time before is that of the run it was made from, where that is among `runs`.
+    The latency before is that of the run it was made from, if that is among `runs`.
     """
     rows: list[dict[str, Any]] = []
     batches: set[int] = set()
@@ -127,12 +127,12 @@ def smaller(runs: Sequence[RunView]) -> Table:
 
 
 def _origin(run: RunView, runs: Iterable[RunView]) -> RunView | None:
-    """The run whose model the units of `run` were first cut from."""
+    """Return the run with the history before the first cut of units of `run`; None if it is not in `runs`."""
     beginning = list(run.history[: list(run.history).index(run.shrinks[0])])
     return next((other for other in runs if list(other.history) == beginning), None)
 
 
 def _latencies(run: RunView | None) -> dict[int, float]:
-    """Batch size → median seconds."""
+    """Return batch size → median seconds; {} without a measurement."""
     timed = run.measurement.latencies if run is not None and run.measurement else ()
     return {time.batch: time.median for time in timed}

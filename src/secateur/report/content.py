@@ -1,8 +1,7 @@
-"""What a report is made from: plain frozen values, free of files and folders.
+"""The data of a report: plain frozen values, independent of files and folders.
 
-A `RunView` is one run as the reader sees it; its history has the form of run.json, its curves that of
-metrics.jsonl, its safe rate that of safe_rate.json. Accuracies and sparsities are fractions. Whatever is
-missing is left out of the page.
+A `RunView` is the data of one run; its history has the form of run.json, its curves that of metrics.jsonl, its safe
+rate that of safe_rate.json. Accuracies and sparsities are fractions. Missing data are left out of the page.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from secateur.core.tables import Table
 from secateur.measure import Measurement
+from secateur.sparsity.granularity import parse
 
 if TYPE_CHECKING:
     import altair as alt
@@ -22,10 +22,9 @@ ReportRecord = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart with its title, the caption that says how to read it, and its numbers as a table.
+    """A chart with its title, its caption, and its numbers as a table.
 
-    `panels` counts the small multiples, which wrap on a narrow screen; `square` asks for one scale on both
-    axes.
+    `panels` counts the small multiples, which wrap on a narrow screen; `square` gives both axes one scale.
     """
 
     key: str
@@ -39,7 +38,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class RunView:
-    """One run: its short name for charts, its label for tables, and what is known about it.
+    """Data of one run, with its short name for charts and its label for tables.
 
     `history` holds the entries of run.json, `curves` the rows of metrics.jsonl, `layers` one
     {"layer", "sparsity", "parameters"} per layer in model order.
@@ -55,23 +54,23 @@ class RunView:
 
     @property
     def cuts(self) -> list[int]:
-        """Where in the history something was pruned."""
+        """Indices of the history's cuts."""
         return [index for index, entry in enumerate(self.history) if is_cut(entry)]
 
     @property
     def is_dense(self) -> bool:
-        """Whether nothing was pruned."""
+        """Whether the history has no cut."""
         return not self.cuts
 
     @property
     def subject(self) -> str:
-        """What was pruned: model and data of the run's first step; empty where they aren't recorded."""
+        """Model and data of the run's first step: "convnet on digits"; empty if not recorded."""
         config = self.history[0].get("config", {}) if self.history else {}
         return " on ".join(str(config[key]) for key in ("model", "data") if config.get(key))
 
     @property
     def method(self) -> str:
-        """What pruned it, in the words of the recipe: "magnitude, global"; "dense" where nothing did."""
+        """The last cut's settings in the words of the recipe: "magnitude, global"; "dense" without a cut."""
         return method(self.history[self.cuts[-1]]) if self.cuts else "dense"
 
     @property
@@ -81,18 +80,18 @@ class RunView:
 
     @property
     def removed_from(self) -> str:
-        """What `sparsity` is a fraction of."""
+        """The unit of `sparsity`: "parameters" after a cut of units, else "prunable weights"."""
         units = self.cuts and "groups" in result(self.history[self.cuts[-1]])
         return "parameters" if units else "prunable weights"
 
     @property
     def shrinks(self) -> list[ReportRecord]:
-        """The entries of the history that cut units out."""
+        """The entries of the history that cut units."""
         return [entry for entry in self.history if "groups" in result(entry)]
 
     @property
     def before(self) -> ReportRecord:
-        """The test results of the dense model, before the first cut; empty where it wasn't tested."""
+        """The test results of the dense model, before the first cut; empty without a test."""
         return _last_tested(self.history[: self.cuts[0]] if self.cuts else self.history)
 
     @property
@@ -102,12 +101,12 @@ class RunView:
 
     @property
     def retrained(self) -> ReportRecord:
-        """The test results of the training after the last cut; empty where there was none."""
+        """The test results of the training after the last cut; empty without one."""
         return _last_tested(self.history[self.cuts[-1] + 1 :] if self.cuts else [])
 
     @property
     def final(self) -> ReportRecord:
-        """The test results of the model as it stands; empty where it wasn't tested since it was cut."""
+        """The test results of the present model; empty without a test since its last cut."""
         return self.before if self.is_dense else self.retrained or self.as_cut
 
 
@@ -122,9 +121,9 @@ class Section:
 
 @dataclass(frozen=True)
 class ReportContent:
-    """A whole report: its title, the recipe as YAML text, the command that makes it again, and the runs.
+    """A whole report: its title, the recipe as YAML text, the command that reproduces it, and the runs.
 
-    `sections` come before all that is told of runs.
+    `sections` come before those of the runs, `summary` before the sentences on runs.
     """
 
     title: str
@@ -138,13 +137,13 @@ class ReportContent:
 
 
 def method(cut: ReportRecord) -> str:
-    """Name what a cut did: criterion, granularity, scope, compensation and start, less what goes without saying."""
+    """Return a cut's criterion, granularity, scope, compensation and start in words, without defaults."""
     config = cut.get("config", {})
     granularity = config.get("granularity", "weight")
     parts = [
         config.get("criterion"),
         None if granularity == "weight" else granularity,
-        None if ":" in granularity else config.get("scope"),
+        config.get("scope") if parse(granularity).amount is None else None,
         None if config.get("compensation") == "drop" else config.get("compensation"),
         config.get("start"),
     ]
@@ -157,9 +156,10 @@ def is_cut(entry: ReportRecord) -> bool:
 
 
 def removed(history: Sequence[ReportRecord]) -> float:
-    """The fraction that a history's cuts have removed: of the prunable weights by masks, or of all parameters.
+    """Return the fraction removed by a history's cuts: of the prunable weights, or of all parameters.
 
-    What the last cut did decides which; cuts of units count together, those of weights count from the whole anyway.
+    After a cut of units it is that of all parameters, over all such cuts; else the last cut's own fraction, which
+    includes the earlier ones.
     """
     cuts = [result(entry) for entry in history if is_cut(entry)]
     if not cuts or "groups" not in cuts[-1]:
@@ -169,7 +169,7 @@ def removed(history: Sequence[ReportRecord]) -> float:
 
 
 def result(entry: ReportRecord) -> ReportRecord:
-    """What a history entry measured."""
+    """Return a history entry's result, {} without one."""
     return entry.get("result") or {}
 
 

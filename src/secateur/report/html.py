@@ -1,8 +1,7 @@
-"""One HTML file that holds everything: text, tables, charts and the code that draws them.
+"""Rendering of a report as one HTML file with text, tables, charts and the code that draws them.
 
-The page asks nothing of a network (its content security policy forbids it), shows every chart without
-JavaScript (a static drawing that the interactive one replaces), follows light and dark mode and prints on
-white. All text is escaped.
+The page needs no network (its content security policy forbids it), shows every chart without JavaScript (a static
+drawing that the interactive one replaces), follows light and dark mode and prints on white. All text is escaped.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def render(content: ReportContent) -> str:
-    """Render the report as one self-contained HTML document."""
+    """Return the report as the text of one self-contained HTML document."""
     figures = {name: list(make(content)) for name, make in sections.FIGURES.items()}
     safe_rates = sections.safe_rates(content)
     groups = [*figures.values(), *(found.figures for found in safe_rates)]
@@ -49,14 +48,14 @@ def render(content: ReportContent) -> str:
 
 
 def specification(chart: alt.TopLevelMixin) -> dict[str, Any]:
-    """The chart as Vega-Lite JSON whose colours are the page's CSS variables."""
+    """Return the chart as Vega-Lite JSON whose colours are the page's CSS variables."""
     spec: dict[str, Any] = chart.to_dict()
     del spec["$schema"]
     return spec | {"config": theme.PAGE}
 
 
 def drawing(spec: dict[str, Any]) -> Markup:
-    """The chart as a static inline SVG, hidden from screen readers: its container has the description."""
+    """Return the chart as a static inline SVG, hidden from screen readers: its container has the description."""
     need("vl_convert", for_="A drawing of a chart")
     import vl_convert
 
@@ -65,13 +64,13 @@ def drawing(spec: dict[str, Any]) -> Markup:
 
 
 def unbroken(text: str) -> str:
-    """The text with its percentages and its "top-1" kept from being torn apart at the end of a line."""
+    """Return the text with unbreakable spaces before "%" and an unbreakable hyphen in "top-1"."""
     return text.replace(" %", "\u00a0%").replace("top-1", "top\u20111")
 
 
 @cache
 def vega() -> Markup:
-    """Vega, Vega-Lite and Vega-Embed as one JavaScript module that offers `vegaEmbed` to the page."""
+    """Return Vega, Vega-Lite and Vega-Embed as one JavaScript module that defines `window.vegaEmbed`."""
     need("vl_convert", for_="A drawing of a chart")
     import vl_convert
 

@@ -1,4 +1,4 @@
-"""The figures of a report as data, each with its caption and its numbers."""
+"""The figures of a report, each with its caption and its numbers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SAFE_RATE_COLUMNS = (
 
 @dataclass(frozen=True)
 class SafeRateSection:
-    """The safe pruning rate of one run: its numbers, what to know about them, and its figures."""
+    """The safe pruning rate of one run: its numbers, notes and figures."""
 
     label: str
     table: Table
@@ -44,9 +44,9 @@ class SafeRateSection:
 
 
 def accuracy_rows(runs: Iterable[RunView]) -> list[dict[str, Any]]:
-    """Every accuracy in the runs' histories with its method, sparsity and stage.
+    """Return a row {"method", "sparsity", "stage", "top1"} for every top-1 in the runs' histories.
 
-    Runs that share a beginning (a dense training, an earlier cut) count it once.
+    Steps common to several runs (a dense training, an earlier cut) count once.
     """
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
     for run in runs:
@@ -64,7 +64,7 @@ def accuracy_rows(runs: Iterable[RunView]) -> list[dict[str, Any]]:
 
 
 def accuracy(content: ReportContent) -> Iterator[Figure]:
-    """Top-1 against sparsity, for each model and data set of which anything was pruned and tested."""
+    """Yield top-1 against sparsity for each model and data set with a pruned and tested run."""
     columns = [
         Column("method", "Method"),
         Column("stage", "Stage"),
@@ -94,7 +94,7 @@ def accuracy(content: ReportContent) -> Iterator[Figure]:
 
 
 def groups(content: ReportContent) -> Iterator[Figure]:
-    """The units of every group that could be cut, before the first cut of units and after the last."""
+    """Yield the units of every prunable group, before the first cut of units and after the last."""
     runs = [run for run in content.runs if run.shrinks]
     if not runs:
         return
@@ -117,7 +117,7 @@ def groups(content: ReportContent) -> Iterator[Figure]:
 
 
 def _groups(run: RunView) -> list[dict[str, Any]]:
-    """One row for each group of the model before the first cut, with what the cuts left of it."""
+    """Return a row for each group of the model before the first cut, with the units kept after the last."""
     found: dict[str, dict[str, Any]] = {}
     for entry in run.shrinks:
         for row in result(entry)["groups"]:
@@ -127,7 +127,7 @@ def _groups(run: RunView) -> list[dict[str, Any]]:
 
 
 def layers(content: ReportContent) -> Iterator[Figure]:
-    """The sparsity of every layer, where it is known."""
+    """Yield the sparsity of every layer, if known."""
     runs = [run for run in content.runs if run.layers and not run.is_dense]
     if not runs:
         return
@@ -146,7 +146,7 @@ def layers(content: ReportContent) -> Iterator[Figure]:
 
 
 def training(content: ReportContent) -> Iterator[Figure]:
-    """The course of every training and of every retraining that was recorded."""
+    """Yield the curves of all recorded trainings, and those of all retrainings."""
     columns = [
         Column("run", "Run"),
         Column("epoch", "Epoch", COUNT),
@@ -165,7 +165,7 @@ def training(content: ReportContent) -> Iterator[Figure]:
 
 
 def _curves(runs: Iterable[RunView]) -> list[dict[str, Any]]:
-    """The rows of all training logs with the run that made them, those that runs share once."""
+    """Return the rows of all training logs with their run's name; rows common to several runs once."""
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
     for run in runs:
         for row in run.curves:
@@ -177,7 +177,7 @@ def _curves(runs: Iterable[RunView]) -> list[dict[str, Any]]:
 
 
 def safe_rates(content: ReportContent) -> list[SafeRateSection]:
-    """The safe pruning rate of every run that has one."""
+    """Return the safe pruning rate of every run that has one."""
     found = [(run.label, run.safe_rate) for run in content.runs if run.safe_rate is not None]
     return [_safe_rate(index, label, rate) for index, (label, rate) in enumerate(found)]
 
@@ -218,7 +218,7 @@ def _kurtosis(key: str, found: ReportRecord) -> Figure:
 
 
 def environment(content: ReportContent) -> Table:
-    """Machine and versions, one row each."""
+    """Return a table of machine and versions, one row each."""
     rows = [{"what": name.replace("_", " "), "value": value} for name, value in content.environment.items()]
     return Table([Column("what", "What"), Column("value", "Value")], rows)
 
@@ -232,6 +232,6 @@ FIGURES: dict[str, Callable[[ReportContent], Iterator[Figure]]] = {
 
 
 def figures(content: ReportContent) -> list[Figure]:
-    """Every figure of the report, in the page's order."""
+    """Return every figure of the report, in the page's order."""
     own = [figure for make in FIGURES.values() for figure in make(content)]
     return [*own, *(figure for found in safe_rates(content) for figure in found.figures)]

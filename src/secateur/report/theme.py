@@ -1,10 +1,9 @@
-"""How charts look, in one place: palette, shapes, dashes, fonts, and the configuration made of them.
+"""The style of charts: palette, shapes, dashes, fonts, and the Vega-Lite configuration made of them.
 
-A chart never names a colour. It encodes data, and one of two configurations dresses it: `PAPER_THEME` for files on
-white, `PAGE` for the report, where every colour is a CSS variable, so that one chart follows light mode, dark
-mode and print without being drawn again. The series colours follow Okabe & Ito (2008), told apart with any
-colour vision, and are shifted in lightness until each has a contrast of at least 3:1 to its background.
-Shapes and dashes say the same as the colours.
+A chart names no colour. One of two configurations sets them: `PAPER_THEME` for files on white, `PAGE` for the report,
+in which every colour is a CSS variable, so that one chart follows light mode, dark mode and print without being drawn
+again. The series colours follow Okabe & Ito (2008), distinct with any colour vision, shifted in lightness to a
+contrast of at least 3:1 to their background. Shapes and dashes repeat the colours' information.
 """
 
 from __future__ import annotations
@@ -21,14 +20,14 @@ NUMBERS = {"decimal": ".", "thousands": ",", "grouping": [3], "currency": ["", "
 
 STAR = "M0.00,-1.15L0.29,-0.40L1.09,-0.36L0.48,0.15L0.68,0.93L0.00,0.50L-0.68,0.93L-0.48,0.15L-1.09,-0.36L-0.29,-0.40Z"
 SALTIRE = "M-1,-0.6L-0.6,-1L0,-0.4L0.6,-1L1,-0.6L0.4,0L1,0.6L0.6,1L0,0.4L-0.6,1L-1,0.6L-0.4,0Z"
-"""Shapes that Vega has no name for, as SVG paths from −1 to 1."""
+"""Shapes without a name in Vega, as SVG paths from −1 to 1."""
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", STAR, SALTIRE)
 SOLID, DASHED = (1, 0), (5, 4)
 
 
 @dataclass(frozen=True)
 class Palette:
-    """The colours on one background: text, axes, the grid behind, and the series of data."""
+    """The colours on one background: text, axes, grid, and the series of data."""
 
     paper: str
     ink: str
@@ -37,12 +36,12 @@ class Palette:
     series: tuple[str, ...]
 
     def variables(self) -> dict[str, str]:
-        """The palette as CSS custom properties, by name."""
+        """Return the palette as CSS custom properties, name → colour."""
         named = {f"--chart-{name}": value for name, value in asdict(self).items() if name != "series"}
         return named | {f"--chart-{index}": colour for index, colour in enumerate(self.series, start=1)}
 
     def referred(self) -> Palette:
-        """The palette with each colour replaced by a reference to its CSS custom property."""
+        """Return the palette with each colour replaced by a reference to its CSS custom property."""
         paper, ink, muted, grid, *series = (f"var({name})" for name in self.variables())
         return Palette(paper, ink, muted, grid, tuple(series))
 
@@ -64,7 +63,7 @@ DARK = Palette(
 
 
 def config(palette: Palette) -> dict[str, Any]:
-    """The Vega-Lite configuration that dresses a chart in `palette`."""
+    """Return the Vega-Lite configuration of `palette`."""
     text = {
         "labelColor": palette.muted,
         "labelFontSize": SMALL,
@@ -128,10 +127,9 @@ def config(palette: Palette) -> dict[str, Any]:
 
 
 def scale(domain: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
-    """An ordinal scale that gives each name of `domain` one of `values`.
+    """Return an ordinal scale that gives each name of `domain` one of `values`.
 
-    When they run out it starts over one further on, so that what has a shape and one of as many colours differs from
-    all others in one of the two.
+    Each repetition of the `values` starts one further on, so that pairs of a shape and a colour stay distinct.
     """
     count = len(values)
     return {

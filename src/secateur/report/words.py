@@ -1,4 +1,4 @@
-"""The report's conclusions as sentences, with the rule they follow said in them."""
+"""The report's conclusions as sentences that state their rule."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ WITHIN = f"{100 * ACCURACY_TOLERANCE:g} points"
 
 @dataclass(frozen=True)
 class PruningOutcome:
-    """What runs that were cut alike came to: their top-1, and that of the dense models they were cut from.
+    """Outcome of runs with the same cut: their `top1s`, and the mean top-1 of their dense models.
 
-    `of` is what `sparsity` is the removed fraction of.
+    `sparsity` is the removed fraction of the unit `of`.
     """
 
     method: str
@@ -38,7 +38,7 @@ class PruningOutcome:
         return self.dense is not None and self.top1 >= self.dense - ACCURACY_TOLERANCE
 
     def told(self) -> str:
-        """The outcome as a sentence."""
+        """Return the outcome as a sentence."""
         instead = "" if self.dense is None else f" instead of {percent(self.dense)}"
         low, high = percent(min(self.top1s)), percent(max(self.top1s))
         spread = f" (mean of {len(self.top1s)} runs, {low} to {high})" if len(self.top1s) > 1 else ""
@@ -49,13 +49,13 @@ class PruningOutcome:
 
 
 def summary(runs: Sequence[RunView]) -> list[str]:
-    """What was done and what came of it, the most important first."""
+    """Return a conclusion per model and data set, then the safe pruning rates, as sentences."""
     tested = [run for run in runs if run.final.get("top1") is not None]
     subjects = list(dict.fromkeys(run.subject for run in tested))
     sentences = []
     for subject in subjects:
-        told = _conclusion([run for run in tested if run.subject == subject])
-        sentences.append(f"{subject}: {told}" if len(subjects) > 1 else told)
+        conclusion = _conclusion([run for run in tested if run.subject == subject])
+        sentences.append(f"{subject}: {conclusion}" if len(subjects) > 1 else conclusion)
     return sentences + [
         f"Safe pruning rate of {run.label}: {briefly(run.safe_rate['safe'])}."
         for run in runs
@@ -64,7 +64,7 @@ def summary(runs: Sequence[RunView]) -> list[str]:
 
 
 def _conclusion(runs: Sequence[RunView]) -> str:
-    """The sparsest outcome near enough to the dense accuracy; the most accurate one where none is."""
+    """Return the sparsest outcome near the dense accuracy, or else the most accurate one, as a sentence."""
     found = outcomes(runs)
     if not found:
         return f"The dense model reaches {percent(max(run.final['top1'] for run in runs))} top-1."
@@ -81,7 +81,7 @@ def _conclusion(runs: Sequence[RunView]) -> str:
 
 
 def outcomes(runs: Iterable[RunView]) -> list[PruningOutcome]:
-    """Gather tested pruned runs of one method and sparsity (to 0.1 %), such as the seeds of an experiment."""
+    """Group tested pruned runs by method and sparsity (to 0.1 %), such as the seeds of an experiment."""
     groups: dict[tuple[str, float], list[RunView]] = {}
     for run in runs:
         if not run.is_dense:
@@ -100,7 +100,7 @@ def outcomes(runs: Iterable[RunView]) -> list[PruningOutcome]:
 
 
 def masks_bring_no_speed(runs: Iterable[RunView]) -> str:
-    """The sentence that keeps masked models honest; empty where no run was cut by masks."""
+    """Return the sentence on the speed of masked models; empty if no run was cut by masks."""
     if not any(run.measurement and run.measurement.note for run in runs):
         return ""
     return (
@@ -111,7 +111,7 @@ def masks_bring_no_speed(runs: Iterable[RunView]) -> str:
 
 
 def briefly(fraction: float) -> str:
-    """A fraction as percent with at most one decimal: 0.8 → "80 %"."""
+    """Return a fraction as percent with at most one decimal: 0.8 → "80 %"."""
     return f"{100 * fraction:.1f}".removesuffix(".0") + " %"
 
 

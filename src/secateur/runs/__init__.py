@@ -1,4 +1,4 @@
-"""Run folders: one model, where it came from, and what was measured of it."""
+"""Run folders: one model each, with its history and its measurements."""
 
 from secateur.core.extras import need
 

@@ -1,6 +1,6 @@
-"""From what was done to the recipe that does it again.
+"""Conversion of a run's history into the recipe that reproduces it.
 
-A history is the list of entries in run.json, each with its step, the run folder it left, and its settings.
+A history is the list of entries in run.json, each with its step ("do"), run folder ("run") and settings ("config").
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ RECIPE_VERSION = 1
 
 
 def recipe_of(history: Sequence[Mapping[str, Any]]) -> str:
-    """Write the recipe that makes a run again from its history."""
+    """Return the text of the recipe that reproduces a run with this history."""
     return write_recipe(steps_of(history))
 
 
 def steps_of(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return a history's entries as recipe steps, the first settings first."""
+    """Return a history's entries as recipe steps, with `do`, model, data and run folders first."""
     steps = []
     previous = ""
     for entry in history:
@@ -35,7 +35,7 @@ def steps_of(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def write_recipe(steps: Sequence[Mapping[str, Any]]) -> str:
-    """Write plain step mappings as a recipe file's text."""
+    """Return the text of a recipe file with these steps, mappings of JSON values."""
     return yaml.safe_dump(
         {"secateur": RECIPE_VERSION, "steps": [dict(step) for step in steps]},
         sort_keys=False,

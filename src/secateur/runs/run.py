@@ -1,13 +1,12 @@
-"""A run folder: one model, where it came from, and what was measured of it.
+"""A run folder: one model, with its history and its measurements.
 
-    run.json             what built the model, its data, and its history: every step with settings and result
-    model.safetensors    the weights, the masks at one bit a weight, and the plan that made the model smaller
-    recipe.yaml          the recipe that makes this folder again
+    run.json             the model's name and arguments, its data, and its history: every step with settings and result
+    model.safetensors    the weights, the masks at one bit per weight, and the plan of a smaller model
+    recipe.yaml          the recipe that reproduces this folder
     metrics.jsonl        the training log
     checkpoint.safetensors   only while a training is unfinished
 
-A step never changes a folder half: the model file and run.json are each replaced atomically, and an interrupted
-training continues from its checkpoint.
+The model file and run.json are each replaced atomically, and an interrupted training continues from its checkpoint.
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ class Run:
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> Run:
-        """Read a finished run folder. Raises `StoreError` where there is none, or it isn't finished."""
+        """Read a finished run folder. Raises `StoreError` if there is none, or it isn't finished."""
         path = Path(folder)
         with os_errors(f"read {path}"):
             if not path.exists():
@@ -104,11 +103,15 @@ class Run:
 
     @property
     def title(self) -> str:
-        """Where the run stands, in a few words."""
+        """The names of its steps: "train → prune → retrain"."""
         return " → ".join(str(entry["do"]) for entry in self.history)
 
     def load_model(self, *, trust: bool = False) -> tuple[nn.Module, Masks]:
-        """Return the model, on the CPU in training mode, and its masks. See `secateur.load` for `trust`."""
+        """Return the model, on the CPU in training mode, and its masks. See `secateur.load` for `trust`.
+
+        Raises `StoreError` for a missing, corrupt or foreign model file, `ModelError` for one of another model or with
+        NaN or infinite weights, `InputError` for untrusted user code.
+        """
         path = self.folder / MODEL_FILE
         stored = model_files.read(path)
         model = model_files.build_stored(
@@ -122,9 +125,9 @@ class Run:
         return model, stored.masks
 
     def check_model(self) -> None:
-        """Raise `StoreError` where the model file is not the one that the last step left.
+        """Raise `StoreError` if the model file is not the one written by the last step, by its SHA-256.
 
-        While a training is unfinished nothing is said: it may have been stopped between the two files it writes.
+        Not checked during an unfinished training, which may have stopped between writing the two files.
         """
         path = self.folder / MODEL_FILE
         if self.weights is None or (self.folder / CHECKPOINT).exists() or _digest(path) == self.weights:
@@ -135,7 +138,10 @@ class Run:
         )
 
     def load_data(self, **overrides: Any) -> Dataset:
-        """Return the run's data set; `overrides` (such as root=…) replace what was recorded where not None."""
+        """Return the run's data set; `overrides` (such as root=…) that are not None replace recorded arguments.
+
+        Raises `DataError` for data of another input shape or number of classes, and the errors of `data.load`.
+        """
         chosen = {key: value for key, value in overrides.items() if value is not None}
         arguments: dict[str, Any] = {**self.data, **chosen}
         arguments["subset"] = tuple(arguments.get("subset") or (None, None))
@@ -148,7 +154,7 @@ class Run:
         return found
 
     def example(self, **overrides: Any) -> Any:
-        """Return one input for measuring: noise of the recorded image shape, a test sample for text."""
+        """Return one input for measurements: noise, float32 [1, *input_shape], for images; a test sample for text."""
         if self.input_shape is None:
             return self.load_data(**overrides).example()
         return torch.randn(1, *self.input_shape, generator=torch.Generator().manual_seed(0))
@@ -158,9 +164,9 @@ class Run:
         return read_journal(self.folder)
 
     def log_of(self, at: int) -> list[MetricsRow]:
-        """Return the rows of the training that is step number `at`; none where its log is elsewhere.
+        """Return the log's rows of the training that is step number `at`; [] if its log is in another folder.
 
-        Raises `StoreError` where the log ends before the training did.
+        Raises `StoreError` if the log ends before the training did.
         """
         rows = [row for row in self.journal() if row.get("step") == at]
         result = self.history[at]["result"]
@@ -172,7 +178,7 @@ class Run:
         return rows
 
     def safe_rate(self) -> dict[str, Any] | None:
-        """Return the saved safe-rate analysis, None where none was made of the present weights."""
+        """Return the saved safe-rate analysis of the present weights; None without one."""
         path = self.folder / SAFE_RATE_FILE
         if not path.exists():
             return None
@@ -181,7 +187,7 @@ class Run:
 
     @property
     def weights(self) -> str | None:
-        """Digest of the model file the last step left."""
+        """SHA-256 of the model file written by the last step; None if not recorded."""
         return self.history[-1].get("weights") if self.history else None
 
     def record(
@@ -193,9 +199,9 @@ class Run:
         seconds: float,
         folder: Path | None = None,
     ) -> Run:
-        """Write the folder as it is after `step` ({"do", "config"}) and return it.
+        """Write model, run.json and recipe with the entry of `step` ({"do", "config"}), and return the new run.
 
-        `folder` is another place to write to than the run's own.
+        `folder` is the target, by default the run's own. `seconds` are those of the step, `result` its numbers.
         """
         target = make_folder(folder or self.folder)
         model_files.save(model, target / MODEL_FILE, masks=masks)
@@ -212,7 +218,7 @@ class Run:
         }
         run = replace(self, folder=target, history=(*self.history, entry))
         write_text(target / RECIPE_FILE, recipe_of(run.history))
-        sweep(target)  # before run.json, behind which a killed step is not taken again
+        sweep(target)  # before run.json: once it is written, a killed step is not repeated
         run.write()
         return run
 

@@ -125,8 +125,11 @@ class Step(BaseModel):
             return self.perform(Context(Path(root), trust, data_root))
 
     @classmethod
-    def loose_options(cls) -> dict[str, str]:
-        """Return options a step takes beside its fields, with their help; they go into its field `options`."""
+    def loose_options(cls) -> Mapping[str, str | None]:
+        """Return options a step takes beside its fields, with their help; they go into its field `options`.
+
+        None for help hides an option.
+        """
         return {}
 
     @model_validator(mode="before")

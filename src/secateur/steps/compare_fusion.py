@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -113,7 +113,7 @@ class CompareFusion(Step, DataOptions):
     format: OutputFormat = "text"
 
     @classmethod
-    def loose_options(cls) -> dict[str, str]:
+    def loose_options(cls) -> Mapping[str, str | None]:
         """Return the options of all criteria and compensations."""
         return options_of_cuts()
 

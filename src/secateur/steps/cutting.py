@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from pydantic import BaseModel
 from torch import Tensor, nn
 
 from secateur.data import Dataset
-from secateur.pruning.settings import Settings
 from secateur.runs.run import Run
 from secateur.sparsity.masks import Masks
 from secateur.steps.base import (
@@ -31,7 +29,6 @@ from secateur.steps.base import (
 )
 from secateur.training import evaluate
 
-NAMES = {field.name for field in fields(Settings)}
 BATCH = 64
 """Samples in one batch of calibration data."""
 
@@ -92,12 +89,6 @@ class Cutting(Step):
     def data_of(self, run: Run, context: Context) -> Dataset:
         """Return the data set of `run`."""
         return run.load_data(root=context.data_root or self.data_root)
-
-
-def makes_sense(step: BaseModel, **settings: Any) -> None:
-    """Raise `InputError` where fields of a step that are settings of a cut make no sense whatever the model is."""
-    own = {name: getattr(step, name) for name in type(step).model_fields if name in NAMES}
-    Settings.of(**{**own, "data": (), **settings}).check()
 
 
 def samples(data: Dataset, count: int, seed: int) -> Iterator[tuple[Any, Tensor]]:

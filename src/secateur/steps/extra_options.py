@@ -9,10 +9,11 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 
 from secateur.compensation import COMPENSATIONS, Compensation
+from secateur.core.options import options_of
 from secateur.criteria import CRITERIA
+from secateur.pruning.settings import RENAMED
 
 POWER_OF_TEN = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
-UNIT_KINDS, SPARSE_KINDS = frozenset({"channel", "head"}), frozenset({"weight", "n:m"})
 
 
 def _numbers(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -30,36 +31,32 @@ Options = Annotated[
 ]
 
 
-def options_of_cuts() -> dict[str, str]:
-    """Return the options of all criteria and compensations, each with whose it is and its default."""
+def options_of_cuts() -> dict[str, str | None]:
+    """Return the options of all criteria and compensations, each with its owners and its default.
+
+    Old names of options are among them, without a text, so that a sentence can tell the new ones.
+    """
     owners: dict[str, dict[tuple[str, str], Any]] = {}
     for criterion in CRITERIA.values():
         for option, default in criterion.options.items():
             owners.setdefault(option, {})["criterion", criterion.name] = default
     for compensation in COMPENSATIONS.values():
-        for label, kinds in meanings(compensation).items():
-            for option, default in compensation.options(min(kinds)).items():
+        for label, elements in meanings(compensation).items():
+            for option, default in options_of(compensation.functions[elements]).items():
                 owners.setdefault(option, {})["compensation", label] = default
-    return {option: _told(of) for option, of in owners.items()}
+    return {**{option: _told(of) for option, of in owners.items()}, **dict.fromkeys(RENAMED)}
 
 
-def meanings(compensation: Compensation) -> dict[str, frozenset[str]]:
-    """Return what a compensation is called where it stands for several functions, and the granularities of each.
+def meanings(compensation: Compensation) -> dict[str, str]:
+    """Return the names of a compensation's functions, each with one of the elements that it is for.
 
-    >>> sorted(meanings(COMPENSATIONS["reconstruct"]))
-    ['reconstruct of units', 'reconstruct of weights']
+    >>> meanings(COMPENSATIONS["reconstruct"])
+    {'reconstruct of units': 'units', 'reconstruct of weights': 'weights'}
     """
-    functions = dict.fromkeys(compensation.functions.values())
-    parts = [frozenset(k for k, f in compensation.functions.items() if f is each) for each in functions]
-    if len(parts) == 1:
-        return {compensation.name: parts[0]}
-    return {f"{compensation.name} of {_called(kinds)}": kinds for kinds in parts}
-
-
-def _called(kinds: frozenset[str]) -> str:
-    return (
-        "units" if kinds == UNIT_KINDS else "weights" if kinds == SPARSE_KINDS else ", ".join(sorted(kinds))
-    )
+    functions = {function: elements for elements, function in compensation.functions.items()}
+    if len(functions) == 1:
+        return {compensation.name: next(iter(functions.values()))}
+    return {f"{compensation.name} of {elements}": elements for elements in sorted(functions.values())}
 
 
 def _told(defaults: Mapping[tuple[str, str], Any]) -> str:

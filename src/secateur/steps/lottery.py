@@ -114,7 +114,7 @@ class Lottery(Step, TicketChoice):
     format: OutputFormat = "text"
 
     @classmethod
-    def loose_options(cls) -> dict[str, str]:
+    def loose_options(cls) -> Mapping[str, str | None]:
         """Return the options of all criteria."""
         return options_of_criteria()
 
@@ -166,7 +166,7 @@ class Lottery(Step, TicketChoice):
     def _planned(self, dense: Dense, context: Context) -> dict[str, Any]:
         """Return the arguments of `secateur.lottery.plan`."""
         planned = {name: getattr(self, name) for name in PLANNED}
-        if parse(self.granularity).shrinks:
+        if parse(self.granularity).removes:
             root = context.data_root or self.data_root
             planned["example_inputs"] = dense.run.load_data(root=root).example(SAMPLES)
         return planned

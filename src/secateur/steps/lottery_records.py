@@ -46,7 +46,7 @@ def _of_dense(name: str, seed: int, result: LotteryRecord, rows: Sequence[Metric
 def level_record(level: Trained) -> LotteryRecord:
     """Return the record of a level."""
     cut, granularity = level.cut, level.ticket.get("granularity", "weight")
-    shrinks = parse(granularity).shrinks
+    shrinks = parse(granularity).removes
     rows = level.run.log_of(level.at + 1)
     return {
         "dense": level.dense,
@@ -162,7 +162,7 @@ def table(records: Sequence[LotteryRecord]) -> Table:
 def counted(records: Sequence[LotteryRecord]) -> str:
     """Return what is left, as a plural: weights, channels, heads or layers."""
     kinds = (parse(record.get("granularity") or "weight") for record in records)
-    return next((f"{kind}s" for kind in kinds if kind.shrinks), "weights")
+    return next((f"{kind}s" for kind in kinds if kind.removes), "weights")
 
 
 def _row(record: LotteryRecord) -> tuple[int, float]:

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import nn
 
 from secateur import lottery
@@ -25,15 +25,15 @@ from secateur.runs.run import Run
 from secateur.sparsity.granularity import parse
 from secateur.sparsity.targets import prunable
 from secateur.steps.base import SAMPLES, Context, require, step
-from secateur.steps.choices import CriterionName
 from secateur.steps.cut_records import smaller, tell_sparser
-from secateur.steps.cutting import CutResult, Cutting, makes_sense, samples
+from secateur.steps.cut_settings import TicketSettings, check_settings
+from secateur.steps.cutting import CutResult, Cutting, samples
 from secateur.steps.dense import Dense
 from secateur.steps.extra_options import Options
 from secateur.training import Duration
 
 
-class TicketChoice(BaseModel):
+class TicketChoice(TicketSettings):
     """What is cut at a level, by which rule, and how far it goes back."""
 
     layer_rates: Annotated[
@@ -46,22 +46,6 @@ class TicketChoice(BaseModel):
     rewind_to: Annotated[
         str, Field(description="moment of the dense training to go back to, as 0it, 500it, 2ep or 3%")
     ] = "0it"
-    granularity: Annotated[
-        str, Field(description="weight, channel, head, layer, or a pattern N:M such as 2:4")
-    ] = "weight"
-    criterion: CriterionName = "magnitude"
-    scope: Annotated[
-        str,
-        Field(
-            description="for weights global, local, erk or lamp; for channels and heads global, local or isomorphic"
-        ),
-    ] = "global"
-    include: Annotated[
-        tuple[str, ...],
-        Field(description="roles that may be cut: weights, biases, norms, embeddings, others, all"),
-    ] = ("weights",)
-    keep: Annotated[tuple[str, ...], Field(description="layer to leave alone, by name or glob")] = ()
-    layers: Annotated[tuple[str, ...], Field(description="cut only this layer, by name or glob")] = ()
     calibration: Annotated[
         int, Field(ge=1, description="training samples that criteria such as taylor look at, class-balanced")
     ] = 512
@@ -76,7 +60,7 @@ class TicketChoice(BaseModel):
     def _makes_sense(self) -> TicketChoice:
         """Find what makes no sense before anything is trained or read."""
         check(self.granularity, self.layer_rates)
-        makes_sense(self, amount=parse(self.granularity).amount or 0.5)
+        check_settings(self, amount=parse(self.granularity).amount or 0.5)
         return self
 
 
@@ -104,7 +88,7 @@ class Ticket(Cutting, TicketChoice):
     seed: Annotated[int, Field(ge=0, description="seed of what is drawn at random")] = 0
 
     @classmethod
-    def loose_options(cls) -> dict[str, str]:
+    def loose_options(cls) -> Mapping[str, str | None]:
         """Return the options of all criteria: --norm and the like."""
         return options_of_criteria()
 
@@ -138,7 +122,7 @@ class Ticket(Cutting, TicketChoice):
             f"{dense.folder} is not the training that {run.folder} began with: give --origin the run of that one.",
         )
         model, before = run.load_model(trust=trust)
-        shrinks = parse(self.granularity).shrinks
+        shrinks = parse(self.granularity).removes
         looks = CRITERIA[self.criterion].needs_data or "example_inputs" in sources(self.criterion)
         data = self.data_of(run, context) if looks or shrinks else None
         example = run.example(root=context.data_root or self.data_root)
@@ -207,7 +191,7 @@ class Ticket(Cutting, TicketChoice):
         kind = parse(self.granularity)
         if kind.amount is not None:
             return kind.amount
-        if kind.shrinks:
+        if kind.removes:
             return 1 - left_of(self.rate, 1.0, self.level)
         targets = prunable(model, self.include, self.keep, self.layers)
         by_layer = multiples(targets, self.layer_rates)
@@ -215,7 +199,7 @@ class Ticket(Cutting, TicketChoice):
         return 1 - left / sum(target.numel() for target in targets.values())
 
 
-def options_of_criteria() -> dict[str, str]:
+def options_of_criteria() -> dict[str, str | None]:
     """Return the options of all criteria, with the criteria that have them and their defaults, as help."""
     owners: dict[str, dict[str, Any]] = {}
     for criterion in CRITERIA.values():

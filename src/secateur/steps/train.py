@@ -45,7 +45,7 @@ class Trains(Step, TrainConfig):
     """A step that trains, maybe pruning meanwhile."""
 
     @classmethod
-    def loose_options(cls) -> dict[str, str]:
+    def loose_options(cls) -> Mapping[str, str | None]:
         """Return the options of all methods: --every and the like."""
         return methods.loose_options() | {name: f"{name}, for the method" for name in TARGET_OPTIONS}
 

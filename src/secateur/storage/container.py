@@ -1,7 +1,7 @@
-"""One safetensors file with a JSON description in its header: what models and training states are kept in.
+"""The container of models and training states: one safetensors file with a JSON description in its header.
 
-Files are written whole or not at all, never hold pickle, and equal content gives equal bytes. A corrupt,
-truncated, foreign or newer file is refused with a sentence.
+Files are written atomically, never hold pickle, and equal content gives equal bytes. A corrupt, truncated, foreign or
+newer file is refused with a sentence.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from secateur.core.files import existing_file, os_errors, writing
 CONTAINER_FORMAT = "secateur"
 CONTAINER_VERSION = 1
 NONSENSE = (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError)
-"""What reading a wrong description raises."""
+"""Exceptions raised by reading an invalid description."""
 
 
 def dense(value: object) -> TypeGuard[Tensor]:
-    """Whether `value` is a tensor that has values, one for each index."""
+    """Whether `value` is a strided, unquantized tensor with values (not lazy, not on the meta device)."""
     if not isinstance(value, Tensor) or is_lazy(value) or value.is_meta:
         return False
     return value.layout is torch.strided and not value.is_quantized
@@ -39,7 +39,7 @@ def write_container(
 ) -> None:
     """Write dense tensors and a JSON description, as a file of the kind `content`, atomically.
 
-    Raises `StoreError` where the file can't be written, `InputError` where `header` is no JSON.
+    Raises `StoreError` if the file can't be written, `InputError` if `header` is no JSON or a dtype is unsupported.
     """
     plain: dict[str, Tensor] = {}
     stored: set[int] = set()  # safetensors refuses tensors that share memory
@@ -66,7 +66,10 @@ def write_container(
 
 
 def read_container(path: str | os.PathLike[str], content: str) -> tuple[dict[str, Tensor], Any]:
-    """Return the tensors, on the CPU, and the description. Raises `StoreError` for any other file."""
+    """Return the tensors, on the CPU, and the description of a file of the kind `content`.
+
+    Raises `StoreError` for any other file.
+    """
     source = existing_file(path)
     with os_errors(f"read {source}"):
         try:
@@ -87,7 +90,7 @@ def read_container(path: str | os.PathLike[str], content: str) -> tuple[dict[str
 
 
 def _sniff(source: Path) -> str:
-    """Say what a file that is no good safetensors file seems to be."""
+    """Return a guess at the nature of an unreadable file, by its first bytes."""
     with source.open("rb") as file:
         start = file.read(2)
     if start in (b"PK", b"\x80\x02"):

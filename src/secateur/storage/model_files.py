@@ -1,9 +1,9 @@
 """Models and training states on disk: safetensors for tensors, JSON for everything else, never pickle.
 
-One file holds a model: its state dict, its masks at one bit a weight, the plan that made it smaller, and in the
-header a JSON description (what built the model, mask shapes, which tensors are tied). Training checkpoints use the
-same container through `write_tree` / `read_tree`, which split any nest of dicts, lists, numbers and tensors into the
-two halves. Files are written whole or not at all, and a corrupt, truncated or foreign one is refused with a sentence.
+A model's file holds its state dict, its masks at one bit per weight, the plan of a smaller model, and in the header
+a JSON description (name and arguments of the model, mask shapes, tied tensors). Training checkpoints use the same
+container through `write_tree` / `read_tree`, which split nested dicts, lists, numbers and tensors into the two
+parts. Files are written atomically, and a corrupt, truncated or foreign one is refused with a sentence.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ JSON_SCALARS = (bool, int, float, str, type(None))
 
 @dataclass(frozen=True)
 class Stored:
-    """What a model file holds.
+    """Content of a model file.
 
-    `about` is the JSON its writer put beside the tensors, `model` what builds the model: name, args, num_classes
-    and input_shape; None where that isn't known. `plan` leads from that model to the smaller one `state` is of; None
-    where it has its full size.
+    `about` is the writer's JSON, `model` the specification of the full-size model: name, args, num_classes and
+    input_shape; None if unknown. `plan` cuts that model to the smaller one of `state`; None for one of full size.
+    Tensors are on the CPU.
     """
 
     state: dict[str, Tensor]
@@ -52,11 +52,11 @@ def save(
 ) -> None:
     """Write a model, or the result of `prune`, to one safetensors file, atomically.
 
-    Masks of a `Pruned` result are stored with it, one bit a weight; `about` is any JSON to keep beside them. With a
-    model that was made smaller goes the plan of all its cuts, its attribute `secateur_plan`. A model built by
-    `secateur.build` also stores its name and arguments, so that `load` can build it again.
+    Masks (default: those of a `Pruned` result) are stored at one bit per weight; `about` is a JSON mapping stored with
+    them. A smaller model is stored with the plan of all its cuts, its attribute `secateur_plan`. A model built by
+    `secateur.build` is stored with its name and arguments, from which `load` can build it again.
 
-    Raises `StoreError` where the file can't be written, `InputError` for masks of another model or what is no
+    Raises `StoreError` if the file can't be written, `InputError` for masks of another model or an `about` that is no
     JSON, `ModelError` for state that is no dense tensor with values, or a layer replaced since the cut.
     """
     if isinstance(model, Pruned):
@@ -86,7 +86,7 @@ def save(
 
 
 def read(path: str | os.PathLike[str]) -> Stored:
-    """Read a model file without building anything. Raises `StoreError` for one that `save` did not write."""
+    """Read a model file without building the model. Raises `StoreError` for a file that `save` did not write."""
     tensors, header = read_container(path, "model")
     try:
         packed = {name: tensors.pop(MASK + name) for name in header["masks"]}
@@ -104,14 +104,14 @@ def read(path: str | os.PathLike[str]) -> Stored:
 
 
 def load(path: str | os.PathLike[str], into: nn.Module | None = None, *, trust: bool = False) -> nn.Module:
-    """Return the stored model: put `into` a fresh one of the same class, or built by the name it was saved with.
+    """Return the stored model, loaded `into` a new one of the same class, or built by its stored name.
 
-    A model that was made smaller is made smaller again: `into` is a fresh one of full size, which is cut in place as
-    the file says, or one that was cut alike. A model built by name has the stored dtypes and is in training mode;
-    `into` keeps its own dtypes, and is left as it was where anything goes wrong. `trust` allows a stored name of the
-    form package.module:factory to be imported, which runs that package's code; without it such a file is refused
-    unless `into` is given. Masked weights come back as the zeros they are; `load_masks` gives the masks themselves.
-    Raises `StoreError` for a file that can't be read, `ModelError` for one that holds another model.
+    A smaller model is cut again: `into` is a new one of full size, cut in place by the stored plan, or one with the
+    same cut. A model built by name has the stored dtypes and is in training mode; `into` keeps its own dtypes, and is
+    unchanged after an error. `trust` (default False) allows a stored name package.module:factory to be imported, which
+    runs that code; without it such a file is refused unless `into` is given. Masked weights are zeros; `load_masks`
+    returns the masks. Raises `StoreError` for an unreadable file, `ModelError` for one of another model, `InputError`
+    for one without a name, or with a name that is not trusted.
     """
     stored = read(path)
     if into is not None:
@@ -123,14 +123,18 @@ def load(path: str | os.PathLike[str], into: nn.Module | None = None, *, trust: 
 
 
 def load_masks(path: str | os.PathLike[str]) -> Masks:
-    """Return the masks stored beside a model; empty where it was saved without."""
+    """Return the masks stored with a model, empty without any. Raises `StoreError` for an unreadable file."""
     return read(path).masks
 
 
 def build_stored(
     spec: Mapping[str, Any] | None, path: str | os.PathLike[str], *, trust: bool = False
 ) -> nn.Module:
-    """Build the untrained model that `spec`, as stored in `path`, names."""
+    """Build the untrained full-size model of `spec`, as stored in `path`.
+
+    Raises `InputError` without a `spec` or for user code that is not trusted, `StoreError` for an invalid one, and
+    the errors of `models.build`.
+    """
     from secateur import models
 
     if not spec:
@@ -154,10 +158,10 @@ def build_stored(
 
 
 def write_tree(path: str | os.PathLike[str], tree: Mapping[str, Any]) -> None:
-    """Write a nest of dicts, lists, dense tensors, text and numbers (∞ and NaN too) to one safetensors file.
+    """Write nested dicts, lists, dense tensors, text and numbers (∞ and NaN too) to one safetensors file, atomically.
 
-    A tensor is called by the keys that lead to it, joined by dots, or by a number where that is no name for it. Atomic.
-    Raises `StoreError` where the file can't be written, `InputError` for anything else in the nest.
+    A tensor is named by its keys, joined by dots, or by a number if that name is taken or invalid. Raises `StoreError`
+    if the file can't be written, `InputError` for a value of another type.
     """
     tensors: dict[str, Tensor] = {}
     try:
@@ -168,7 +172,10 @@ def write_tree(path: str | os.PathLike[str], tree: Mapping[str, Any]) -> None:
 
 
 def read_tree(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read what `write_tree` wrote; tensors come back on the CPU, tuples as lists, int keys as ints."""
+    """Read a tree of `write_tree`: tensors are on the CPU, tuples become lists, int keys stay ints.
+
+    Raises `StoreError` for any other file.
+    """
     tensors, skeleton = read_container(path, "tree")
     try:
         return dict(_join(skeleton, tensors))
@@ -181,13 +188,13 @@ def _no_fit(path: str | os.PathLike[str], error: Exception) -> StoreError:
 
 
 def _unpack(about: Any, tensors: dict[str, Tensor]) -> Plan:
-    """Take the plan's tensors out of all that were stored."""
+    """Return the plan, its tensors removed from the stored `tensors`."""
     names = [name for name in tensors if name.startswith(PLAN)]
     return Plan.unpack({name.removeprefix(PLAN): tensors.pop(name) for name in names}, about)
 
 
 def _untie(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Split a state dict into distinct tensors and alias → name for those that are the very same memory."""
+    """Split a state dict into distinct tensors and alias → name of tensors that share their memory."""
     kept: dict[str, Tensor] = {}
     tied: dict[str, str] = {}
     first: dict[tuple[Any, ...], str] = {}
@@ -202,7 +209,7 @@ def _untie(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, st
 
 
 def _split(node: Any, tensors: dict[str, Tensor], path: tuple[Any, ...] = ()) -> Any:
-    """Replace every tensor of a nest by {"tensor": name} and collect it under that name; `path` leads to the node."""
+    """Replace every tensor below `node` by {"tensor": name}, and collect it under that name; `path` is the node's."""
     if dense(node):
         name = _free(".".join(map(str, path)), tensors)
         tensors[name] = node
@@ -219,7 +226,7 @@ def _split(node: Any, tensors: dict[str, Tensor], path: tuple[Any, ...] = ()) ->
 
 
 def _free(name: str, taken: Container[str]) -> str:
-    """Return a tensor's name, or a number where it is taken or none that safetensors can have."""
+    """Return a tensor's name, or a number if the name is taken or invalid in safetensors."""
     fit = [name] if name.isprintable() and name not in ("", "__metadata__") else []
     return next(each for each in chain(fit, map(str, count())) if each not in taken)
 

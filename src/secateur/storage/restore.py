@@ -1,7 +1,7 @@
-"""Bring a model to what was stored of it: its cut first, then its values.
+"""Restoring a model from its stored plan and values.
 
-All is checked before the model is touched. A cut is rehearsed on a copy of the model that has shapes but no values,
-so that a plan that makes no sense, or belongs to another model, leaves the model as it was.
+Both are checked before the model changes: a cut is tried first on a copy of the model on the meta device, so that an
+invalid plan, or one of another model, leaves the model unchanged.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from secateur.storage.container import dense
 def fill(
     model: nn.Module, state: Mapping[str, Tensor], plan: Plan | None, source: str, *, dtypes: bool = False
 ) -> None:
-    """Cut `model` in place as `plan` says, then copy `state` into it; `source` is what errors call the two.
+    """Cut `model` in place by `plan`, then copy `state` into it; `source` is their name in errors.
 
     A model that has the plan's small shapes already only gets the values. It keeps its own dtypes unless `dtypes`
-    gives it those of `state`. Raises `ModelError`, with the model as it was, where it is another than the one stored.
+    gives it those of `state`. Raises `ModelError` for another model than the stored one, which is then unchanged.
     """
     require_module(model)
     check_dense(model.state_dict(), model)
     if plan is not None and not _cut_already(model, plan, source):
         ghost = copy_with(model, _without_values)
         with _as_model_errors(source, model), warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # that values copied into the ghost go nowhere
+            warnings.simplefilter("ignore", UserWarning)  # of copies to the meta device
             _check_attributes(ghost, plan)
             apply(ghost, plan, inplace=True)
             _put(state, ghost, source)
@@ -44,7 +44,7 @@ def fill(
 
 
 def check_dense(state: Mapping[str, Any], model: nn.Module) -> None:
-    """Raise `ModelError` where a model's state holds anything but dense tensors with values."""
+    """Raise `ModelError` if a model's state holds anything but dense tensors with values."""
     for name, value in state.items():
         if not dense(value):
             raise ModelError(
@@ -63,7 +63,7 @@ def check_cut(plan: Plan, state: Mapping[str, Tensor]) -> None:
 
 
 def _put(state: Mapping[str, Tensor], model: nn.Module, source: str, dtypes: bool = False) -> None:
-    """Copy `state` into `model`, which must have exactly these tensors, else it is left untouched."""
+    """Copy `state` into `model`. Raises `ModelError`, with the model unchanged, unless it has exactly these tensors."""
     own = model.state_dict(keep_vars=True)
     missing, foreign = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     wrong = sorted(name for name in own.keys() & state.keys() if _kind(own[name]) != _kind(state[name]))
@@ -85,12 +85,12 @@ def _put(state: Mapping[str, Tensor], model: nn.Module, source: str, dtypes: boo
 
 
 def _kind(tensor: Tensor) -> tuple[Any, ...]:
-    """What must agree for values to be copied: the shape, and whether numbers are whole, real or complex."""
+    """Return the shape and the kind of numbers (integer, real or complex), which must agree for a copy."""
     return tuple(tensor.shape), tensor.is_floating_point(), tensor.is_complex()
 
 
 def _cut_already(model: nn.Module, plan: Plan, source: str) -> bool:
-    """Whether `model` has the shapes `plan` leaves. Raises `ModelError` where another cut gave it them."""
+    """Whether `model` has the shapes after `plan`. Raises `ModelError` if it has them from another cut."""
     tensors = named_tensors(model)
     left = {name: plan.shape_after(name) for name in plan.kept}
     if left == dict(plan.shapes) or any(
@@ -113,13 +113,13 @@ def _equal(one: Plan, other: Plan) -> bool:
 
 
 def _without_values(tensor: Tensor) -> Tensor:
-    """Return a tensor of the same shape and memory layout that has no values; a parameter stays one."""
+    """Return a meta tensor of the same shape, strides and dtype; a parameter for a parameter."""
     empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
     return nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
 
 
 def _check_attributes(model: nn.Module, plan: Plan) -> None:
-    """Raise `InputError` where an attribute of the plan is no size that the model holds, but part of its code."""
+    """Raise `InputError` if an attribute of the plan is private or reached through a callable: only sizes are set."""
     for key in plan.attributes:
         path, _, steps = key.partition(":")
         here: Any = dict(model.named_modules(remove_duplicate=False)).get(path)
@@ -131,7 +131,7 @@ def _check_attributes(model: nn.Module, plan: Plan) -> None:
 
 @contextmanager
 def _as_model_errors(source: str, model: nn.Module) -> Iterator[None]:
-    """Turn whatever a plan of another model, or of nonsense, leads to into a `ModelError`."""
+    """Turn every exception of a plan that does not fit the model into a `ModelError`."""
     try:
         yield
     except ModelError:

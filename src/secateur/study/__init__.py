@@ -1,4 +1,4 @@
-"""Studies: a grid of cells, each a recipe, done once and kept; see `plan`, `conduct` and `statistics`."""
+"""Studies: grids of recipes, each carried out once and stored; see `plan`, `conduct` and `statistics`."""
 
 from secateur.study.conduct import Standing, conduct
 from secateur.study.engines import ENGINES

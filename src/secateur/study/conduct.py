@@ -1,4 +1,4 @@
-"""Conduct a study: give ready tasks to the engine until all are done, and keep each result as it comes."""
+"""The main loop of a study: submit ready tasks to the engine until all are done, and store each result."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from secateur.study.work import Done, Place
 
 @dataclass
 class Standing:
-    """Where a study stands: tasks by key, done with their results, under way, and failed with the reason.
+    """Progress of a study by task key: `done` with results, `running`, and `failed` with the reason.
 
-    A task that needs a failed one is not tried and is none of the `failed`; its cell is lost all the same.
+    A task that needs a failed one is not tried and not in `failed`; its cell is lost too.
     """
 
     study: Study
@@ -29,11 +29,11 @@ class Standing:
     failed: dict[str, str] = field(default_factory=dict)
 
     def finished(self) -> list[GridCell]:
-        """Return the cells that are done."""
+        """Return the cells whose tasks are all done."""
         return [cell for cell in self.study.cells if all(key in self.done for key in cell.tasks.values())]
 
     def lost(self) -> list[tuple[GridCell, str, str]]:
-        """Return the cells that can't be done, each with the step that failed, as the table calls it, and why."""
+        """Return the cells with a failed task, each with the failed step's name in the table and the reason."""
         return [
             (cell, *next((step, self.failed[key]) for step, key in cell.tasks.items() if key in self.failed))
             for cell in self.study.cells
@@ -41,7 +41,7 @@ class Standing:
         ]
 
     def redo_lost(self, root: Path) -> None:
-        """Forget that a task is done whose folder is gone although a task that is not done needs it."""
+        """Remove from `done` the tasks with a missing run folder that an unfinished task needs."""
         for key, task in reversed(list(self.study.tasks.items())):
             if key not in self.done:
                 for need in task.needs:
@@ -50,7 +50,7 @@ class Standing:
                         self.done.pop(need, None)
 
     def next(self) -> Task | None:
-        """Return the first task that nobody does yet and that has all it needs."""
+        """Return the first task that is not started and whose needs are done; None without one."""
         for key, task in self.study.tasks.items():
             untouched = key not in self.done and key not in self.running and key not in self.failed
             if untouched and all(need in self.done for need in task.needs):
@@ -61,14 +61,14 @@ class Standing:
 def conduct(
     study: Study, place: Place, engine: Engine, show: Callable[[Standing], None] = lambda standing: None
 ) -> Standing:
-    """Do what of a study is not done yet, and return where it stands; `show` is called after every change.
+    """Carry out the unfinished tasks of a study and return its progress; `show` is called after every change.
 
-    Raises `StoreError` where another process is at work on a study in the same folder, `InputError` where it names user
-    code for a model and `place` does not trust it.
+    Failed tasks don't raise: they are in `failed`. Raises `StoreError` if another process is at work on a study in the
+    same folder, `InputError` if a model is user code and `place` does not trust it.
     """
-    asks = Context(place.root, place.trust, taken={})
+    trusted = Context(place.root, place.trust, taken={})
     for planned in study.tasks.values():
-        asks.check_code(str(getattr(planned.step, "model", "")))
+        trusted.check_code(str(getattr(planned.step, "model", "")))
     with locked(place.root):
         results = Results(place.root)
         standing = Standing(study, results.tasks(list(study.tasks)))
@@ -102,7 +102,7 @@ def conduct(
 
 
 def columns(standing: Standing) -> Mapping[str, tuple[str, str]]:
-    """Return what each number of the cells is called → the step and the number: "retrain.top1"."""
+    """Return the columns of the results: name, such as "retrain.top1", → (step, number)."""
     return {
         f"{step}.{number}": (step, number)
         for cell in standing.study.cells
@@ -112,7 +112,7 @@ def columns(standing: Standing) -> Mapping[str, tuple[str, str]]:
 
 
 def _keep_cells(results: Results, standing: Standing, kept: dict[str, dict[str, Any]]) -> None:
-    """Add to the results, and to `kept`, the finished cells that are not there, or were called something else."""
+    """Add to the results, and to `kept`, the finished cells that are missing or have other variables there."""
     for cell in standing.finished():
         values = dict(cell.values)
         if kept.get(cell.key) != values:

@@ -1,7 +1,7 @@
-"""Where tasks are carried out: in this process, in several on this machine, or wherever a registered engine has some.
+"""Engines that carry out tasks: in this process, in several on this machine, or registered ones elsewhere.
 
-An engine is told tasks that can be done now, in any order, and says which are done or have failed. A worker that is
-killed costs its attempt and nothing else: the task goes to another one and continues from its checkpoint.
+An engine receives ready tasks, in any order, and yields those that are done or have failed. The task of a killed
+worker is tried again by another one and continues from its checkpoint.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from secateur.study.plan import Task
 from secateur.study.work import Done, Place, carry_out
 
 TASK_ATTEMPTS = 3
-"""How often a task is tried whose worker dies."""
+"""Number of attempts of a task whose worker is killed."""
 
 Result: TypeAlias = Done | SecateurError
 
@@ -32,30 +32,30 @@ class Engine(Protocol):
 
     @property
     def free(self) -> int:
-        """How many more tasks it would start at once."""
+        """Number of further tasks it can start now."""
 
     def submit(self, task: Task) -> None:
-        """Begin a task."""
+        """Start a task."""
 
     def finished(self) -> Iterator[tuple[Task, Result]]:
-        """Wait until at least one task is done or has failed, and yield those."""
+        """Wait until a task is done or has failed, and yield all such tasks with their results."""
 
     def close(self) -> None:
-        """Give up what is unfinished."""
+        """Abandon unfinished tasks and release the workers."""
 
 
 ENGINES: Registry[Callable[[Place, int | None], Engine]] = Registry("engine")
-"""Name → what makes an engine from a place and the number of workers (None: as many as there are processors)."""
+"""Name → function of a place and a number of workers to an engine (None: one per processor)."""
 
 
 def processors() -> int:
-    """Return how many processors this process may use."""
+    """Return the number of processors available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @ENGINES.register("local")
 def local(place: Place, workers: int | None) -> Engine:
-    """Work on this machine; one worker is this very process."""
+    """Workers on this machine; one worker is this process itself."""
     count = processors() if workers is None else workers
     return Here(place) if count == 1 else Pool(place, count)
 
@@ -69,24 +69,24 @@ class Here:
 
     @property
     def free(self) -> int:
-        """One at a time."""
+        """1, or 0 while a task is waiting."""
         return 1 - len(self.waiting)
 
     def submit(self, task: Task) -> None:
-        """Put it off until somebody waits for it."""
+        """Store the task for `finished`."""
         self.waiting.append(task)
 
     def finished(self) -> Iterator[tuple[Task, Result]]:
-        """Do it."""
+        """Carry the stored task out, and yield it with its result."""
         task = self.waiting.pop()
         yield task, attempted(task, self.place)
 
     def close(self) -> None:
-        """There is nothing to give up."""
+        """Do nothing: there are no workers."""
 
 
 class Pool:
-    """Processes on this machine, which end with this one however that ends."""
+    """Worker processes on this machine, which end with this process, even if it is killed."""
 
     def __init__(self, place: Place, workers: int) -> None:
         self.place, self.workers = place, workers
@@ -97,22 +97,22 @@ class Pool:
 
     @property
     def free(self) -> int:
-        """As many as workers are idle."""
+        """Number of idle workers."""
         return self.workers - len(self.running)
 
     def submit(self, task: Task) -> None:
-        """Send it to a worker."""
+        """Send the task to a worker."""
         self.attempts[task.key] = self.attempts.get(task.key, 0) + 1
         try:
-            with _held_back(signal.SIGINT):  # a worker begins here, and has it so all its life
+            with _blocked(signal.SIGINT):  # inherited by a worker that starts here
                 future = self.pool.submit(attempted, task, self.place)
-        except BrokenProcessPool as error:  # a worker has just died: `finished` begins anew
+        except BrokenProcessPool as error:  # a worker has just died: `finished` restarts the pool
             future = Future()
             future.set_exception(error)
         self.running[future] = task
 
     def finished(self) -> Iterator[tuple[Task, Result]]:
-        """Wait for a worker; where one died, begin anew what was under way."""
+        """Wait for a result; after a worker's death, restart the pool and resubmit its tasks."""
         done, _ = wait(self.running, return_when=FIRST_COMPLETED)
         results = [(self.running.pop(future), future) for future in done]
         if any(isinstance(future.exception(), BrokenProcessPool) for _, future in results):
@@ -150,13 +150,13 @@ def attempted(task: Task, place: Place) -> Result:
         return error
     except MemoryError:
         return ModelError("The memory is used up: choose a smaller batch size, model or data subset.")
-    except Exception as error:  # one cell's trouble, whatever it is, is not the others'
+    except Exception as error:  # no failure of one cell stops the others
         return ModelError(f"{type(error).__name__}: {error}")
 
 
 @contextmanager
-def _held_back(number: signal.Signals) -> Iterator[None]:
-    """Have a signal wait until the block ends; for processes begun in it, for good. Where the system can't, nothing."""
+def _blocked(number: signal.Signals) -> Iterator[None]:
+    """Block a signal within the block, and for good in processes started there; no effect without pthreads."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -168,7 +168,7 @@ def _held_back(number: signal.Signals) -> Iterator[None]:
 
 
 def _follow_parent() -> None:
-    """Leave Ctrl-C to the process that started this one, and end with it."""
+    """Ignore Ctrl-C in a worker, and end it with its parent process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["SECATEUR_QUIET"] = "1"
     parent = multiprocessing.parent_process()

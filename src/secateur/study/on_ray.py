@@ -1,4 +1,4 @@
-"""The engine for many machines: tasks become tasks of a Ray cluster, which has to see the study's folder."""
+"""The engine for several machines: tasks of a Ray cluster, whose machines must share the study's folder."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from secateur.study.work import Place
 
 @ENGINES.register("ray")
 class OnRay:
-    """Workers of a Ray cluster: one that is there already, or one of this machine's processors.
+    """Workers of a Ray cluster: a running one (RAY_ADDRESS), or a new one of this machine's processors.
 
-    `workers` limits how many tasks are under way; None: as many as the cluster has processors.
+    `workers` is the most tasks at a time; None: the cluster's number of processors. Raises `MissingExtraError` without
+    Ray.
     """
 
     def __init__(self, place: Place, workers: int | None) -> None:
@@ -35,16 +36,16 @@ class OnRay:
 
     @property
     def free(self) -> int:
-        """As many as the cluster has processors at this moment, or as asked for."""
+        """`workers`, or the cluster's current number of processors, less the running tasks."""
         most = self.workers or max(1, int(self.ray.cluster_resources().get("CPU", 1)))
         return most - len(self.running)
 
     def submit(self, task: Task) -> None:
-        """Hand it to the cluster, which tries it again where its worker or machine dies."""
+        """Submit the task to the cluster, which retries it if its worker or machine dies."""
         self.running[self.remote.remote(task, self.place)] = task
 
     def finished(self) -> Iterator[tuple[Task, Result]]:
-        """Wait for the next one."""
+        """Wait for the next task to end, and yield it with its result."""
         done, _ = self.ray.wait(list(self.running), num_returns=1)
         for reference in done:
             task = self.running.pop(reference)
@@ -55,7 +56,7 @@ class OnRay:
                 yield task, ModelError(f"Ray gave it up after {TASK_ATTEMPTS} attempts ({reason}).")
 
     def close(self) -> None:
-        """Cancel what is under way, and leave the cluster if it was joined here."""
+        """Cancel running tasks, and disconnect from the cluster if it was joined here."""
         for reference in self.running:
             self.ray.cancel(reference, force=True)
         self.running.clear()

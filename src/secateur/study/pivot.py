@@ -1,4 +1,4 @@
-"""A study's cells as one table: methods × compression, say, with spread, against a baseline, and with a front."""
+"""A study's cells as one table, such as methods × compression, with spread, baseline differences and a Pareto front."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from secateur.study.summary import REPEATS, Flat, default_value
 
 Values: TypeAlias = tuple[Hashable, ...]
 Sample: TypeAlias = Mapping[tuple[Values, Values], Flat]
-"""The cells of one place of a table, by the values of what repeats them and of what is averaged."""
+"""The study cells of one table entry, by the values of the repeating and of the averaged variables."""
 Grid: TypeAlias = Mapping[Values, Mapping[Hashable, Sample]]
-"""Row, by the values of its variables → column, by the value of its variable → cells."""
+"""Values of the row variables → value of the column variable → study cells."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Which variables make rows and columns; which of the others repeat a measurement, and which are averaged."""
+    """The variables of rows and columns, those that repeat a measurement, and those averaged over."""
 
     rows: tuple[str, ...]
     columns: str | None
@@ -32,7 +32,10 @@ class Layout:
 
     @classmethod
     def of(cls, variables: Sequence[str], rows: Sequence[str], columns: str | None, one: bool) -> Layout:
-        """Lay `variables` out as asked, and as is usual where nothing was; with `one` column only."""
+        """Assign `variables` to the given `rows` and `columns`, or by default; `one` allows no column variable.
+
+        Raises `InputError` for an unknown or repeated variable, or a column variable with `one`.
+        """
         asked = [*rows, *([columns] if columns else [])]
         for name in asked:
             if name not in variables:
@@ -52,7 +55,7 @@ class Layout:
         return cls(tuple(rows), columns, repeats, tuple(name for name in left if name not in REPEATS))
 
     def grid(self, cells: Sequence[Flat]) -> Grid:
-        """Put each cell in its place."""
+        """Return the cells by row and column."""
         grid: dict[Values, dict[Hashable, dict[tuple[Values, Values], Flat]]] = {}
         for cell in cells:
             head = _key(cell.get(self.columns)) if self.columns else None
@@ -61,7 +64,10 @@ class Layout:
         return grid
 
     def beside(self, grid: Grid, baseline: str) -> dict[Values, Values]:
-        """Return with which row each is compared: the one that has `baseline` first and is alike otherwise."""
+        """Return row → the row it is compared with, which differs in its first value alone, the `baseline`.
+
+        Raises `InputError` without row variables, or for a baseline that is no value of the first one.
+        """
         if not self.rows:
             raise InputError(
                 "There is nothing to compare with a baseline: the study has no variable for rows."
@@ -87,14 +93,14 @@ def pivot(
 ) -> Table:
     """Return mean ± deviation of `value` for each combination of the variables `rows` and each value of `columns`.
 
-    By default rows are all variables but those that repeat (seed) and the last of the others, which makes the columns.
-    Of variables that are in neither, `REPEATS` make the deviation; all others are averaged within each repetition.
-    `baseline` is the value of the first row variable that all others are compared with, pair by pair: the difference
-    stands behind with its 95 % interval. `against` names a cost, such as retrain.nonzero: rows that no other beats in
-    cost and value are marked. Less is better of losses, errors, counts, bytes and seconds, of a cost whose name tells
-    nothing, too, and more of all others.
+    The default rows are all variables but `REPEATS` (seed, repeat) and the last of the others, which is the default
+    for columns. Of the variables in neither, `REPEATS` are the sample of the deviation; all others are averaged within
+    each repetition. `baseline` is a value of the first row variable, compared with all others pair by pair: a column
+    has the difference with its 95 % interval. `against` names a cost, such as retrain.nonzero: rows on the Pareto front
+    of cost and value are marked. Lower is better for losses, errors, counts, bytes, seconds and costs of unknown names,
+    higher for all others.
 
-    Raises `InputError` for a variable, value or number that there is not.
+    Raises `InputError` for an unknown variable, value or number, and without finished cells.
     """
     if not cells:
         raise InputError("No cell is done yet: secateur study run does them.")
@@ -136,7 +142,7 @@ def pivot(
 
 
 def _measured(sample: Sample, value: str, place: str) -> dict[str, Any]:
-    """Return mean and deviation of a number over the repetitions, called by their `place`."""
+    """Return mean and deviation of a number over the repetitions, under the key `place`; {} without any."""
     found = list(_means(_numbers(sample, value)).values())
     if not found:
         return {}
@@ -145,7 +151,7 @@ def _measured(sample: Sample, value: str, place: str) -> dict[str, Any]:
 
 
 def _compared(mine: Sample, theirs: Sample, value: str, place: str) -> dict[str, Any]:
-    """Return the difference of two places over the cells that both have, with its interval."""
+    """Return the mean difference of two samples over their common cells, with its interval; {} without any."""
     one, other = _numbers(mine, value), _numbers(theirs, value)
     both = [key for key in one if key in other]
     gap = paired(_means({key: one[key] for key in both}), _means({key: other[key] for key in both}))
@@ -157,7 +163,7 @@ def _compared(mine: Sample, theirs: Sample, value: str, place: str) -> dict[str,
 
 
 def _mark(lines: Sequence[dict[str, Any]], value: str, against: str) -> None:
-    """Mark the lines that no other beats."""
+    """Mark the lines on the Pareto front."""
     known = [line for line in lines if value in line and against in line]
     cost, gain = 1 if is_cost(against, unknown=True) else -1, -1 if is_cost(value) else 1
     marks = front([cost * line[against] for line in known], [gain * line[value] for line in known])
@@ -166,7 +172,7 @@ def _mark(lines: Sequence[dict[str, Any]], value: str, against: str) -> None:
 
 
 def _counted(samples: Iterable[Sample], value: str) -> int | str:
-    """Return how many repetitions a line has, from the fewest to the most of its places."""
+    """Return the number of repetitions of a line's entries, or "fewest–most"."""
     counts = {len(_means(_numbers(sample, value))) for sample in samples} - {0} or {0}
     return min(counts) if len(counts) == 1 else f"{min(counts)}–{max(counts)}"
 
@@ -176,7 +182,7 @@ def _numbers(sample: Sample, value: str) -> dict[tuple[Values, Values], float]:
 
 
 def _means(numbers: Mapping[tuple[Values, Values], float]) -> dict[Hashable, float]:
-    """Return the mean within each repetition: what shares a seed is no sample of its own."""
+    """Return the mean within each repetition: cells of one seed are one sample."""
     found: dict[Hashable, list[float]] = {}
     for (repeat, _), number in numbers.items():
         found.setdefault(repeat, []).append(number)
@@ -198,5 +204,5 @@ def _keys(cell: Flat, names: Iterable[str]) -> Values:
 
 
 def _key(value: Any) -> Hashable:
-    """Return a value that can be a key."""
+    """Return a scalar as it is, any other value as text."""
     return value if isinstance(value, str | int | float | bool | type(None)) else str(value)

@@ -1,4 +1,4 @@
-"""From a study file to cells and tasks: what there is to do, each thing once.
+"""Reading of a study file into cells and tasks, each task once.
 
     secateur: 1
     study:
@@ -10,9 +10,9 @@
     - {do: prune, run: dense, criterion: "{criterion}", amount: "{amount}", out: cut}
     - {do: retrain, run: cut, epochs: 2}
 
-Every combination of the variables is a *cell*; its steps are a recipe of its own. A step with all that came before it
-is a *task*, and its key is a hash of what determines its result. So cells share what they have in common: here the
-dense network is trained once for each seed.
+Every combination of the variables is a *cell*; its steps are a recipe of its own. A step with all steps before it
+is a *task*, and its key is a hash of their settings. So cells share tasks: here the dense network is trained once for
+each seed.
 """
 
 from __future__ import annotations
@@ -30,12 +30,15 @@ from secateur.steps import Step
 from secateur.steps.recipe import combinations, parse_recipe, read_yaml
 
 RUNS = "runs"
-"""The folder below a study's root that holds the run folders of its tasks, each named by its key."""
+"""Folder below a study's root of its tasks' run folders, each named by its task's key."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """One step, its folders filled in; `needs` are the keys of the tasks whose runs it reads."""
+    """One step with its run folders set; `needs` are the keys of the tasks whose runs it reads.
+
+    `folder` is its own run folder below the root; None for a step without one.
+    """
 
     key: str
     step: Step
@@ -45,7 +48,7 @@ class Task:
 
 @dataclass(frozen=True)
 class GridCell:
-    """One combination of the variables: `tasks` maps what the table calls each step to its task's key."""
+    """One combination of the variables: `tasks` maps each step's name in the table to its task's key."""
 
     key: str
     values: Mapping[str, Any]
@@ -54,9 +57,9 @@ class GridCell:
 
 @dataclass(frozen=True)
 class Study:
-    """All there is to do: the variables with their values, the cells, and the tasks by their keys.
+    """A study: the variables with their values, the cells, and the tasks by their keys.
 
-    Where values of a variable are mappings, their keys are no variables of their own, though cells have them.
+    Keys of values that are mappings are in the cells' `values`, but not in `variables`.
     """
 
     name: str
@@ -66,7 +69,7 @@ class Study:
 
 
 def read_study(path: str | Path) -> Study:
-    """Read a study file. Raises `InputError` where it makes no sense, naming what is wrong."""
+    """Read a study file. Raises `InputError` for an invalid one, naming the fault."""
     source = str(path)
     content = read_yaml(path)
     grid = content.get("study") if isinstance(content, Mapping) else None
@@ -93,7 +96,7 @@ def read_study(path: str | Path) -> Study:
 
 def _cell(values: Mapping[str, Any], steps: list[Step], tasks: dict[str, Task], source: str) -> GridCell:
     """Return a cell, its tasks added to `tasks`."""
-    left: dict[str, str] = {}  # name of a run folder in the recipe → key of the task that left it as it is
+    left: dict[str, str] = {}  # name of a run folder in the recipe → key of the last task that wrote it
     named: dict[str, str] = {}
     counts: Counter[str] = Counter()
     for step in steps:
@@ -107,7 +110,7 @@ def _cell(values: Mapping[str, Any], steps: list[Step], tasks: dict[str, Task], 
 
 
 def _task(step: Step, left: dict[str, str], source: str) -> Task:
-    """Return a step as a task, and note in `left` which run it leaves."""
+    """Return a step as a task, and record the run it writes in `left`."""
     fields = type(step).model_fields
     if "runs" in fields:
         raise InputError(
@@ -132,16 +135,18 @@ def _task(step: Step, left: dict[str, str], source: str) -> Task:
 
 
 def _check_apart(cells: list[GridCell], source: str) -> None:
-    """Raise `InputError` where two cells are the same but for what they are called."""
+    """Raise `InputError` if two cells have the same tasks."""
     seen: dict[str, GridCell] = {}
     for cell in cells:
         same = seen.setdefault(cell.key, cell)
         if same is not cell:
             names = [name for name in cell.values if cell.values[name] != same.values.get(name)]
             one, other = (", ".join(f"{name} {each.values[name]}" for name in names) for each in (same, cell))
-            told = f"{one} and {other}" if names else ", ".join(f"{n} {v}" for n, v in cell.values.items())
+            same_cells = (
+                f"{one} and {other}" if names else ", ".join(f"{n} {v}" for n, v in cell.values.items())
+            )
             raise InputError(
-                f"{source} has cells that do the same, {told}: a value is listed twice or used by no step."
+                f"{source} has cells that do the same, {same_cells}: a value is listed twice or used by no step."
             )
 
 

@@ -1,6 +1,6 @@
-"""What a person sees while a study runs: how far it is, and what is being done at this moment.
+"""Progress display of a study: its counts and running tasks.
 
-On a terminal that is a live table; elsewhere, in a log, a line whenever a cell is done or a task has failed.
+On a terminal a live table; elsewhere a log line for each finished cell or failed task.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from secateur.core.progress import console
 from secateur.study.conduct import Standing
 
 MOST_SHOWN = 12
-"""Tasks under way that are shown at most."""
+"""Most running tasks shown."""
 
 
 class Board:
@@ -34,7 +34,7 @@ class Board:
         self.done = 0
 
     def show(self, standing: Standing) -> None:
-        """Draw the table anew."""
+        """Redraw the table."""
         if self.standing is None:
             self.done = len(standing.done)
         self.standing = standing
@@ -44,7 +44,7 @@ class Board:
             self.live.refresh()
 
     def __rich__(self) -> Group:
-        """Return the table as it is at this moment; the clock goes on between two changes."""
+        """Return the current table; its clock advances between two changes."""
         return Group() if self.standing is None else self._drawn(self.standing)
 
     def _drawn(self, standing: Standing) -> Group:
@@ -70,13 +70,13 @@ class Board:
 
 
 class Log:
-    """Lines of what has come since the last ones."""
+    """Log lines of newly finished cells and failed tasks."""
 
     def __init__(self) -> None:
         self.told = (0, 0)
 
     def show(self, standing: Standing) -> None:
-        """Print a line if a cell more is done, or a task more has failed."""
+        """Print a line if another cell is done, or another task has failed."""
         done, failed = len(standing.finished()), len(standing.failed)
         if (done, failed) != self.told and (done or failed):
             many = "task" if failed == 1 else "tasks"
@@ -88,14 +88,14 @@ class Log:
 
 @contextmanager
 def board() -> Iterator[Board | Log]:
-    """Show a board while the block runs, or a log where the console is no terminal; neither, if it shall be quiet."""
+    """Show a board within the block, or a log if the console is no terminal; neither with SECATEUR_QUIET."""
     if os.environ.get("SECATEUR_QUIET"):
         yield Board(None)
         return
     if not console().is_terminal:
         yield Log()
         return
-    os.environ["SECATEUR_QUIET"] = "1"  # tasks have bars of their own, which would write across it
+    os.environ["SECATEUR_QUIET"] = "1"  # the tasks' own progress bars would write across the table
     drawn = Board(None)
     try:
         with Live(drawn, console=console(), refresh_per_second=2) as live:

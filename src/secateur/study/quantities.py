@@ -1,4 +1,4 @@
-"""What the numbers of a study are: of which less is better, which are fractions, and how they are written."""
+"""Kinds of a study's numbers, by name: costs, fractions, and their notation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from secateur.core.tables import NUMBER, Format, percent
 FRACTIONS = ("top1", "top5", "achieved", "requested", "cut")
 LOWER_IS_BETTER = ("loss", "error", "seconds", "parameters", "nonzero", "macs", "bytes_compressed")
 HIGHER_IS_BETTER = (*FRACTIONS, "compression", "speedup", "spearman", "kendall", "pairs")
-"""Numbers called so are fractions; of those whose names end so, less is better; of those called so, more is."""
+"""Names of fractions; name endings of numbers of which lower is better; names of numbers of which higher is."""
 
 
 def is_fraction(name: str) -> bool:
@@ -18,7 +18,7 @@ def is_fraction(name: str) -> bool:
 
 
 def is_cost(name: str, unknown: bool = False) -> bool:
-    """Whether of a number less is better; `unknown` where nothing tells.
+    """Whether lower is better for a number, as "step.number"; `unknown` (default False) for an unknown name.
 
     >>> is_cost("retrain.loss"), is_cost("connect.barrier.test_error"), is_cost("retrain.compression", unknown=True)
     (True, True, False)
@@ -29,7 +29,7 @@ def is_cost(name: str, unknown: bool = False) -> bool:
 
 
 def written(name: str) -> Format:
-    """Return how a mean and its deviation are written: "91.43 ± 0.12 %", "2.3041 ± 0.0016"."""
+    """Return the format of a mean and its deviation: "91.43 ± 0.12 %", "2.3041 ± 0.0016"."""
 
     def write(mean: float, deviation: float | None = None) -> str:
         if is_fraction(name):
@@ -42,7 +42,7 @@ def written(name: str) -> Format:
 
 
 def difference(name: str) -> Format:
-    """Return how a difference and its interval are written: "+0.80 (+0.55 to +1.05)", of fractions in points."""
+    """Return the format of a difference and its interval: "+0.80 (+0.55 to +1.05)", of fractions in points."""
 
     def write(gap: float, low: float | None = None, high: float | None = None) -> str:
         ends = [gap] if low is None or high is None else [gap, low, high]
@@ -56,7 +56,7 @@ def difference(name: str) -> Format:
 
 
 def _places(value: float, spread: float, sign: str = "") -> str:
-    """Write a number with as many decimals as show two digits of its spread."""
+    """Return a number with the decimals that give its spread two digits."""
     places = 1 - math.floor(math.log10(spread)) if spread and math.isfinite(spread) else 2
     return f"{value:{sign},.{max(0, places)}f}" if places <= 9 else f"{value:{sign}.4g}"
 

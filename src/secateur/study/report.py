@@ -1,4 +1,4 @@
-"""A study as one HTML page that works offline: chart, table, what was measured, and the file that makes it again."""
+"""A study as one offline HTML page: chart, table, all cells with their numbers, and the study file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,11 @@ def page(
     baseline: str | None = None,
     charts: Path | None = None,
 ) -> int:
-    """Write the page to `out`, and the chart below `charts`, and return the page's size in bytes."""
+    """Write the page to `out`, and the chart below `charts` if given, and return the page's size in bytes.
+
+    `value` (default: the last top-1) and `baseline` are those of `pivot`, whose errors are raised, with `StoreError`
+    if a file can't be written.
+    """
     from secateur.report.charts import save
     from secateur.report.content import Figure
     from secateur.report.html import render
@@ -58,7 +62,7 @@ def page(
 
 
 def _points(cells: list[Flat], variables: list[str], value: str) -> tuple[list[dict[str, Any]], str]:
-    """Return what the chart shows and the variable across: the last that does not repeat."""
+    """Return the chart's points and the variable of its x axis, the last that does not repeat."""
     rest = [name for name in variables if name not in REPEATS] or variables
     across, ways = rest[-1], rest[:-1]
     groups: dict[tuple[str, Any], list[float]] = {}

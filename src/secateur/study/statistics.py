@@ -1,4 +1,4 @@
-"""What repeated measurements say: mean and spread, a paired comparison with a baseline, and who is beaten by nobody.
+"""Statistics of repeated measurements: mean and spread, paired comparison with a baseline, and the Pareto front.
 
 Spread is the standard deviation of a sample (n − 1); intervals are two-sided, by Student's t.
 """
@@ -17,9 +17,9 @@ from secateur.core.errors import InputError
 
 @dataclass(frozen=True)
 class Summary:
-    """`n` measurements: their mean, standard deviation, and the interval that holds the true mean.
+    """`n` measurements: their mean, standard deviation, and confidence interval of the mean, `low` to `high`.
 
-    One measurement has neither a deviation nor an interval.
+    The last three are None for a single measurement.
     """
 
     n: int
@@ -30,7 +30,7 @@ class Summary:
 
 
 def summarise(values: Sequence[float], confidence: float = 0.95) -> Summary:
-    """Summarise measurements. Raises `InputError` where there are none.
+    """Summarise measurements, with an interval of this `confidence`. Raises `InputError` if there are none.
 
     >>> found = summarise([0.90, 0.92, 0.94])
     >>> round(found.mean, 3), round(found.deviation, 3), round(found.low, 3), round(found.high, 3)
@@ -51,9 +51,9 @@ def summarise(values: Sequence[float], confidence: float = 0.95) -> Summary:
 def paired(
     values: Mapping[Hashable, float], baseline: Mapping[Hashable, float], confidence: float = 0.95
 ) -> Summary | None:
-    """Summarise value − baseline over the keys (seeds) both have; None where they share none.
+    """Summarise value − baseline over their common keys (seeds); None without common keys.
 
-    Pairs that share a seed share its luck, which cancels: so the interval is narrower than those of the two means.
+    The effect of a seed common to a pair cancels, so the interval is usually narrower than those of the two means.
 
     >>> paired({0: 0.93, 1: 0.90}, {0: 0.92, 1: 0.89}).mean
     0.010000000000000009
@@ -63,7 +63,7 @@ def paired(
 
 
 def front(costs: Sequence[float], gains: Sequence[float]) -> list[bool]:
-    """Say of each point whether it is on the Pareto front: none costs as little and gains as much, and beats it in one.
+    """Tell for each point whether it is on the Pareto front: none is as good in cost and gain and better in one.
 
     >>> front([1, 2, 3], [0.8, 0.7, 0.9])
     [True, False, True]

@@ -1,10 +1,10 @@
-"""Results of a study: one SQLite file, to which rows are added and in which none is ever changed.
+"""Results of a study in one SQLite file, whose rows are added and never changed.
 
 tasks    key, do, result (JSON), seconds, finished, environment (JSON)
-cells    key, study, cell (JSON: the variables), tasks (JSON: step → key), finished; a row for each study a cell is in
-failures key, do, reason, failed; a row whenever a task was tried in vain
-plans    study, cells (JSON: their keys), planned; a row whenever a study was run with other cells than before
-results  a view for other programs: one row for each finished cell of each study as it was run last, a column for each
+cells    key, study, cell (JSON: the variables), tasks (JSON: step → key), finished; a row for each study of a cell
+failures key, do, reason, failed; a row for each failed attempt of a task
+plans    study, cells (JSON: their keys), planned; a row for each run of a study with other cells than before
+results  a view for other programs: one row for each finished cell of each study's last run, a column for each
          variable and number
 
 pandas.read_sql("select * from results", sqlite3.connect("study.sqlite"))
@@ -40,7 +40,10 @@ CURRENT = "(select cells from plans where plans.study = {study} order by rowid d
 
 
 class Results:
-    """The results kept in a folder. Raises `StoreError` for a file that is none of ours, or can't be written."""
+    """The results of studies in a folder, in `STUDY_FILE`, with its tables made by default (`create`).
+
+    Raises `StoreError`, here and in its methods, for a file that is no such database, or can't be written.
+    """
 
     def __init__(self, folder: Path, create: bool = True) -> None:
         self.path = (make_folder(folder) if create else folder) / STUDY_FILE
@@ -52,28 +55,28 @@ class Results:
 
     @classmethod
     def existing(cls, folder: Path) -> Results:
-        """Open the results of a study that was run, to read them. Raises `StoreError` where there are none."""
+        """Open existing results for reading. Raises `StoreError` if there are none."""
         if not (folder / STUDY_FILE).exists():
             raise StoreError(f"{folder} holds no results of a study: run it first, with secateur study run.")
         return cls(folder, create=False)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._database.close()
 
     def task(self, key: str) -> dict[str, Any] | None:
-        """Return a task's result, None where it has none yet."""
+        """Return a task's result, as `tasks`; None without one."""
         return self.tasks([key]).get(key)
 
     def tasks(self, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """Return the results there are of these tasks: its numbers, and "seconds"."""
+        """Return key → numbers, with "seconds", of those of these tasks that are done."""
         wanted = set(keys)
         with self._errors():
             rows = self._database.execute("select key, result, seconds from tasks").fetchall()
         return {key: {**json.loads(result), "seconds": s} for key, result, s in rows if key in wanted}
 
     def failures(self, keys: Sequence[str]) -> dict[str, str]:
-        """Return why these tasks failed when they were tried last, for those that did."""
+        """Return key → reason of the last failure, for those of these tasks that failed."""
         wanted = set(keys)
         with self._errors():
             known = self._database.execute("select 1 from sqlite_master where name = 'failures'").fetchone()
@@ -81,7 +84,7 @@ class Results:
             return {key: reason for key, reason in rows if key in wanted}
 
     def cells(self, study: str) -> dict[str, dict[str, Any]]:
-        """Return the finished cells of a study: key → variables, as they were called last."""
+        """Return the finished cells of a study: key → variables, as named last."""
         query = "select key, cell from cells where study = ? order by rowid"
         with self._errors():
             return {key: json.loads(cell) for key, cell in self._database.execute(query, (study,))}
@@ -93,18 +96,18 @@ class Results:
             self._database.execute("insert or ignore into tasks values (?, ?, ?, ?, ?, ?)", row)
 
     def keep_failure(self, key: str, do: str, reason: str) -> None:
-        """Add why a task failed."""
+        """Add a task's failure and its reason."""
         with self._errors(), self._database:
             self._database.execute("insert into failures values (?, ?, ?, ?)", (key, do, reason, _now()))
 
     def keep_cell(self, key: str, study: str, values: Mapping[str, Any], tasks: Mapping[str, str]) -> None:
-        """Add a cell all of whose tasks have results."""
+        """Add a finished cell."""
         row = (key, study, json.dumps(values), json.dumps(tasks), _now())
         with self._errors(), self._database:
             self._database.execute("insert or ignore into cells values (?, ?, ?, ?, ?)", row)
 
     def keep_plan(self, study: str, cells: Sequence[str]) -> None:
-        """Add which cells a study has now, if these are not the ones it had last."""
+        """Add the keys of a study's cells, if they differ from its last ones."""
         text = json.dumps(list(cells))
         with self._errors(), self._database:
             last = self._database.execute("select " + CURRENT.format(study="?"), (study,)).fetchone()
@@ -112,9 +115,9 @@ class Results:
                 self._database.execute("insert into plans values (?, ?, ?)", (study, text, _now()))
 
     def show(self, variables: Sequence[str], numbers: Mapping[str, tuple[str, str]]) -> None:
-        """Make the view `results`: `numbers` maps each column to the step and the number it holds.
+        """Make the view `results`: `numbers` maps each column to its step and number.
 
-        Studies that were run before plans were kept have all their cells in it.
+        A study without a stored plan, of an earlier version, has all its cells in it.
         """
         columns = ["cells.key", "cells.study"]
         columns += [f"json_extract(cell, {_text(f'$.{_name(v)}')}) as {_name(v)}" for v in variables]
@@ -146,7 +149,7 @@ def _now() -> str:
 
 
 def _name(text: str) -> str:
-    """Quote a name of a column, or in a JSON path."""
+    """Quote a column's name, or a key in a JSON path."""
     return '"' + text.replace('"', '""') + '"'
 
 

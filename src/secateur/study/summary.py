@@ -1,4 +1,4 @@
-"""A study's cells in numbers: what each came to, by name, and which are done."""
+"""A study's cells in numbers, by name, and their states."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ Flat: TypeAlias = Mapping[str, Any]
 """One finished cell: its variables, and its numbers as "step.number"."""
 
 REPEATS = ("seed", "repeat")
-"""Variables that repeat a measurement, unless asked for as rows or columns."""
+"""Variables that repeat a measurement, unless chosen as rows or columns."""
 
 
 def flat(standing: Standing) -> list[Flat]:
     """Return the finished cells in the study's order.
 
-    Beside what the steps measured there are, for each step that leaves a model, its `compression` (parameters of the
-    first model over those of this one that are not zero) and `speedup` (the same of multiply-accumulates); and as
-    "end.number" what the last step that has the number says, for cells that differ in how many steps they have.
+    Each step that writes a model also has its `compression` (parameters of the first model ÷ nonzero parameters of
+    this one) and `speedup` (the same of multiply-accumulates). "end.number" is the number of the last step that has
+    it, for cells of different numbers of steps.
     """
     return [_flat(cell.values, cell.tasks, standing.done) for cell in standing.finished()]
 
@@ -41,9 +41,9 @@ def _flat(values: Flat, tasks: Mapping[str, str], done: Mapping[str, Flat]) -> F
 
 
 def state(standing: Standing) -> Table:
-    """Return every cell of a study with its state and, where it is done, the accuracy its last step measured.
+    """Return a table of all cells with their states and the last top-1 of finished ones.
 
-    One that is lost tells which step failed when it was tried last, and why.
+    The state of a lost cell names its failed step and the reason.
     """
     lost = {id(cell): f"failed at {step}: {reason}" for cell, step, reason in standing.lost()}
     rows = []
@@ -64,7 +64,7 @@ def state(standing: Standing) -> Table:
 
 
 def default_value(cells: Sequence[Flat]) -> str:
-    """Return the accuracy the last step measured. Raises `InputError` where no step measured any."""
+    """Return the name of the top-1 measured last. Raises `InputError` if no step measured any."""
     names = [name for cell in cells for name in cell if name.endswith(".top1") and name != "end.top1"]
     if not names:
         raise InputError("No step of the study measures top1: say which number with --value.")

@@ -1,4 +1,4 @@
-"""Carry out one task, in whatever process: its step, and what is left of the model in numbers."""
+"""Carrying out one task: its step, and the size of the model it leaves."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SIZE_FIELDS = ("parameters", "nonzero", "macs", "macs_nonzero", "bytes_compresse
 
 @dataclass(frozen=True)
 class Done:
-    """What came of a task: its numbers and texts by name, and the seconds it took in all its attempts."""
+    """Result of a task: its numbers and texts by name, and its seconds over all attempts."""
 
     result: Mapping[str, Any]
     seconds: float
@@ -28,7 +28,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Place:
-    """Where tasks work: as in `Context`, and `threads` that torch may use in this process."""
+    """Settings of the workers: those of `Context`, and torch's `threads` per process (None: torch's default)."""
 
     root: Path
     trust: bool = False
@@ -38,7 +38,10 @@ class Place:
 
 @held()
 def carry_out(task: Task, place: Place) -> Done:
-    """Take a task's step, going on where an earlier attempt was interrupted."""
+    """Perform a task's step, continuing an interrupted attempt, and measure the model it leaves.
+
+    Raises `InputError` for a step without a run folder whose record has no single numbers, and the step's errors.
+    """
     import torch
 
     if place.threads is not None:
@@ -57,7 +60,7 @@ def carry_out(task: Task, place: Place) -> Done:
 
 
 def _outcome(task: Task, record: Any) -> dict[str, Any]:
-    """Return what a step without a run folder found. Raises `InputError` where that is not one of each number."""
+    """Return the numbers of a step without a run folder. Raises `InputError` if its record has none."""
     found = numbers(record)
     if record is not None and all(value is None for value in found.values()):
         raise InputError(
@@ -70,8 +73,8 @@ def _outcome(task: Task, record: Any) -> dict[str, Any]:
 def numbers(record: Any, inner: bool = True) -> dict[str, Any]:
     """Return the numbers and texts of a record by name.
 
-    Of a change from one number to another that is the second; a list of one thing is the thing, longer ones are left
-    out; what is `inner`, in mappings within the mapping, is called by both names.
+    A change, a list of two numbers, gives the second; a list of one entry counts as the entry, other lists are left
+    out. With `inner` (the default), entries of inner mappings are included as "outer.inner".
 
     >>> numbers({"top1": 0.9, "macs": [100, 50], "barrier": {"test": 0.1}, "rows": [{"alpha": 0.5}, {"alpha": 1.0}]})
     {'top1': 0.9, 'macs': 50, 'barrier.test': 0.1}

@@ -15,9 +15,9 @@ CHECKPOINT_FILE = "checkpoint.safetensors"
 
 
 class Checkpoint:
-    """The checkpoint of a folder, tied to what it was made with; without a folder it keeps nothing.
+    """The checkpoint file of a folder and the identity of its training; without a folder nothing is stored.
 
-    `identity` is a JSON value: a checkpoint made with another one is refused, not silently continued.
+    `identity` is a JSON value: a checkpoint with another one is refused, not silently continued.
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None, identity: Mapping[str, Any]) -> None:
@@ -30,14 +30,14 @@ class Checkpoint:
         return self.path is not None and self.path.exists()
 
     def write(self, state: Mapping[str, Any]) -> None:
-        """Replace the checkpoint by `state` (nested dicts of tensors and plain values)."""
+        """Replace the checkpoint by `state` (nested dicts of tensors and JSON values)."""
         if self.path is not None:
             write_tree(self.path, {"identity": self.identity, "state": dict(state)})
 
     def read(self) -> dict[str, Any] | None:
-        """Return the state to continue from, None where there is none.
+        """Return the stored state, or None without a checkpoint.
 
-        Raises `StoreError` for a corrupt file or one made with other settings, naming up to three of them.
+        Raises `StoreError` for a corrupt file or another identity, naming up to three differences.
         """
         if self.path is None or not self.exists:
             return None
@@ -52,7 +52,7 @@ class Checkpoint:
         return state
 
     def found(self) -> Mapping[str, Any] | None:
-        """Return the identity the checkpoint was made with; None where there is none, or none that can be read."""
+        """Return the identity stored in the checkpoint; None if there is no readable one."""
         if self.path is None or not self.exists:
             return None
         try:
@@ -61,12 +61,12 @@ class Checkpoint:
             return None
 
     def fits(self) -> bool:
-        """Whether there is a checkpoint and it was made with this identity."""
+        """Whether there is a checkpoint of this identity."""
         found = self.found()
         return found is not None and not _differences(found, self.identity)
 
     def remove(self) -> None:
-        """Delete the checkpoint, if there is one, and what killed processes left of others."""
+        """Delete the checkpoint, if there is one, and the temporary files of killed processes."""
         if self.path is not None:
             self.path.unlink(missing_ok=True)
             sweep(self.path.parent)
@@ -82,7 +82,7 @@ class Checkpoint:
 
 
 def _differences(old: Any, new: Any, name: str = "") -> list[str]:
-    """List where two JSON values differ, as "lr: 0.1, now 0.05"."""
+    """List the differences of two JSON values, as "lr: 0.1, now 0.05"."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         keys = [*old, *(key for key in new if key not in old)]
         return [line for key in keys for line in _differences(old.get(key), new.get(key), key)]

@@ -1,6 +1,6 @@
-"""Everything that determines a training run, as one validated value.
+"""The settings of a training run, as one validated value.
 
-The fields are the recipe's keys, the command line's options and the library's keyword arguments alike.
+Its fields are the recipe's keys, the command line's options and the library's keyword arguments.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from secateur.training.schedules import SCHEDULES
 
 
 class TrainConfig(BaseModel):
-    """Hyper-parameters of `secateur.train`; defaults train small image networks from scratch."""
+    """Hyper-parameters of `secateur.train`; the defaults suit small image networks trained from scratch."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -127,5 +127,5 @@ class TrainConfig(BaseModel):
 
 
 TARGET_OPTIONS = ("include", "keep", "layers")
-"""What any method can be told beside its own options: which parameters it may touch."""
+"""Options of every method beside its own: the selection of its parameters."""
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")

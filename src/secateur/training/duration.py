@@ -1,4 +1,4 @@
-"""Time in training as a value: "2ep", "500it" or "3%"."""
+"""Spans of training: "2ep", "500it" or "3%"."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Duration:
         return cls(float(match[1]), match[2] or "ep")
 
     def iterations(self, per_epoch: int, total: int) -> int:
-        """Return the span in whole iterations, given those of an epoch and of the whole run."""
+        """Return the span in iterations, rounded, from the iterations of an epoch and of the whole run."""
         return round(self.value * {"ep": per_epoch, "it": 1, "%": total / 100}[self.unit])
 
     def __str__(self) -> str:

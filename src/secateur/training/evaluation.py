@@ -1,6 +1,6 @@
-"""How good a classifier is: top-1, top-5 and cross-entropy over a whole split, exactly.
+"""Evaluation of classifiers: top-1, top-5 and cross-entropy over a whole split, exactly.
 
-Counts and sums are reduced over processes, never averages of averages: uneven last batches weigh what they hold.
+Counts and sums, not averages, are reduced over processes, so a smaller last batch has its own weight.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 class Tally:
     """Running sums over samples: `loss` in nats, `top1` and `top5` counts, `seen` samples.
 
-    Each batch is summed up on the device, and fetched only when the sums are asked for: counting does not make
-    the processor wait for the accelerator.
+    Each batch is summed on the device, and copied to the CPU only by `sums`, so `add` does not synchronise.
     """
 
     def __init__(self, loss: float = 0.0, top1: float = 0.0, top5: float = 0.0, seen: float = 0.0) -> None:
@@ -35,7 +34,7 @@ class Tally:
         self._waiting: list[Tensor] = []
 
     def add(self, logits: Tensor, labels: Tensor, loss_sum: Tensor) -> None:
-        """Count one batch: `logits` [N, classes], `labels` [N], `loss_sum` the batch's summed loss."""
+        """Count one batch: `logits` [N, classes], `labels` int64 [N], `loss_sum` the batch's summed loss, scalar."""
         hits = logits.detach().topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
         self._waiting.append(
             torch.stack([loss_sum.detach().float(), hits[:, 0].sum().float(), hits.sum().float()])
@@ -43,7 +42,7 @@ class Tally:
         self._seen += len(labels)
 
     def sums(self) -> dict[str, float]:
-        """Return the sums by name; batches are added one after the other, in float64."""
+        """Return the sums by name; batches are added in order, in float64."""
         for batch in torch.stack(self._waiting).cpu().double() if self._waiting else ():
             self._sums += batch
         self._waiting.clear()
@@ -76,10 +75,11 @@ def evaluate(
     channels_last: bool = True,
     progress: bool = True,
 ) -> dict[str, float]:
-    """Return {"loss", "top1", "top5"} of `model` on a split of `data`, in eval mode, as fractions.
+    """Return {"loss", "top1", "top5"} of `model` on a split of `data`: cross-entropy in nats, accuracies in 0..1.
 
-    The model stays on the device it is on and comes back in the mode it was in. Raises `ModelError` where its
-    output is not [batch, classes].
+    The model runs in eval mode on its own device and returns to its modes afterwards. `split` is test (the default)
+    or train. With a `fabric` its processes share the batches. Raises `ModelError` if the model can't take the inputs
+    or its output is not [batch, classes], `InputError` for an unknown split or a batch size below 1.
     """
     batches = Batches(
         data,
@@ -106,13 +106,16 @@ def evaluate(
 
 
 def try_out(model: nn.Module, data: Dataset) -> None:
-    """Run two samples through `model` in eval mode. Raises `ModelError` where model and data don't fit."""
+    """Run two samples through `model` in eval mode. Raises `ModelError` if model and data don't fit."""
     with evaluating(model), torch.no_grad():
         logits_of(model, each(lambda tensor: tensor.to(_device(model)), data.example(2)), data)
 
 
 def logits_of(model: nn.Module, inputs: Any, data: Dataset) -> Tensor:
-    """Run `model` on a batch (a tensor or keyword tensors) and return its [N, classes] logits."""
+    """Return the logits [N, classes] of `model` on a batch (a tensor or keyword tensors).
+
+    Raises `ModelError` if the model can't take the inputs, or its output has fewer columns than `data` classes.
+    """
     try:
         output = model(**inputs) if isinstance(inputs, dict) else model(inputs)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:

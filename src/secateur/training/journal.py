@@ -1,7 +1,7 @@
-"""The training log: one JSON object a line, appended as epochs end.
+"""The training log: one JSON object per line, appended as epochs end.
 
-Rows hold what a run computed and nothing of when or how fast, so that an interrupted and continued run leaves the
-same file, byte for byte, as an undisturbed one: on resuming, the file is put back to what it was at the checkpoint.
+Rows hold results and no times, so that a resumed run leaves the same file, byte for byte, as an uninterrupted one:
+on resuming, the file is cut back to its state at the checkpoint.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ MetricsRow = dict[str, Any]
 
 
 class Journal:
-    """Rows of one training, kept in memory and, given a folder, behind what its `metrics.jsonl` holds already.
+    """Rows of one training, kept in memory and, with a `folder`, appended to its `metrics.jsonl`.
 
-    `context` (such as {"step": 0, "do": "train"}) starts every row. With `tensorboard` the rows are also written
-    as TensorBoard files, each training in a folder of its own below `tensorboard`.
+    `context` (such as {"step": 0, "do": "train"}) starts every row. With `tensorboard` (default off) the rows are
+    also written as TensorBoard files, each training in its own folder below `tensorboard`. Raises
+    `MissingExtraError` without TensorBoard.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class Journal:
         )
 
     def write(self, **values: Any) -> MetricsRow:
-        """Append a row; floats keep nine significant digits, infinities and NaN become null."""
+        """Append and return a row; floats are rounded to nine significant digits, infinities and NaN become null."""
         row = {**self._context, **{name: _plain(value) for name, value in values.items()}}
         self.rows.append(row)
         if self._path is not None:
@@ -56,11 +57,11 @@ class Journal:
         return row
 
     def tree(self) -> dict[str, Any]:
-        """Return the state to `restore`: how many bytes of the file are older than this training, and its rows."""
+        """Return the state for `restore`: the length in bytes of the file before this training, and its rows."""
         return {"before": self._before, "rows": self.rows}
 
     def restore(self, tree: Mapping[str, Any]) -> None:
-        """Go back to a state, in the file as well."""
+        """Restore a state from `tree`, in memory and in the file."""
         self.rows, self._before = list(tree["rows"]), tree["before"]
         if self._path is not None:
             write_bytes(self._path, self._bytes()[: self._before] + _lines(self.rows))
@@ -70,7 +71,7 @@ class Journal:
 
     @staticmethod
     def reset(folder: str | os.PathLike[str], rows: Sequence[MetricsRow]) -> None:
-        """Make `rows` the whole log of `folder`."""
+        """Replace the log of `folder` by `rows`."""
         write_bytes(Path(folder) / METRICS_FILE, _lines(rows))
 
     def _bytes(self) -> bytes:
@@ -81,9 +82,9 @@ class Journal:
 
 
 def read_journal(folder: str | os.PathLike[str]) -> list[MetricsRow]:
-    """Return the rows in a run folder's log, none where there is no log.
+    """Return the rows of a run folder's log; [] without a log.
 
-    A last line without its end, cut off by a crash, is left out. Raises `StoreError` for any other broken line.
+    An unterminated last line, as a crash leaves it, is skipped. Raises `StoreError` for any other line that is no JSON.
     """
     path = Path(folder) / METRICS_FILE
     if not path.exists():
@@ -112,7 +113,7 @@ def _plain(value: Any) -> Any:
 
 
 def _tensorboard(folder: Path) -> Callable[[MetricsRow], None]:
-    """Return what adds a row's numbers to fresh TensorBoard files in `folder`."""
+    """Return a function that adds a row's floats to new TensorBoard files in `folder`."""
     library = need("torch.utils.tensorboard", extra="tensorboard", for_="Writing TensorBoard files")
     shutil.rmtree(folder, ignore_errors=True)
     with os_errors(f"write {folder}"):

@@ -1,4 +1,4 @@
-"""`train`: one public function for one process or several."""
+"""`train`: the public function for one process or several."""
 
 from __future__ import annotations
 
@@ -33,25 +33,25 @@ def train(
 ) -> Fit:
     """Train a classifier in place and return the log.
 
-    The model comes back in the modes it was in (train or eval, submodule by submodule); frozen parameters stay
-    as they are, and so does torch's global random state. A last batch of an epoch with fewer than two samples
-    for each process is left out, because a normalisation could make nothing of it.
+    The train or eval mode of each submodule, frozen parameters and torch's global random state are unchanged
+    afterwards. An epoch's last batch is skipped if it has fewer than two samples per process, too few for a
+    normalisation layer.
 
     Args:
-        model: any module mapping a batch to [N, classes] logits (or to an object with `.logits`).
+        model: any module mapping a batch to logits [N, classes] (or to an object with `.logits`).
         data: a data set from `secateur.data.load`.
-        config: a `TrainConfig`; or give its fields as `settings` (epochs=5, lr=0.1, optimizer="adamw", …).
-        masks: cuts that stay exactly zero throughout.
-        folder: where to write `metrics.jsonl`, checkpoints and snapshots. A training that was interrupted there is
-            continued; the checkpoint goes when the training is done.
+        config: a `TrainConfig`; its fields can also be given as `settings` (epochs=5, lr=0.1, optimizer="adamw", …).
+        masks: name → boolean mask, True keeps; cut weights stay exactly zero throughout.
+        folder: folder of `metrics.jsonl`, checkpoints and snapshots. An interrupted training in it is continued;
+            the checkpoint is deleted at the end. None (the default) writes no files.
         context: values that start every row of the log.
-        identity: what a checkpoint in `folder` must have been made with; settings, data, model and masks by
-            default. Who gives it removes the checkpoint, once the trained model is safe.
+        identity: required identity of a checkpoint in `folder`; by default settings, data, model and masks. A caller
+            that gives one deletes the checkpoint itself, once the trained model is stored.
 
     Raises:
-        InputError: for a setting that makes no sense.
-        ModelError: where model and data don't fit, or the training diverges.
-        StoreError: where the folder can't be written or holds another run's checkpoint.
+        InputError: for an invalid setting.
+        ModelError: if model and data don't fit, or the training diverges.
+        StoreError: if the folder can't be written or holds another run's checkpoint.
     """
     try:
         config = TrainConfig(**{**(config.model_dump() if config else {}), **settings})
@@ -71,7 +71,10 @@ def train(
 def identity_of(
     config: TrainConfig, model: nn.Module, data: Dataset, masks: Mapping[str, Tensor] | None
 ) -> dict[str, Any]:
-    """Return what determines a training's result as JSON, leaving out where it runs."""
+    """Return the settings, data, model and masks that determine a training's result, as a JSON value.
+
+    Settings of the machine (devices, accelerator, …) are left out.
+    """
     machine = {name for name, field in TrainConfig.model_fields.items() if field.json_schema_extra}
     cuts = Masks(masks or {})
     digest = hashlib.sha256(b"".join(bits.numpy().tobytes() for bits in cuts.pack().values())).hexdigest()

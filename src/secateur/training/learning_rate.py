@@ -1,4 +1,4 @@
-"""The learning rate of every iteration of a training: warm-up, then the schedule."""
+"""The learning rate of each iteration: warm-up, then the schedule."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from secateur.training.schedules import SCHEDULES
 
 
 def learning_rate(iteration: int, per_epoch: int, config: TrainConfig) -> float:
-    """Return the learning rate of `iteration` (0-based): linear warm-up, then the schedule."""
+    """Return the learning rate of `iteration` (0-based).
+
+    lr (i + 1) / (w + 1) for iterations i below the w of the warm-up, then lr times the schedule's factor.
+    """
     total = per_epoch * config.epochs
     warmup = Duration.parse(config.warmup).iterations(per_epoch, total)
     if iteration < warmup:

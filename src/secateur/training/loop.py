@@ -1,8 +1,8 @@
-"""The training loop: small enough to read, exact enough to resume.
+"""The training loop, resumable bit by bit.
 
 Order, augmentation, dropout and learning rate are pure functions of (seed, iteration), so a checkpoint is the
-model, the optimiser and a few sums. `batch_size` is the global batch: with several processes each computes its
-share of the very same batch and the gradients add up to the same mean.
+model, the optimiser and a few sums. `batch_size` is the global batch: each of several processes computes its
+share of the same batch, and their gradients add up to the same mean.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Fit:
-    """What training gives back: the log's `rows` (one an epoch), `seconds` spent, and where it was resumed.
+    """Result of a training: the log's `rows`, the `seconds` spent and `resumed_at`, the iteration it resumed from.
 
-    `masks` are those given and what a method has cut.
+    `resumed_at` is 0 for an uninterrupted training; `masks` combine those given with the cuts of a method.
     """
 
     rows: list[MetricsRow]
@@ -73,9 +73,11 @@ def fit(
 ) -> Fit:
     """Train `model` in place by `config` in this process of `fabric`; see `secateur.train` for the public form.
 
-    `folder` receives the log, the snapshots and the checkpoints, and is looked into for one to continue from;
-    `identity` is what such a checkpoint must have been made with; `context` starts every row of the log. The
-    checkpoint of the finished training is left in the folder.
+    `folder` holds the log, the snapshots and the checkpoints, one of which is continued from if its identity is
+    `identity`; `context` starts every row of the log. The checkpoint of the finished training stays in the folder.
+
+    Raises `InputError` for a start past the end or too small a batch, `ModelError` if model and data don't fit or
+    the loss is no finite number, `StoreError` for a checkpoint of another identity.
     """
     model.to(fabric.device)
     batches = _batches(data, config, fabric)
@@ -116,7 +118,7 @@ def fit(
         resumed_at = state.iteration
 
         def note(trained: nn.Module, cut: Masks) -> None:
-            """Measure, write it down, and start counting anew."""
+            """Evaluate, write a row and reset the tally."""
             epoch, rate = state.iteration // per_epoch, learning_rate(state.iteration - 1, per_epoch, config)
             measured = _measured(state.tally, trained, data, fabric)
             if method is not None:
@@ -131,12 +133,12 @@ def fit(
             state.tally = Tally()
 
         def noted() -> bool:
-            """Whether the last row is of this moment."""
+            """Whether the last row is of this iteration."""
             return bool(journal.rows) and journal.rows[-1]["iteration"] == state.iteration
 
         with bar(title, total, resumed_at, shown=fabric.is_global_zero) as running:
             if begin < resumed_at < total and resumed_at % row_every == 0 and not noted():
-                note(result, Masks({}) if method is None else method.masks)  # it was to be the last row then
+                note(result, Masks({}) if method is None else method.masks)  # deferred as the last row then
             for batch in _remaining(batches, resumed_at, total):
                 rate = learning_rate(state.iteration, per_epoch, config)
                 for group in optimizer.param_groups:
@@ -153,7 +155,7 @@ def fit(
                     state.tally = state.tally.reduced(fabric)
                     if state.iteration < total:
                         note(result, Masks({}) if method is None else method.masks)
-                if fabric.is_global_zero:  # before the checkpoint, behind which training would go on
+                if fabric.is_global_zero:  # before the checkpoint: a resumed training can't take it
                     snapshots.take(state.iteration, model)
                 if fabric.is_global_zero and (state.iteration % every == 0 or state.iteration == total):
                     checkpoint.write(state.tree())
@@ -163,7 +165,7 @@ def fit(
             if method is not None:
                 final = method.finish() & final
             if total and not noted():
-                note(model, final)  # the last epoch's numbers are those of what training leaves
+                note(model, final)  # the last row measures the final model
     model.zero_grad()
     return Fit(journal.rows, state.seconds, resumed_at if resumed_at > begin else 0, final)
 
@@ -178,7 +180,7 @@ def _method(
     per_epoch: int,
     enough: int,
 ) -> AbstractContextManager[Method | None]:
-    """Start the config's method, where it names one."""
+    """Start the config's method, if it names one."""
     if config.method is None:
         return nullcontext()
     left_over = len(data.train) % config.batch_size
@@ -196,7 +198,7 @@ def _method(
 
 
 def _batches(data: Dataset, config: TrainConfig, fabric: Fabric) -> Batches:
-    """Return this process's share of the training batches."""
+    """Return this process's share of the training batches. Raises `InputError` for fewer samples than processes."""
     if min(config.batch_size, len(data.train)) < fabric.world_size:
         raise InputError(
             f"Batches of {min(config.batch_size, len(data.train))} can't be shared out over {fabric.world_size} "
@@ -226,7 +228,7 @@ def _trainable(model: nn.Module) -> list[nn.Parameter]:
 
 
 def _remaining(batches: Batches, start: int, total: int) -> Iterator[Batch]:
-    """Yield the batches number `start` to `total` of all epochs together."""
+    """Yield batches `start` to `total` − 1, counted over all epochs."""
     while start < total:
         epoch, number = divmod(start, len(batches))
         yield from batches.epoch(epoch, number)
@@ -234,7 +236,7 @@ def _remaining(batches: Batches, start: int, total: int) -> Iterator[Batch]:
 
 
 def _averaging(model: nn.Module, decay: float | None) -> AveragedModel | None:
-    """Return an exponential moving average of `model`, its running statistics included."""
+    """Return an exponential moving average of `model`, running statistics included; None without a decay."""
     if decay is None:
         return None
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)  # type: ignore[no-untyped-call]
@@ -250,7 +252,7 @@ def _learn(
     config: TrainConfig,
     fabric: Fabric,
 ) -> tuple[Tensor, Tensor]:
-    """Take one step of gradient descent; return this process's logits and the sum of its losses."""
+    """Take one optimiser step; return this process's logits [N, classes] and the sum of its losses."""
     logits = logits_of(model, batch.inputs, data)
     losses = functional.cross_entropy(
         logits.float(), batch.labels, reduction="sum", label_smoothing=config.label_smoothing
@@ -268,16 +270,16 @@ def _learn(
 
 
 def _measured(tally: Tally, model: nn.Module, data: Dataset, fabric: Fabric) -> dict[str, float]:
-    """Return the epoch's numbers: on the training batches as they were met, and of `model` on the test split."""
+    """Return the epoch's means over its training batches, and those of `model` on the test split."""
     for buffer in model.buffers() if fabric.world_size > 1 else ():
-        torch.distributed.broadcast(buffer, src=0)  # the first process's running statistics count
+        torch.distributed.broadcast(buffer, src=0)  # evaluate the first process's statistics
     train = tally.means()
     test = evaluate(model, data, fabric=fabric, progress=False)
     return {"train_loss": train["loss"], "train_top1": train["top1"], **test}
 
 
 def make_fabric(config: TrainConfig, strategy: Any = "auto") -> Fabric:
-    """Return the Fabric for a config. Raises `InputError` for an accelerator that isn't there."""
+    """Return the Fabric of a config. Raises `InputError` for devices, an accelerator or a precision it refuses."""
     need("lightning_fabric", for_="Training")
     from lightning_fabric import Fabric
 

@@ -17,7 +17,7 @@ OPTIMIZERS: Registry[Callable[..., torch.optim.Optimizer]] = Registry("optimizer
 def sgd(
     parameters: Parameters, *, lr: float, momentum: float, nesterov: bool, weight_decay: float
 ) -> torch.optim.Optimizer:
-    """Stochastic gradient descent with momentum, Nesterov's if asked."""
+    """Stochastic gradient descent with momentum, classical or Nesterov's."""
     return torch.optim.SGD(
         parameters, lr=lr, momentum=momentum, nesterov=nesterov and momentum > 0, weight_decay=weight_decay
     )
@@ -25,7 +25,7 @@ def sgd(
 
 @OPTIMIZERS.register("adam")
 def adam(parameters: Parameters, *, lr: float, weight_decay: float) -> torch.optim.Optimizer:
-    """Adam (Kingma & Ba 2015); the penalty is part of the gradient."""
+    """Adam (Kingma & Ba 2015); the L2 penalty is part of the gradient."""
     return torch.optim.Adam(parameters, lr=lr, weight_decay=weight_decay)
 
 

@@ -1,10 +1,9 @@
 """Training in several processes on one machine.
 
-Tensors go to the processes, and the result or the error comes back, through safetensors and JSON files in a
-temporary folder that only this user can open: so neither the size of the shared memory nor the number of open files
-limits a model. The model without its tensors, which may be large as well, is fetched by the processes through a
-socket in that folder. A process that starts by running the caller's script again, for want of a main guard, says so
-in the folder and ends.
+Tensors are passed to the processes, and the result or the error back, as safetensors and JSON files in a temporary
+folder of mode 0700: so neither the size of the shared memory nor the number of open files limits a model. The
+processes fetch the model without its tensors, which may be large as well, through a socket in that folder. A process
+that runs the caller's script again, for lack of a main guard, reports the error in the folder and ends.
 """
 
 from __future__ import annotations
@@ -52,9 +51,9 @@ GUARD = (
 
 
 def spread(model: nn.Module, data: Dataset, config: TrainConfig, arguments: Mapping[str, Any]) -> Fit:
-    """Run `fit` in `config.devices` processes and load what the first one made into `model`.
+    """Run `fit` in `config.devices` processes and load the trained weights of the first one into `model`.
 
-    Raises what `fit` raises, `InputError` where the calling script lacks a main guard, `ModelError` for a model
+    Raises the errors of `fit`, `InputError` if the calling script lacks a main guard, `ModelError` for a model
     whose class other processes can't import.
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):
@@ -84,7 +83,7 @@ def spread(model: nn.Module, data: Dataset, config: TrainConfig, arguments: Mapp
 
 
 def _serve(listener: Listener, parcel: Parcel, times: int) -> None:
-    """Hand the parcel to each process that asks."""
+    """Send the parcel to the first `times` processes that connect."""
     with suppress(OSError):  # closed because the training failed
         for _ in range(times):
             with listener.accept() as connection:
@@ -120,7 +119,7 @@ def _fetch(socket: Path) -> Parcel:
 
 @dataclass(frozen=True)
 class Parcel:
-    """What a process is told: the model with empty tensors, the facts of the data set, `fit`'s other arguments."""
+    """Input of a process: the model with empty tensors, the facts of the data set, `fit`'s other arguments."""
 
     model: nn.Module
     facts: dict[str, Any]
@@ -128,7 +127,7 @@ class Parcel:
 
 
 def _pack(path: Path, model: nn.Module, data: Dataset, arguments: Mapping[str, Any]) -> Parcel:
-    """Write all tensors to `path` and return the rest. Raises `ModelError` for a class only this process knows."""
+    """Write all tensors to `path` and return the rest. Raises `ModelError` for a class that can't be pickled."""
     masks = dict(arguments["masks"] or {})
     tensors = {"model": [tensor.data for tensor in _tensors(model)], "masks": masks}
     write_tree(path, {**tensors, "train": vars(data.train), "test": vars(data.test)})
@@ -148,7 +147,7 @@ def _pack(path: Path, model: nn.Module, data: Dataset, arguments: Mapping[str, A
 
 
 def _unpack(path: Path, parcel: Parcel) -> tuple[nn.Module, Dataset]:
-    """Put a parcel and its tensors together again."""
+    """Return the model and the data set of a parcel and its tensors."""
     tree = read_tree(path)
     for tensor, values in zip(_tensors(parcel.model), tree["model"], strict=True):
         tensor.data = values
@@ -162,14 +161,14 @@ def _tensors(model: nn.Module) -> list[Tensor]:
 
 
 def _report(error: SecateurError) -> None:
-    """Leave the first process's error for the parent; what the others meet follows from it."""
+    """Write the first error for the parent; later ones follow from it."""
     path = Path(os.environ[EXCHANGE]) / ERROR
     if not path.exists():
         write_json(path, [type(error).__name__, str(error)])
 
 
 def _reason(folder: Path, error: ProcessException) -> Exception:
-    """Return the error a process left, or what can be said without: killed, or a fault with its traceback."""
+    """Return the error reported by a process; without one, an error for a killed process, else `error` itself."""
     if (folder / ERROR).exists():
         name, message = read_json(folder / ERROR)
         kind: type[SecateurError] = getattr(errors, name)
@@ -183,7 +182,7 @@ def _reason(folder: Path, error: ProcessException) -> Exception:
 
 @contextmanager
 def _surroundings(folder: str) -> Iterator[None]:
-    """Tell the processes about `folder`, keep the libraries quiet, and leave no process and no variable behind."""
+    """Name `folder` in the environment and silence libraries; at the end, stop the processes and undo both."""
     variables, mine = dict(os.environ), set(multiprocessing.active_children())
     os.environ.update({EXCHANGE: folder, "TORCH_CPP_LOG_LEVEL": "ERROR"})
     spawning = logging.getLogger("torch.multiprocessing.spawn")
@@ -199,7 +198,7 @@ def _surroundings(folder: str) -> Iterator[None]:
 
 
 def _end(process: Any) -> None:
-    """Wait for a process that a Ctrl-C has reached as well; interrupt it, then kill it, where it does not end."""
+    """Wait a second for a process, then interrupt it, then kill it, waiting five seconds after each."""
     process.join(1)
     for number in (signal.SIGINT, signal.SIGKILL):
         if process.is_alive():

@@ -1,7 +1,7 @@
 """Learning-rate schedules as pure functions of time.
 
-A schedule maps the epoch reached (a fraction in mid-epoch) to a factor on the peak learning rate; its keyword-only
-parameters are fields of a `TrainConfig`. Nothing is accumulated, so a run continued anywhere is on the same curve.
+A schedule maps the epoch (fractional in mid-epoch) to a factor on the peak learning rate; its keyword-only
+parameters are fields of a `TrainConfig`. Nothing is accumulated, so a resumed run follows the same curve.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ SCHEDULES: Registry[Callable[..., float]] = Registry("schedule")
 
 @SCHEDULES.register("constant")
 def constant(epoch: float) -> float:
-    """The peak rate all along."""
+    """The peak rate throughout."""
     return 1.0
 
 
@@ -46,5 +46,5 @@ def cosine(epoch: float, *, epochs: int) -> float:
 
 
 def _cuts(epoch: float, lr_every: float) -> int:
-    """Count the whole `lr_every` in `epoch`, whatever the rounding of either."""
+    """Return ⌊epoch / lr_every⌋, with a tolerance of 1e-9 for rounding."""
     return math.floor(epoch / lr_every + 1e-9)

@@ -1,4 +1,4 @@
-"""A model as it was at given moments of its training, one file for each: what a rewinding goes back to."""
+"""Snapshots of a model's weights at given iterations of its training, one file each, for rewinding."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FOLDER = "snapshots"
 
 
 class Snapshots:
-    """The snapshots a training is to take in `folder`, at each of `iterations`."""
+    """The snapshots of a training in `folder`, one at each of `iterations`; none without a folder."""
 
     def __init__(self, folder: str | os.PathLike[str] | None, iterations: Collection[int]) -> None:
         self.folder, self.iterations = folder, set(iterations)
@@ -26,7 +26,7 @@ class Snapshots:
     def at(
         cls, folder: str | os.PathLike[str] | None, spans: Sequence[str], per_epoch: int, total: int
     ) -> Snapshots:
-        """Take them after these spans of training. Raises `InputError` for one past the end, or without a folder."""
+        """Return the snapshots after these spans. Raises `InputError` for one past the end, or without a folder."""
         moments = {span: Duration.parse(span).iterations(per_epoch, total) for span in spans}
         late = [span for span, moment in moments.items() if moment > total]
         if late:
@@ -40,18 +40,18 @@ class Snapshots:
         return cls(folder, moments.values())
 
     def take(self, iteration: int, model: nn.Module) -> None:
-        """Write the model's tensors by their names, where this is one of the moments."""
+        """Write the model's `state_dict` if `iteration` is one of the `iterations`."""
         if self.folder is not None and iteration in self.iterations:
             write_tree(snapshot_path(self.folder, iteration), model.state_dict())
 
 
 def snapshot_path(folder: str | os.PathLike[str], iteration: int) -> Path:
-    """Return where the snapshot of an iteration is."""
+    """Return the path of the snapshot of an iteration."""
     return Path(folder) / FOLDER / f"{iteration}.safetensors"
 
 
 def read_snapshot(folder: str | os.PathLike[str], iteration: int) -> dict[str, Tensor]:
-    """Return the `state_dict` after `iteration` steps. Raises `StoreError` where it is missing or corrupt."""
+    """Return the `state_dict` after `iteration` steps. Raises `StoreError` if it is missing or corrupt."""
     path = snapshot_path(folder, iteration)
     if not path.exists():
         raise StoreError(f"{path} is missing: train with snapshots=['{iteration}it'].")

@@ -1,4 +1,4 @@
-"""Everything that changes while a model trains, as one tree that can be stored and put back."""
+"""The state of an unfinished training, as one tree for checkpoints."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from secateur.training.journal import Journal
 
 
 class TrainingState:
-    """Where a training stands: `iteration` batches done, the `tally` of the epoch, model, optimiser and log.
+    """State of a training: the number of batches done `iteration`, the epoch's `tally`, model, optimiser and log.
 
-    `average` is the moving average of the weights, where one is kept; `precision` is Fabric's, which may scale
-    the loss; `method` prunes meanwhile, where one does.
+    `average` is the moving average of the weights, or None; `precision` is Fabric's plugin, which may scale the
+    loss; `method` is the pruning method at work, or None.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class TrainingState:
         journal: Journal,
         method: Method | None = None,
     ) -> None:
-        """Stand at the beginning."""
+        """Start at iteration 0."""
         self.iteration = 0
         self.tally = Tally()
         self.journal = journal
@@ -44,11 +44,11 @@ class TrainingState:
 
     @property
     def seconds(self) -> float:
-        """Seconds spent so far, before an interruption and since."""
+        """Seconds spent so far, those before an interruption included."""
         return time.perf_counter() - self._began
 
     def tree(self) -> dict[str, Any]:
-        """Return the state as nested dicts of tensors and plain values."""
+        """Return the state as nested dicts of tensors and JSON values."""
         return {
             "iteration": self.iteration,
             "tally": self.tally.sums(),
@@ -58,7 +58,7 @@ class TrainingState:
         }
 
     def restore(self, tree: dict[str, Any]) -> None:
-        """Go back to the state that `tree` describes. Raises `StoreError` for that of another model."""
+        """Restore the state in `tree`. Raises `StoreError` for that of another model."""
         try:
             for name, part in self._parts.items():
                 part.load_state_dict(tree[name])
@@ -75,7 +75,7 @@ class TrainingState:
 
 
 def _match_layouts(optimizer: torch.optim.Optimizer) -> None:
-    """Lay the optimiser's tensors out in memory like their parameters, so that it computes the very same bits."""
+    """Give the optimiser's tensors the memory layout of their parameters, for bit-identical steps."""
     for parameter, state in optimizer.state.items():
         for name, value in state.items():
             if isinstance(value, torch.Tensor) and value.shape == parameter.shape:

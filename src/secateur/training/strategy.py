@@ -1,4 +1,4 @@
-"""Fabric's data-parallel strategy, as `train` wants it. Importing this imports Lightning Fabric."""
+"""Fabric's data-parallel strategy for `train`. Importing this module imports Lightning Fabric."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 
 
 class SpawnStrategy(DDPStrategy):
-    """One spawned process per device, parameters without a gradient allowed, and no banner on standard error."""
+    """DDP of one spawned process per device; parameters may lack gradients, and no banner goes to standard error."""
 
     def __init__(self) -> None:
         """Configure Fabric's strategy."""
         super().__init__(start_method="spawn", find_unused_parameters=True)
 
     def setup_environment(self) -> None:
-        """Join the other processes."""
+        """Silence Fabric's log in the process, and join the group."""
         logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
         super().setup_environment()

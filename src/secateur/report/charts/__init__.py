@@ -1,9 +1,8 @@
-"""Charts of pruning: rows of plain data in, one Vega-Altair chart out.
+"""Charts of pruning: functions from rows of plain data to a Vega-Altair chart.
 
-Each chart is defined once and serves as an interactive figure in the report and as an SVG or PNG file.
-Fractions go in and percent is shown. A chart carries its description in words (`description`), so that it can
-be read to those who don't see it, and no title: the caption around it is the title. Nothing here needs pandas
-or a network.
+Each chart is defined once, for the interactive figure in the report and for SVG and PNG files. Fractions are
+shown in percent. A chart has a `description` in words for screen readers, and no title: its caption is the title.
+Neither pandas nor a network is needed.
 """
 
 from secateur.report.charts.accuracy import accuracy_against_sparsity, averaged

@@ -1,4 +1,4 @@
-"""What pruning costs in accuracy: top-1 against sparsity, method by method."""
+"""Chart of top-1 against sparsity, a line per method."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ ACCURACY_STAGES = ("retrained", "as cut")
 
 
 def accuracy_against_sparsity(rows: Iterable[ChartRow]) -> alt.LayerChart:
-    """Top-1 on the test split against sparsity, a line per method, as cut (dashed) and retrained (solid).
+    """Return a chart of top-1 on the test split against sparsity, a line per method and stage.
 
-    `rows` are {"method", "sparsity", "top1", "stage": "as cut" | "retrained" | "dense"}. Several runs (seeds)
-    of one point become their mean in a band from the least to the most. The dense rows make the horizontal
-    reference. Raises `InputError` where nothing was pruned.
+    As cut is dashed, retrained solid. `rows` are {"method", "sparsity", "top1", "stage": "as cut" | "retrained" |
+    "dense"}, fractions. Several runs (seeds) of one point become their mean in a band from minimum to maximum. The
+    mean of the dense rows is the horizontal reference. Raises `InputError` if nothing was pruned.
     """
     need("altair", for_="A chart")
     import altair as alt
@@ -50,7 +50,7 @@ def accuracy_against_sparsity(rows: Iterable[ChartRow]) -> alt.LayerChart:
     dash = alt.StrokeDash("stage:O", title="Stage").scale(
         **theme.scale(ACCURACY_STAGES, (theme.SOLID, theme.DASHED))
     )
-    told = [
+    tooltips = [
         alt.Tooltip("method:N", title="Method"),
         alt.Tooltip("stage:N", title="Stage"),
         alt.Tooltip("sparsity:Q", title="Sparsity", format=".1%"),
@@ -65,7 +65,7 @@ def accuracy_against_sparsity(rows: Iterable[ChartRow]) -> alt.LayerChart:
         fill=fill,
         shape=alt.Shape("method:N", title="Method").scale(**theme.scale(methods, theme.SHAPES)),
         fillOpacity=alt.FillOpacity("stage:O", title="Stage").scale(**theme.scale(ACCURACY_STAGES, (1, 0))),
-        tooltip=told,
+        tooltip=tooltips,
     )
     layers = [*reference(dense, percent), lines, marks]
     if any(row["runs"] > 1 for row in points):
@@ -76,7 +76,10 @@ def accuracy_against_sparsity(rows: Iterable[ChartRow]) -> alt.LayerChart:
 
 
 def averaged(rows: Iterable[ChartRow]) -> list[dict[str, Any]]:
-    """Gather the rows of one method, stage and sparsity (to 0.1 %) into their mean, least and most."""
+    """Return a row per method, stage and sparsity (to 0.1 %) with the mean, minimum and maximum of top-1.
+
+    Its keys are "method", "stage", "sparsity", "top1", "low", "high" and "runs", the number of rows.
+    """
     groups: dict[tuple[str, str, float], list[ChartRow]] = {}
     for row in rows:
         groups.setdefault((row["method"], row["stage"], round(row["sparsity"], 3)), []).append(row)

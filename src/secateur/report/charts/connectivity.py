@@ -1,4 +1,4 @@
-"""The straight line between two trained networks: error along it, and the barrier over where they parted."""
+"""Charts of linear mode connectivity: error along the line, and the barrier over the iteration of the split."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def error_along_path(rows: Iterable[ChartRow]) -> alt.LayerChart:
-    """Error against the place α on the line between two models, a curve per split.
+    """Return a chart of error against α on the line between two models, a curve per split.
 
-    `rows` are those of `secateur.connectivity.path`. Raises `InputError` where there are none.
+    `rows` are those of `secateur.connectivity.path`. Raises `InputError` if there are none.
     """
     need("altair", for_="A chart")
     import altair as alt
@@ -45,11 +45,11 @@ def error_along_path(rows: Iterable[ChartRow]) -> alt.LayerChart:
 def barrier_over_k(
     rows: Iterable[ChartRow], title: str = "k, iterations before the data order differs"
 ) -> alt.LayerChart:
-    """The error barrier against the iteration k at which two trainings parted, with the paper's 2 % as reference.
+    """Return a chart of the error barrier against the iteration k at which two trainings part, and the paper's 2 %.
 
     `rows` are {"series", "k", "barrier"}; several of one series and k (pairs, seeds) become their mean in a band from
-    the least to the most, whose numbers are told. k is drawn on a scale that is logarithmic but reaches 0, which the
-    caption says. Raises `InputError` for no rows.
+    minimum to maximum, with their number in the caption. The scale of k is logarithmic, but reaches 0, with a note in
+    the caption; `title` is the title of its axis. Raises `InputError` for no rows.
     """
     need("altair", for_="A chart")
     import altair as alt
@@ -83,7 +83,7 @@ def barrier_over_k(
 def _curves(
     base: alt.Chart, key: str, names: list[str], value: str, place: str, counts: Sequence[str] = ()
 ) -> list[alt.Chart]:
-    """One line with its points for each name, told apart by colour and shape; points tell their `counts`, too."""
+    """Return a line with points for each name, in its own colour and shape; tooltips include the `counts`."""
     import altair as alt
 
     lines = base.mark_line().encode(stroke=alt.Stroke(f"{key}:N", title=None).scale(domain=names))
@@ -102,22 +102,22 @@ def _curves(
 
 
 def _caption(points: list[dict[str, Any]]) -> list[str]:
-    """Say what the band is and, where they differ, of how many pairs at which k."""
+    """Return the caption's lines: the meaning of the band and, if they differ, the numbers of pairs by k."""
     lines = [band((row["pairs"] for row in points), "pairs")]
     by_k = {
         k: sorted({row["pairs"] for row in points if row["k"] == k})
         for k in sorted({row["k"] for row in points})
     }
     if len({tuple(counts) for counts in by_k.values()}) > 1:
-        told = [
+        counted = [
             f"{'–'.join(map(str, counts[:1] + counts[1:][-1:]))} at {k:,.9g}" for k, counts in by_k.items()
         ]
-        lines.append(f"pairs: {', '.join(told)}")
+        lines.append(f"pairs: {', '.join(counted)}")
     return lines
 
 
 def _gathered(rows: Iterable[ChartRow]) -> list[dict[str, Any]]:
-    """Gather the rows of one series and k into their mean, least and most."""
+    """Return a row per series and k with the mean, minimum and maximum of the barrier, and the number of pairs."""
     groups: dict[tuple[str, int], list[float]] = {}
     for row in rows:
         groups.setdefault((row["series"], row["k"]), []).append(float(row["barrier"]))

@@ -1,4 +1,4 @@
-"""What all charts share: inline data, the theme, a limit on crowded axes, and writing files."""
+"""Parts common to all charts: inline data, the theme, a limit on crowded axes, and writing files."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ BELOW_AXIS, LINE = 48, 14
 
 
 def inline(rows: Iterable[ChartRow]) -> alt.InlineData:
-    """The rows as data inside the chart."""
+    """Return the rows as data inside the chart."""
     import altair as alt
 
     return alt.InlineData(values=[dict(row) for row in rows])
 
 
 def dressed(chart: Chart, description: str) -> Chart:
-    """The chart in the theme for files, with its description in words."""
+    """Return the chart in the theme for files, with its description in words."""
     finished: Chart = chart.properties(description=description, config=theme.PAPER_THEME)
     return finished
 
 
 def some(rows: Iterable[ChartRow]) -> list[ChartRow]:
-    """The rows as a list. Raises `InputError` where there are none."""
+    """Return the rows as a list. Raises `InputError` if there are none."""
     found = list(rows)
     if not found:
         raise InputError("There is nothing to draw: the chart was given no rows of data.")
@@ -45,25 +45,25 @@ def some(rows: Iterable[ChartRow]) -> list[ChartRow]:
 
 
 def largest(rows: Sequence[ChartRow], key: str) -> list[ChartRow]:
-    """At most `MOST_BARS` of the rows, those of largest `key`, in their given order."""
+    """Return at most `MOST_BARS` of the rows, those of largest `key`, in their given order."""
     kept = sorted(range(len(rows)), key=lambda index: -float(rows[index][key]))[:MOST_BARS]
     return [rows[index] for index in sorted(kept)]
 
 
 def how_many(shown: int, total: int, things: str, chosen: str) -> str:
-    """Say how many are shown: "5 layers", or "the 60 layers with most parameters, of 161"."""
+    """Return a count in words: "5 layers", or "the 60 layers with most parameters, of 161"."""
     if shown == total:
         return f"{total} {things if total != 1 else things.removesuffix('s')}"
     return f"the {shown} {things} {chosen}, of {total}"
 
 
 def reference(values: Sequence[float], write: Callable[[float], str]) -> list[alt.Chart]:
-    """What the dense models reach, their mean: a horizontal rule, labelled where it is known."""
+    """Return a labelled horizontal rule at the mean of the dense models' `values`; [] without any."""
     return level(fmean(values), f"dense {write(fmean(values))}") if values else []
 
 
 def level(at: float, label: str) -> list[alt.Chart]:
-    """A horizontal rule, labelled beside the plot, where no data can be."""
+    """Return a horizontal rule, labelled beside the plot."""
     import altair as alt
 
     base = alt.Chart(inline([{"at": at, "label": label}])).encode(y="at:Q")
@@ -72,22 +72,22 @@ def level(at: float, label: str) -> list[alt.Chart]:
 
 
 def band(counts: Iterable[int], things: str) -> str:
-    """Say what a line in a band shows: "mean of 3 runs, in a band from least to most"; nothing where all are single."""
+    """Return the caption of a band: "mean of 3 runs, in a band from least to most"; "" if all counts are 1."""
     least, most = min(found := list(counts)), max(found)
     number = str(most) if least == most else f"{least} to {most}"
     return f"mean of {number} {things}, in a band from least to most" if most > 1 else ""
 
 
 def captioned(lines: Iterable[str]) -> list[alt.Chart]:
-    """Lines of text below the title of the horizontal axis."""
+    """Return the non-empty lines as a text below the title of the horizontal axis; [] without any."""
     import altair as alt
 
-    told = [line for line in lines if line]
-    text = alt.Chart(inline([{"caption": told}])).mark_text(
+    shown = [line for line in lines if line]
+    text = alt.Chart(inline([{"caption": shown}])).mark_text(
         style="note", align="center", baseline="top", dy=BELOW_AXIS, lineHeight=LINE, aria=False
     )
     return (
-        [text.encode(x=alt.value(theme.WIDTH / 2), y=alt.value("height"), text="caption:N")] if told else []
+        [text.encode(x=alt.value(theme.WIDTH / 2), y=alt.value("height"), text="caption:N")] if shown else []
     )
 
 
@@ -96,7 +96,7 @@ def save(
 ) -> list[Path]:
     """Write the chart to `stem` with each of `formats` (svg, png) as suffix, and return the paths.
 
-    A PNG has two pixels per unit. Raises `InputError` for any other format, and `StoreError` where a file
+    A PNG has two pixels per unit. Raises `InputError` for any other format, and `StoreError` if a file
     can't be written.
     """
     need("vl_convert", for_="A drawing of a chart")

@@ -1,4 +1,4 @@
-"""What is left of a model whose units were dropped, fused or made up for: accuracy against sparsity, group by group."""
+"""Chart of accuracy after dropping, fusing or compensating units, against sparsity, a panel per group."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def accuracy_by_way(rows: Iterable[ChartRow]) -> alt.FacetChart:
-    """Top-1 against the fraction of a group that went, a line per way, one small panel per group.
+    """Return a chart of top-1 against the fraction cut of a group, a line per way and a panel per group.
 
-    `rows` are {"panel", "way", "sparsity", "top1"}; several rows of one point (seeds) become their mean. The first
-    way is the whole model, drawn dashed.
+    `rows` are {"panel", "way", "sparsity", "top1"}, fractions; several rows of one point (seeds) become their mean.
+    The first way is the whole model, drawn dashed. Raises `InputError` for no rows.
     """
     need("altair", for_="A chart")
     import altair as alt

@@ -1,4 +1,4 @@
-"""Where a model got smaller: the units of every group, those kept and those removed, run by run."""
+"""Chart of the kept and removed units of every group, a panel per run."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def group_units(rows: Iterable[ChartRow]) -> alt.FacetChart:
-    """The units of every group in network order, kept and removed end to end, one small panel of bars per run.
+    """Return a chart of the units of every group in network order, kept and removed end to end, a panel per run.
 
-    `rows` are {"run", "group", "units", "kept", "through"}: how many units there were and are, and what they run
-    through. Of more than 60 groups the 60 with most units are shown.
+    `rows` are {"run", "group", "units", "kept", "through"}: the numbers of units before and after, and the tensors of
+    the group. Of more than 60 groups the 60 with most units are shown. Raises `InputError` for no rows.
     """
     need("altair", for_="A chart")
     import altair as alt
@@ -62,13 +62,13 @@ def group_units(rows: Iterable[ChartRow]) -> alt.FacetChart:
 
 
 def _parts(row: ChartRow) -> list[ChartRow]:
-    """The two ends of one bar."""
+    """Return the two parts of one bar, kept and removed."""
     units, kept = row["units"], row["kept"]
-    told = {
+    common = {
         "run": row["run"],
         "group": row["group"],
         "change": f"{units:,} → {kept:,}",
         "left": kept / units,
         "through": row.get("through", ""),
     }
-    return [{**told, "what": "kept", "count": kept}, {**told, "what": "removed", "count": units - kept}]
+    return [{**common, "what": "kept", "count": kept}, {**common, "what": "removed", "count": units - kept}]

@@ -1,4 +1,4 @@
-"""Where the zeros are: the sparsity of every layer, run by run."""
+"""Chart of the sparsity of every layer, a panel per run."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def layer_sparsity(rows: Iterable[ChartRow]) -> alt.FacetChart:
-    """The sparsity of every layer in model order, one small panel of bars per run.
+    """Return a chart of the sparsity of every layer in model order, a panel of bars per run.
 
     `rows` are {"run", "layer", "sparsity", "parameters"}. Of more than 60 layers the 60 with most parameters
-    are shown.
+    are shown. Raises `InputError` for no rows.
     """
     need("altair", for_="A chart")
     import altair as alt
@@ -26,7 +26,7 @@ def layer_sparsity(rows: Iterable[ChartRow]) -> alt.FacetChart:
     runs = list(dict.fromkeys(row["run"] for row in rows))
     layers = list({row["layer"]: row for row in rows}.values())
     shown = {row["layer"] for row in largest(layers, "parameters")}
-    told = [
+    tooltips = [
         alt.Tooltip("run:N", title="Run"),
         alt.Tooltip("layer:N", title="Layer"),
         alt.Tooltip("sparsity:Q", title="Sparsity", format=".2%"),
@@ -40,7 +40,7 @@ def layer_sparsity(rows: Iterable[ChartRow]) -> alt.FacetChart:
             .scale(domain=[0, 1])
             .axis(format=".0%", values=[0, 0.5, 1], labelFlush=True),
             y=alt.Y("layer:N", title=None, sort=None),
-            tooltip=told,
+            tooltip=tooltips,
         )
         .properties(width=150, height=alt.Step(BAR_STEP))
     )

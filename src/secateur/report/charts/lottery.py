@@ -1,4 +1,4 @@
-"""Lottery tickets: what is reached against what is left of the network, a line for each start."""
+"""Chart of lottery tickets: a measure against the fraction left, a line for each start."""
 
 from __future__ import annotations
 
@@ -27,18 +27,19 @@ LEVEL_MEASURES = {
     "top1": ("Top-1 on the test split", ".1%", percent),
     "early_stop": ("Iteration of the lowest test loss", ",d", lambda value: f"{value:,.0f}"),
 }
-"""What can be shown: title of the axis, its format, and how a sentence writes it."""
+"""Measure → title of its axis, the axis's format, and a function that formats a value in a sentence."""
 DENSE_START = "dense"
 TICKS = (1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)
 LABELLED_LEVELS = 8
-"""So many levels can be written along the axis."""
+"""Most levels labelled on the axis."""
 
 
 def tickets(rows: Iterable[ChartRow], measure: str = "top1", what: str = "weights") -> alt.LayerChart:
-    """A measure of `LEVEL_MEASURES` against the fraction left of `what`, on a log axis that falls to the right.
+    """Return a chart of a measure of `LEVEL_MEASURES` against the fraction left, on a log axis falling to the right.
 
-    `rows` are {"start", "left", "value"}; those of start "dense" make the horizontal reference. Several of one point
-    (seeds) become their mean in a band from the least to the most. Raises `InputError` where there are none.
+    `rows` are {"start", "left", "value"}; the mean of those of start "dense" is the horizontal reference. Several of
+    one point (seeds) become their mean in a band from minimum to maximum. `what` (default weights) is the plural noun
+    in the axis's title. Raises `InputError` without rows of other starts.
     """
     need("altair", for_="A chart")
     import altair as alt
@@ -85,7 +86,7 @@ def tickets(rows: Iterable[ChartRow], measure: str = "top1", what: str = "weight
 
 
 def _ticks(places: Iterable[float]) -> list[float]:
-    """The levels, where they are few or no round fractions lie among them; otherwise those."""
+    """Return the levels if they are few or have fewer than three of `TICKS` among them, else these `TICKS`."""
     levels = sorted(places)
     among = [tick for tick in TICKS if levels[0] / 1.1 < tick < levels[-1] * 1.1]
     return levels if len(levels) <= LABELLED_LEVELS or len(among) < 3 else among

@@ -1,4 +1,4 @@
-"""The charts of a safe pruning rate: the front its optimum is read from, the kurtoses that correct it."""
+"""Charts of a safe pruning rate: the front of rate and cosine, and the tensors' kurtoses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LOG_FROM = 50
 
 
 def front(safe_rate: ChartRow) -> alt.LayerChart:
-    """The front of pruning rate against cosine similarity, with optimum, utopia and safe rate marked.
+    """Return a chart of pruning rate against cosine similarity, with optimum, utopia and safe rate marked.
 
     `safe_rate` is the content of safe_rate.json. Both axes run from 0 to 1 at the same scale, because the
     optimum is the point of the curve nearest to (1, 1) in Euclidean distance (Mason-Williams & Dahlqvist,
@@ -34,12 +34,14 @@ def front(safe_rate: ChartRow) -> alt.LayerChart:
         .axis(tickCount=5)
     )
     y = alt.Y("rate:Q", title="Pruning rate").scale(domain=[0, 1]).axis(format=".0%", tickCount=5)
-    told = [
+    tooltips = [
         alt.Tooltip("rate:Q", title="Pruning rate", format=".1%"),
         alt.Tooltip("cosine:Q", title="Cosine", format=".4f"),
     ]
     line = alt.Chart(inline(curve)).mark_line().encode(x=x, y=y, order="rate:Q")
-    touch = alt.Chart(inline(curve)).mark_point(opacity=0, size=90, aria=False).encode(x=x, y=y, tooltip=told)
+    hover = (
+        alt.Chart(inline(curve)).mark_point(opacity=0, size=90, aria=False).encode(x=x, y=y, tooltip=tooltips)
+    )
     distance = (
         alt.Chart(inline([points[0], points[-1]]))
         .mark_line(style="reference", strokeWidth=1.2)
@@ -51,18 +53,18 @@ def front(safe_rate: ChartRow) -> alt.LayerChart:
         y=y,
         color=alt.Color("what:N", legend=None).scale(domain=["front", *names]),
         shape=alt.Shape("what:N", legend=None).scale(**theme.scale(names, ("diamond", "circle", "cross"))),
-        tooltip=[alt.Tooltip("what:N", title="Point"), *told],
+        tooltip=[alt.Tooltip("what:N", title="Point"), *tooltips],
     )
     labels = named.mark_text(align="right", dx=-11).encode(x=x, y="label_at:Q", text="label:N")
     found = "; ".join(point["label"] for point in points[:-1])
-    chart: alt.LayerChart = alt.layer(line, distance, touch, marks, labels).properties(width=380, height=380)
+    chart: alt.LayerChart = alt.layer(line, distance, hover, marks, labels).properties(width=380, height=380)
     return dressed(
         chart, f"Curve of the pruning rate against the cosine similarity to the dense weights: {found}."
     )
 
 
 def _points(safe_rate: ChartRow) -> list[dict[str, Any]]:
-    """Optimum, safe rate (if any) and utopia, each with a label and a height at which labels don't meet."""
+    """Return optimum, safe rate (if any) and utopia, each with a label at a height without overlap."""
     optimum, safe = safe_rate["optimum"], safe_rate.get("safe")
     points = [_point("optimum", optimum, safe_rate["optimum_cosine"], optimum)]
     if safe is not None:
@@ -76,10 +78,10 @@ def _point(what: str, rate: float, cosine: float, label_at: float) -> dict[str, 
 
 
 def kurtosis(safe_rate: ChartRow) -> alt.LayerChart:
-    """The Pearson kurtosis of every tensor in model order, with the 3 of a normal distribution as reference.
+    """Return a chart of the Pearson kurtosis of every tensor in model order, with a normal distribution's 3.
 
     `safe_rate` is the content of safe_rate.json. Of more than 60 tensors the 60 of largest kurtosis are
-    shown. The axis is logarithmic where the kurtoses span more than a factor of 50.
+    shown. The axis is logarithmic if the kurtoses span more than a factor of 50.
     """
     need("altair", for_="A chart")
     import altair as alt
@@ -89,7 +91,7 @@ def kurtosis(safe_rate: ChartRow) -> alt.LayerChart:
     values = [float(row["kurtosis"]) for row in tensors]
     scale = alt.Scale(type="log") if max(values) > LOG_FROM * min(values) else alt.Scale(zero=False)
     x = alt.X("kurtosis:Q", title="Kurtosis (Pearson; normal = 3)", scale=scale).axis(tickCount=6)
-    told = [
+    tooltips = [
         alt.Tooltip("name:N", title="Tensor"),
         alt.Tooltip("kurtosis:Q", title="Kurtosis", format=".3f"),
         alt.Tooltip("size:Q", title="Elements", format=","),
@@ -97,7 +99,7 @@ def kurtosis(safe_rate: ChartRow) -> alt.LayerChart:
     base = alt.Chart(inline(shown)).encode(x=x, y=alt.Y("name:N", title=None, sort=None).axis(labelLimit=260))
     normal = alt.Chart(inline([{"kurtosis": NORMAL}])).mark_rule(style="reference", aria=False).encode(x=x)
     stems = base.mark_rule(style="stem", aria=False).encode(x2=alt.datum(NORMAL))
-    heads = base.mark_point(style="head", filled=True).encode(tooltip=told)
+    heads = base.mark_point(style="head", filled=True).encode(tooltip=tooltips)
     peak = max(tensors, key=lambda row: float(row["kurtosis"]))
     described = (
         f"Kurtosis of {how_many(len(shown), len(tensors), 'tensors', 'of largest kurtosis')}:"

@@ -1,4 +1,4 @@
-"""What a study found: a number against a variable or another number, a line for each way, in a band of its spread."""
+"""Chart of a study: a number against a variable, a line for each way, in a band of its spread."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 
 
 def value_by_way(rows: Iterable[ChartRow], *, x: str, y: str, fraction: bool = False) -> alt.LayerChart:
-    """Draw `rows`, {"way", "x", "mean", "low", "high", "n"}: means as marks and lines, low to high as a band.
+    """Return a chart of `rows`, {"way", "x", "mean", "low", "high", "n"}: means as lines, low to high as a band.
 
-    `x` and `y` are the titles of the axes; `fraction` writes y in percent. A way's points are joined in order of x.
+    `x` and `y` are the titles of the axes; `fraction` (default off) shows y in percent. A way's points are joined in
+    order of x. Raises `InputError` for no rows.
     """
     need("altair", for_="A chart")
     import altair as alt
@@ -34,7 +35,7 @@ def value_by_way(rows: Iterable[ChartRow], *, x: str, y: str, fraction: bool = F
     up = alt.Y("mean:Q", title=y).axis(format=form, tickCount=6).scale(zero=False, nice=False, padding=16)
     stroke = alt.Stroke("way:N", title=None).scale(domain=ways)
     fill = alt.Fill("way:N", title=None).scale(domain=ways)
-    told = [
+    tooltips = [
         alt.Tooltip("way:N", title="Way"),
         alt.Tooltip("x:Q" if numeric else "x:N", title=x),
         alt.Tooltip("mean:Q", title=y, format=".2%" if fraction else ".4~g"),
@@ -47,7 +48,7 @@ def value_by_way(rows: Iterable[ChartRow], *, x: str, y: str, fraction: bool = F
             stroke=stroke,
             fill=fill,
             shape=alt.Shape("way:N", title=None).scale(**theme.scale(ways, theme.SHAPES)),
-            tooltip=told,
+            tooltip=tooltips,
         ),
     ]
     if any(row["low"] < row["high"] for row in points):

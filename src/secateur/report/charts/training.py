@@ -1,4 +1,4 @@
-"""How the training went: top-1 and loss over the epochs."""
+"""Chart of training curves: top-1 and loss over the epochs."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 
 def training_curves(rows: Iterable[ChartRow]) -> alt.ConcatChart:
-    """Top-1 and loss on the test split over the epochs, side by side, a line per run.
+    """Return charts of top-1 and loss on the test split over the epochs, side by side, a line per run.
 
-    `rows` are those of metrics.jsonl, each with its "run". The epochs of a run's successive trainings follow
-    on one another.
+    `rows` are those of metrics.jsonl, each with its "run". The epochs of a run's successive trainings are numbered
+    consecutively. Raises `InputError` for no rows.
     """
     need("altair", for_="A chart")
     import altair as alt
 
     numbered = _consecutive(some(rows))
     runs = list(dict.fromkeys(row["run"] for row in numbered))
-    top1 = _curve(numbered, runs, "top1", "Top-1 on the test split", axis=".0%", told=".2%")
-    loss = _curve(numbered, runs, "loss", "Loss on the test split", axis="", told=".4f")
+    top1 = _curve(numbered, runs, "top1", "Top-1 on the test split", axis=".0%", tooltip_format=".2%")
+    loss = _curve(numbered, runs, "loss", "Loss on the test split", axis="", tooltip_format=".4f")
     last = {row["run"]: row["top1"] for row in numbered if row["top1"] is not None}
     ends = "; ".join(f"{run} ends at {percent(value)}" for run, value in last.items())
     described = f"Top-1 and loss over the epochs of {how_many(len(runs), len(runs), 'runs', '')}: {ends}."
@@ -35,7 +35,7 @@ def training_curves(rows: Iterable[ChartRow]) -> alt.ConcatChart:
 
 
 def _curve(
-    rows: list[dict[str, Any]], runs: list[str], key: str, title: str, axis: str, told: str
+    rows: list[dict[str, Any]], runs: list[str], key: str, title: str, axis: str, tooltip_format: str
 ) -> alt.Chart:
     import altair as alt
 
@@ -55,7 +55,7 @@ def _curve(
                 alt.Tooltip("run:N", title="Run"),
                 alt.Tooltip("do:N", title="Step"),
                 alt.Tooltip("at:Q", title="Epoch"),
-                alt.Tooltip(f"{key}:Q", title=title, format=told),
+                alt.Tooltip(f"{key}:Q", title=title, format=tooltip_format),
             ],
         )
         .properties(width=270, height=240)
@@ -64,7 +64,7 @@ def _curve(
 
 
 def _consecutive(rows: Iterable[ChartRow]) -> list[dict[str, Any]]:
-    """Number each run's epochs throughout ("at"): a later training starts where the earlier one ended."""
+    """Number each run's epochs consecutively ("at"): a later training continues the count of the earlier one."""
     numbered: list[dict[str, Any]] = []
     steps: dict[str, Any] = {}
     starts: dict[str, float] = {}

@@ -16,7 +16,7 @@ BLOCK = re.compile(r"([1-9][0-9]{0,6}|all)x([1-9][0-9]{0,6}|all)")
 
 @dataclass(frozen=True)
 class Blocks:
-    """`rows` × `columns` of a weight seen as a matrix [out, in · kernel]; those at the edges may be smaller.
+    """Blocks of `rows` × `columns` of a weight as a matrix [out, in · kernel]; those at the edges may be smaller.
 
     0 stands for all. "1x1" is single weights, "1xall" whole outputs (filters, neurons), "64xall" heads of size 64.
     """
@@ -35,19 +35,28 @@ class Blocks:
         rows, columns = (0 if size == "all" else int(size) for size in match.groups())
         return cls(rows, columns)
 
+    def __str__(self) -> str:
+        """Return the text that `parse` reads."""
+        return "x".join(str(size) if size else "all" for size in (self.rows, self.columns))
+
     def _sizes(self, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
-        """Return the matrix's rows and columns, and a block's."""
+        """Return the rows and columns of the matrix, then those of a block."""
         height = shape[0] if shape else 1
         width = math.prod(shape[1:])
         return height, width, min(self.rows, height) or height, min(self.columns, width) or width
 
+    def count(self, shape: tuple[int, ...]) -> int:
+        """Return the number of blocks of a weight of this shape, those at the edges included."""
+        height, width, rows, columns = self._sizes(shape)
+        return math.ceil(height / rows) * math.ceil(width / columns)
+
     @property
     def single(self) -> bool:
-        """Whether every weight is a block of its own."""
+        """Whether blocks are single weights."""
         return self.rows == self.columns == 1
 
     def spread(self, values: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """Give every weight of a tensor of `shape` its block's value."""
+        """Return a tensor of `shape` with the value of each weight's block; `values` are shaped as from `means`."""
         if self.single:
             return values
         height, width, rows, columns = self._sizes(shape)

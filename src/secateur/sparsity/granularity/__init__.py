@@ -1,0 +1,46 @@
+"""What one cut removes: single weights, blocks and patterns of weights, channels, heads, layers.
+
+Each granularity is one module of this package; importing the package registers all of them.
+"""
+
+from importlib import import_module
+from pkgutil import iter_modules
+
+from secateur.core.errors import InputError
+from secateur.sparsity.granularity.base import GRANULARITIES, Granularity, granularity, kinds_where
+
+for _module in sorted(module.name for module in iter_modules(__path__)):
+    import_module(f"{__name__}.{_module}")
+
+__all__ = [
+    "GRANULARITIES",
+    "Granularity",
+    "granularity",
+    "kind_of",
+    "kinds_where",
+    "parse",
+]
+
+
+def kind_of(text: str) -> type[Granularity]:
+    """Return the class of a granularity, told by its kind, such as "n:m", or written out, such as "2:4"."""
+    return GRANULARITIES[text] if text in GRANULARITIES else type(parse(text))
+
+
+def parse(text: str) -> Granularity:
+    """Read a granularity: "weight", "block:16x16", a pattern such as "2:4", "channel", "head" or "layer".
+
+    Raises `InputError` for any other text, and for sizes that make no sense.
+
+    >>> parse("2:4").amount
+    0.5
+    """
+    for each in GRANULARITIES.values():
+        found = each.read(str(text))
+        if found is not None:
+            return found
+    ordered = sorted(
+        GRANULARITIES.values(), key=lambda each: (each.written != each.kind, each.removes, each.kind)
+    )
+    *others, last = (each.written for each in ordered)
+    raise InputError(f"There is no granularity '{text}': choose {', '.join(others)}, or {last}.")
