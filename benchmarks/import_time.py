@@ -80,8 +80,10 @@ def main() -> None:
 def process(words: list[str]) -> float:
     """Return the seconds a process with these words takes."""
     start = time.perf_counter()
-    subprocess.run([sys.executable, *words], capture_output=True)
-    return time.perf_counter() - start
+    ran = subprocess.run([sys.executable, *words], capture_output=True)
+    seconds = time.perf_counter() - start
+    assert ran.returncode in (0, 2), ran.stderr  # 2: the mistyped command
+    return seconds
 
 
 def spread(values: list[float]) -> dict[str, Any]:

@@ -46,6 +46,7 @@ from torch import Tensor, nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 import secateur  # noqa: E402
+from secateur.sparsity.granularity import kind_of  # noqa: E402
 
 
 class Block(nn.Module):
@@ -106,18 +107,25 @@ class Transformer(nn.Module):
 
 INPUTS = {ConvNet: torch.randn(8, 3, 8, 8), Transformer: torch.randn(8, 5, 16)}
 GRANULARITIES = {
-    ConvNet: ("weight", "2:4", "channel", "layer"),
-    Transformer: ("weight", "2:4", "channel", "head", "layer"),
+    ConvNet: ("weight", "2:4", "block:2x2", "channel", "layer"),
+    Transformer: ("weight", "2:4", "block:2x2", "channel", "head", "layer"),
 }
-COMPENSATED = ("weight", "2:4", "channel", "head")
-SCORED_ON = {"weight": ConvNet, "2:4": ConvNet, "channel": ConvNet, "layer": ConvNet, "head": Transformer}
+COMPENSATED = ("weight", "2:4", "block:2x2", "channel", "head")
+SCORED_ON = {
+    "weight": ConvNet,
+    "2:4": ConvNet,
+    "block:2x2": ConvNet,
+    "channel": ConvNet,
+    "layer": ConvNet,
+    "head": Transformer,
+}
 
 
 def cut(kind: type[nn.Module], granularity: str, criterion: str = "magnitude", **settings: Any) -> Any:
-    """Cut half, or what a pattern says, and give data to those that want it."""
+    """Cut half, which is what the pattern says as well, and give data to those that want it."""
     torch.manual_seed(0)
     model, x = kind().eval(), INPUTS[kind]
-    amount = {} if ":" in granularity else {"amount": 0.5}
+    amount = {} if granularity == "2:4" else {"amount": 0.5}
     data = [(x, torch.arange(8) % 4)]
     return secateur.prune(
         model, x[:2], granularity=granularity, criterion=criterion, data=data, **amount, **settings
@@ -150,7 +158,7 @@ def cuts() -> list[str]:
                 taken.append(f"{kind.__name__} {granularity} {compensation}")
     for granularity, kind in SCORED_ON.items():
         for name, criterion in secateur.CRITERIA.items():
-            if ("n:m" if ":" in granularity else granularity) in criterion.granularities:
+            if kind_of(granularity).elements & criterion.elements:
                 cut(kind, granularity, name)
                 taken.append(f"{granularity} {name}")
     return taken
@@ -188,6 +196,7 @@ NEEDING: dict[str, Callable[[], Any]] = {
     "parquet": lambda: secateur.load_data("parquet:nowhere"),
     "table": lambda: secateur.load_data("table:nowhere"),
     "hf data": lambda: secateur.load_data("hf:nothing"),
+    "images": lambda: secateur.data.images.decode([b"no image"], "nowhere", 8, "RGB"),
     "resnet18": lambda: secateur.build("resnet18"),
     "torchvision": lambda: secateur.build("torchvision:resnet18"),
     "timm": lambda: secateur.build("timm:resnet18"),
