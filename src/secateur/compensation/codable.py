@@ -1,7 +1,7 @@
-"""Which groups an encoder and a decoder can be applied to at all.
+"""The groups to which an encoder and a decoder can be applied.
 
-Dropping a unit needs only zeros. Mixing units needs more: that what reads them is linear in them, that no tensor has
-to be encoded and decoded at once, and that the code itself never sums over the units.
+A unit can always be dropped. Units can be mixed only if all their readers are linear in them, no tensor both produces
+and reads them, and the model's code does not sum over them without weights.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ MOVED = frozenset(
     }
     | {"cat", "stack", "flip", "clone", "contiguous", "detach", "alias", "lift_fresh", "_to_copy", "neg"}
 )
-"""Operators that a reading weight may pass through: linear, whatever they are given."""
+"""Operators that a reading weight may pass through: linear for all arguments."""
 JOINED = {"add": 2, "sub": 2, "mul": 1, "div": 1}
-"""Operators that are linear with so many tensors among their operands."""
+"""Operator → number of tensor operands with which it is linear."""
 AVERAGES = frozenset(
     {
         "native_layer_norm",
@@ -62,11 +62,11 @@ AVERAGES = frozenset(
         "median",
     }
 )
-"""Statistics over units that stay the same when each is there twice, as a sum does not."""
+"""Statistics over units that do not change if every unit is duplicated, in contrast to a sum."""
 
 
 class Codable:
-    """Tells which groups of a model can be coded."""
+    """The test whether a group of a model can be coded."""
 
     def __init__(self, coupling: Coupling) -> None:
         self.coupling, self.program = coupling, coupling.program
@@ -74,7 +74,7 @@ class Codable:
         self.users, self.weights = sites.users, set(sites.made_of)
 
     def refused(self, group: Group) -> str | None:
-        """Return why a group can only be dropped; None if it can be coded."""
+        """Return the reason that a group can only be dropped; None if it can be coded."""
         for member in group.members:
             if self.program.values[self.program.tensors[member.name]].dtype not in DTYPES:
                 return f"{member.name} holds no floating-point numbers"
@@ -100,7 +100,7 @@ class Codable:
                     yield node
 
     def _unclear(self, member: Member) -> str | None:
-        """Return why it is not clear that a tensor makes units, or that it reads them, and does so as it is."""
+        """Return the reason that a tensor is not clearly a producer or a linear reader of units; None if it is."""
         source = self.program.tensors[member.name]
         own = self.coupling.dims[source][member.dim]
         assert own is not None
@@ -128,7 +128,7 @@ class Codable:
         return None
 
     def _passes(self, node: Node, vector: Vector) -> bool:
-        """Whether what a vector names is still there behind an operator."""
+        """Whether an output of an operator has units of a vector."""
         roots = self._roots(vector)
         behind = (each for output in node.outputs for each in self.coupling.dims[output] if each is not None)
         return any(not roots.isdisjoint(self._roots(each)) for each in behind)

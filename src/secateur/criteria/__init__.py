@@ -1,4 +1,4 @@
-"""What matters least: criteria and the registry they stand in."""
+"""Importance criteria for weights, units and layers, and their registry."""
 
 from secateur.criteria import (  # registers
     activations,

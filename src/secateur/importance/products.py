@@ -1,7 +1,7 @@
-"""The products of activations and weights in a traced model, and what happens to their outputs next.
+"""The products of activations and weights in a traced model, with the normalisation and residual sum after them.
 
-A product is written as y = x M + b for rows x: the columns of a linear layer's input, or the patches that a convolution
-looks at. A batch normalisation that alone reads y is taken together with it, since it only shifts and scales.
+A product is written as y = x M + b for rows x: the rows of a linear layer's input, or the input patches of a
+convolution. A batch normalisation that alone reads y belongs to the product, since it only shifts and scales.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from secateur.graph.program import Node, Ref, refs
 from secateur.importance.sites import Sites
 
 LINEAR = {"linear": (0, 1), "mm": (0, 1), "addmm": (1, 2)}
-"""Operator → where among its arguments input and weight are."""
+"""Operator → positions of input and weight among its arguments."""
 CARRY = (
     "dropout",
     "native_dropout",
@@ -37,7 +37,7 @@ CARRY = (
 
 @dataclass(frozen=True)
 class Norm:
-    """A batch normalisation with running statistics: names of its tensors, and where its input goes in."""
+    """A batch normalisation with running statistics: names of its tensors, and the place of its input."""
 
     weight: str
     bias: str
@@ -50,10 +50,10 @@ class Norm:
 
 @dataclass(frozen=True)
 class Product:
-    """One product: where its input and its output can be seen, the names of its tensors, and what reads its output.
+    """One product: the places of its input and output, the names of its tensors, and the normalisation after it.
 
-    `rows` is the dimension of the weight that the product sums over. `residual` is where a value can be seen, made
-    before, that is added to the output.
+    `rows` is the dimension of the weight that the product sums over. `residual` is the place of an earlier value that
+    is added to the output.
     """
 
     node: Node
@@ -78,12 +78,12 @@ class Product:
 
     @property
     def groups(self) -> int:
-        """How many parts of the channels are convolved apart."""
+        """Number of channel groups of a convolution; 1 for a linear layer."""
         return int(self.node.args[8]) if self.convolution else 1
 
 
 class Products:
-    """Finds the products of a traced model."""
+    """The products of a traced model."""
 
     def __init__(self, coupling: Coupling) -> None:
         self.coupling, self.program = coupling, coupling.program
@@ -92,7 +92,7 @@ class Products:
         self.work = Counter(node.call for node in self.program.evaluation if node.op in MACS)
 
     def __iter__(self) -> Iterator[Product]:
-        """Yield the products whose values can be seen and whose weight is a parameter, in the order they run."""
+        """Yield the products with observable input and output whose weight is a parameter, in order of execution."""
         for node in self.program.evaluation:
             if (found := self._product(node)) is not None:
                 yield found
@@ -136,7 +136,7 @@ class Products:
         return (inputs.id, value, 1 if (node.op == "linear") != moved else 0) if value is not None else None
 
     def _origin(self, value: int) -> tuple[int | None, bool]:
-        """Return the parameter a weight is, and whether it was transposed on the way."""
+        """Return the value of a weight before transpositions, None if computed, and whether it was transposed."""
         moved = False
         while self.program.values[value].kind == "result":
             node = self.program.nodes[self.made_at[value]]
@@ -152,7 +152,7 @@ class Products:
         return self.program.values[value].name
 
     def _seen_of(self, value: int, given: Collection[int]) -> int | None:
-        """Return the value among those a call is given that an operator's input is, or was reshaped from."""
+        """Return the argument in `given` that an operator's input `value` is, or was reshaped from."""
         while value not in given:
             at = self.made_at.get(value)
             if at is None or self.program.nodes[at].op not in CARRY:
@@ -161,7 +161,7 @@ class Products:
         return value
 
     def _next(self, value: int) -> tuple[Norm | None, TensorPlace | None]:
-        """Return the batch normalisation that alone reads a value, and what is then added to it."""
+        """Return the batch normalisation that alone reads a value, and the place of the residual added after it."""
         norm = None
         at = self.made_at[value]
         while len(self.sites.users[value]) == 1 and value not in self.program.outputs:
@@ -199,9 +199,9 @@ class Products:
 def draw(
     product: Product, output: Tensor, count: int, generator: torch.Generator
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Draw `count` of a product's outputs, without putting back; all of them where there are no more.
+    """Draw `count` rows of a product's output without replacement, or all if there are fewer.
 
-    Returns the output with its channels last, and the index of each that was drawn in every dimension before.
+    Returns the output with its channels last, and the indices of the drawn rows in each of the other dimensions.
     """
     last = channels_last(product, output)
     total = math.prod(last.shape[:-1])
@@ -215,7 +215,7 @@ def channels_last(product: Product, output: Tensor) -> Tensor:
 
 
 def patches(inputs: Tensor, product: Product, picked: tuple[Tensor, ...]) -> Tensor:
-    """Return what a product looks at for some of its outputs, [groups, outputs, inputs · kernel].
+    """Return the input rows of the picked outputs of a product, [groups, outputs, inputs · kernel].
 
     `inputs` is [N, C, *size] for a convolution, otherwise […, C]; `picked` holds, for each dimension of the output but
     the channels, the index of each picked output.
