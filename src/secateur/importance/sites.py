@@ -8,20 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from secateur.graph.cost import MACS
 from secateur.graph.coupling import Coupling
 from secateur.graph.groups import Group
 from secateur.graph.labels import FIXED, Vector
+from secateur.graph.operators import operator_of
 from secateur.graph.probe import TensorPlace, TensorPlaces
 from secateur.graph.program import Node, refs
-from secateur.graph.rules import RULES, rule_of
-
-FOLLOWED = frozenset(
-    RULES[op] for op in ("pointwise", "native_batch_norm", "native_layer_norm", "native_group_norm")
-)
-"""Rules of the operators that a map is followed through."""
-PRODUCTS = frozenset({*MACS, "linear", "_trilinear", "embedding"})
-"""Operators that make activations of weights, rather than shift or scale them."""
 
 
 class Spot(NamedTuple):
@@ -92,14 +84,14 @@ class Sites:
         """Yield the products in which weights that read a group, or make it, meet activations."""
         for member in group.members:
             if member.reads == reads and not member.buffer:
-                yield from (node for node in self.products[member.name] if node.op in PRODUCTS)
+                yield from (node for node in self.products[member.name] if operator_of(node).makes_maps)
 
     def _followed(self, value: int, dim: int) -> int:
         """Return the last value that can be seen of those that a map becomes before anything else uses it."""
         last = value
         while len(self.users[value]) == 1 and value not in self.program.outputs:
             (node,) = self.users[value]
-            if rule_of(node) not in FOLLOWED or not self._same(value, node.outputs[0], dim):
+            if not operator_of(node).keeps_maps or not self._same(value, node.outputs[0], dim):
                 break
             value = node.outputs[0]
             if self.places.out(value) is not None:

@@ -2,7 +2,8 @@
 
 A real forward pass is watched op by op, below autograd, where every model is made of the same few operations.
 Matrix products, convolutions and attention count, by the formulas of `torch.utils.flop_counter` (two FLOPs
-are one MAC); everything else (activations, normalisation, pooling) counts nothing, as is the convention.
+are one MAC), and the products that it leaves out by their own (`measure/products.py`); everything else
+(activations, normalisation, pooling) counts nothing, as is the convention.
 Fused kernels that hide their products (the transformer fast path, fused attention, oneDNN's and cuDNN's
 recurrent layers) are switched off for the count.
 
@@ -12,7 +13,6 @@ an ideal kernel that skips every zero weight. It is a bound no dense kernel come
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -25,21 +25,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from secateur.core.contexts import evaluating, unfused
+from secateur.core.schemas import given, in_parts, operator_name
 from secateur.measure.inputs import ModelInputs, forward, masked
-
-aten = torch.ops.aten
-FACTORS = defaultdict(
-    tuple[int, ...],
-    {
-        aten.mm: (0, 1),
-        aten.bmm: (0, 1),
-        aten.addmm: (1, 2),
-        aten.baddbmm: (1, 2),
-        aten.convolution: (1,),
-        aten._convolution: (1,),
-    },
-)
-"""Which arguments of a product may be a weight; for attention none."""
+from secateur.measure.products import PRODUCTS
 
 
 @dataclass(frozen=True)
@@ -162,19 +150,26 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        operation = func._overloadpacket
-        if operation not in flop_registry:
-            with self:  # composite operations arrive whole from under inference_mode
-                output = func.decompose(*args, **kwargs)
+        product, formula = (
+            PRODUCTS.get(operator_name(func).rstrip("_")),
+            flop_registry.get(func._overloadpacket),
+        )
+        if product is None and formula is None:
+            output = in_parts(self, func, args, kwargs)
             return func(*args, **kwargs) if output is NotImplemented else output
         output = func(*args, **kwargs)
-        macs = flop_registry[operation](*args, **kwargs, out_val=output) // 2
+        argument = partial(given, func, args, kwargs)
+        if formula is not None:
+            macs = formula(*args, **kwargs, out_val=output) // 2
+        else:
+            assert product is not None
+            macs = product.macs(argument, lambda name: tuple((argument(name) if name else output).shape))
         for name in set(self.running):
             self.tallies[name].macs += macs
         innermost = self.tallies[self.running[-1]]
         innermost.own += macs
-        for position in FACTORS[operation]:
-            macs = self._thinned(macs, args[position])
+        for name in product.factors if product is not None else ():
+            macs = self._thinned(macs, argument(name))
         innermost.own_nonzero += macs
         return output
 
