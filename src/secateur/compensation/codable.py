@@ -14,55 +14,11 @@ from secateur.compensation.coder import even
 from secateur.graph.coupling import Coupling
 from secateur.graph.groups import Group, Member
 from secateur.graph.labels import FIXED, Vector
+from secateur.graph.operators import operator_of
 from secateur.graph.program import Node, refs
-from secateur.graph.readers import summed
+from secateur.graph.readers import summed, summed_activations
 from secateur.importance.sites import Sites
 from secateur.sparsity.targets import DTYPES
-
-MOVED = frozenset(
-    {"view", "_unsafe_view", "reshape", "_reshape_alias", "flatten", "unflatten", "permute", "transpose", "t"}
-    | {
-        "numpy_T",
-        "expand",
-        "unsqueeze",
-        "squeeze",
-        "select",
-        "unbind",
-        "slice",
-        "split",
-        "split_with_sizes",
-        "chunk",
-    }
-    | {"cat", "stack", "flip", "clone", "contiguous", "detach", "alias", "lift_fresh", "_to_copy", "neg"}
-)
-"""Operators that a reading weight may pass through: linear for all arguments."""
-JOINED = {"add": 2, "sub": 2, "mul": 1, "div": 1}
-"""Operator → number of tensor operands with which it is linear."""
-AVERAGES = frozenset(
-    {
-        "native_layer_norm",
-        "layer_norm",
-        "_fused_rms_norm",
-        "rms_norm",
-        "_fused_layer_norm",
-        "native_group_norm",
-    }
-    | {
-        "group_norm",
-        "mean",
-        "nanmean",
-        "var",
-        "std",
-        "var_mean",
-        "std_mean",
-        "amax",
-        "amin",
-        "max",
-        "min",
-        "median",
-    }
-)
-"""Statistics over units that do not change if every unit is duplicated, in contrast to a sum."""
 
 
 class Codable:
@@ -89,14 +45,11 @@ class Codable:
         """Yield the operators that sum activations over a group's units."""
         roots = set(group.roots.tolist())
         for node, vector in self.coupling.crossed:
-            averages = node.op in AVERAGES or "batch_norm" in node.op
-            if not averages and not roots.isdisjoint(self._roots(vector)):
+            if not operator_of(node).same_doubled and not roots.isdisjoint(self._roots(vector)):
                 yield node
         for node in self.program.nodes:
-            operands = [*refs(node.args)][1 if node.op == "baddbmm" else 0 :]
-            if node.op in ("mm", "bmm", "mv", "dot", "baddbmm") and self.weights.isdisjoint(operands):
-                summed_over = self.coupling.dims[operands[0]][-1]
-                if summed_over is not None and not roots.isdisjoint(self._roots(summed_over)):
+            for vector in summed_activations(self.coupling, node, self.weights):
+                if not roots.isdisjoint(self._roots(vector)):
                     yield node
 
     def _unclear(self, member: Member) -> str | None:
@@ -141,5 +94,5 @@ class Codable:
 
 
 def _linear(node: Node) -> bool:
-    op = node.op.rstrip("_")
-    return op in MOVED or JOINED.get(op) == len([*refs(node.args)])
+    operator, operands = operator_of(node), [*refs(node.args)]
+    return operator.moves or (operator.linear == len(operands) and "rounding_mode" not in node.kwargs)

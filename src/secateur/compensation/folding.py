@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from secateur.graph.coupling import Coupling
+from secateur.graph.coupling import Coupling, argument
+from secateur.graph.operators import operator_of
 from secateur.graph.program import Node, Ref
-from secateur.importance.products import CARRY, Products
+from secateur.importance.products import Products
+from secateur.measure.products import Convolution
 
 
 @dataclass(frozen=True)
@@ -56,16 +59,18 @@ def chains(coupling: Coupling) -> dict[str, Chain]:
 
 def _made(products: Products, node: Node) -> tuple[str, int, str | None] | None:
     """Return weight, output dimension and bias of a product; None for other nodes and computed weights or biases."""
-    if "convolution" in node.op and node.args[6]:
-        value, dim = node.args[1].id, 1
-        if node.args[8] != 1:
+    product, argument_of = operator_of(node).product, partial(argument, node)
+    if product is None:
+        return None
+    if isinstance(product, Convolution) and product.is_transposed(argument_of):
+        value, dim = argument_of(product.right).id, 1
+        if argument_of("groups") != 1:
             return None
     elif (operands := products.operands(node)) is not None:
         value, dim = operands[1], 1 - operands[2]
     else:
         return None
-    at = 0 if node.op == "addmm" else 2
-    given = node.args[at] if node.op != "mm" and len(node.args) > at else node.kwargs.get("bias")
+    given = None if product.addend is None else argument_of(product.addend)
     bias = products.parameter(given.id) if isinstance(given, Ref) else None
     weight = products.parameter(value)
     return None if weight is None or (bias is None) != (given is None) else (weight, dim, bias)
@@ -78,7 +83,7 @@ def _reader(products: Products, node: Node) -> Node | None:
         (user,) = products.sites.users[value]
         if products.norm(user) is not None:
             return user if user.args[0].id == value else None
-        if user.op not in CARRY:
+        if not operator_of(user).carries:
             return None
         value = user.outputs[0]
     return None

@@ -8,20 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from secateur.graph.cost import MACS
 from secateur.graph.coupling import Coupling
 from secateur.graph.groups import Group
 from secateur.graph.labels import FIXED, Vector
+from secateur.graph.operators import operator_of
 from secateur.graph.probe import TensorPlace, TensorPlaces
 from secateur.graph.program import Node, refs
-from secateur.graph.rules import RULES, rule_of
-
-FOLLOWED = frozenset(
-    RULES[op] for op in ("pointwise", "native_batch_norm", "native_layer_norm", "native_group_norm")
-)
-"""Rules of the operators after a product that belong to its map."""
-PRODUCTS = frozenset({*MACS, "linear", "_trilinear", "embedding"})
-"""Operators that produce activations from weights, in contrast to shifts and scales."""
 
 
 class Spot(NamedTuple):
@@ -91,14 +83,14 @@ class Sites:
         """Yield the products of activations with weights that read a group, or with those that produce it."""
         for member in group.members:
             if member.reads == reads and not member.buffer:
-                yield from (node for node in self.products[member.name] if node.op in PRODUCTS)
+                yield from (node for node in self.products[member.name] if operator_of(node).makes_maps)
 
     def _followed(self, value: int, dim: int) -> int:
-        """Return the last observable value of the chain of single users and `FOLLOWED` operators after a map."""
+        """Return the last observable value of the chain of single users and followed operators after a map."""
         last = value
         while len(self.users[value]) == 1 and value not in self.program.outputs:
             (node,) = self.users[value]
-            if rule_of(node) not in FOLLOWED or not self._same(value, node.outputs[0], dim):
+            if not operator_of(node).keeps_maps or not self._same(value, node.outputs[0], dim):
                 break
             value = node.outputs[0]
             if self.places.out(value) is not None:

@@ -19,9 +19,9 @@ from secateur.core.errors import InputError, ModelError
 from secateur.core.progress import track
 from secateur.criteria import Calibration, measured, score
 from secateur.graph import cost
-from secateur.graph.cost import MACS
 from secateur.graph.couple import couple
 from secateur.graph.cut import Cut
+from secateur.graph.operators import operator_of
 from secateur.graph.program import Program, Ref, refs
 from secateur.graph.trace import trace
 from secateur.measure.inputs import ModelInputs
@@ -35,12 +35,6 @@ from secateur.shrink.skip import bypass
 from secateur.shrink.verify import verify
 from secateur.sparsity.masks import Masks
 from secateur.sparsity.targets import DTYPES, matches
-
-CARRIES = {
-    "add", "clone", "detach", "alias", "_to_copy", "contiguous", "relu", "native_layer_norm", "dropout", "view",
-    "_unsafe_view", "permute", "transpose",
-}  # fmt: skip
-"""Operators through which a residual stream stays what it is, or is normalised."""
 
 
 class ResidualBlock(NamedTuple):
@@ -83,11 +77,11 @@ def _residual(program: Program, source: int, target: int, nodes: range) -> bool:
     reached, summed, product = {source}, set[int](), False
     for at in nodes:
         node = program.nodes[at]
-        product |= node.op in MACS
-        operands = set(refs(node.args))
-        if node.op.rstrip("_") in CARRIES and operands & reached:
+        operator, operands = operator_of(node), set(refs(node.args))
+        product |= operator.product is not None
+        if (operator.adds or operator.keeps_stream) and operands & reached:
             reached.update(node.outputs[:1])
-            if node.op.startswith("add") or operands & summed:
+            if operator.adds or operands & summed:
                 summed.update(node.outputs[:1])
     return target in summed and product
 

@@ -33,11 +33,17 @@ def outcome(run: Run, groups: Groups) -> Outcome:
     ]
     if groups.unknown:
         met = ", ".join(f"{name} ({count})" for name, count in groups.unknown.items())
-        lines.append(f"What these operators touch stays, as they have no rule: {met}")
+        lines.append(f"What these operators touch stays, as no rule knows them: {met}")
+    for fault, count in groups.faults.items():
+        lines.append(
+            f"What {fault.operator} touches stays ({count}): its rule failed with {fault.error} at {fault.line}, "
+            "which is a fault of secateur's; please report it."
+        )
     record = {
         "run": run.name,
         "groups": [{**row, "members": _members(group)} for row, group in zip(rows, groups, strict=True)],
         "unknown": groups.unknown,
+        "faults": [fault._asdict() | {"count": count} for fault, count in groups.faults.items()],
     }
     return Outcome(tuple(lines), Table(GROUP_COLUMNS, rows), record, tree(groups, run.name))
 
