@@ -70,7 +70,7 @@ class Case:
 
 
 Compensate: TypeAlias = Callable[..., dict[str, Any]]
-Function = TypeVar("Function", bound=Compensate)
+CompensateFunction = TypeVar("CompensateFunction", bound=Compensate)
 
 
 @dataclass(frozen=True)
@@ -113,10 +113,10 @@ COMPENSATIONS: Registry[Compensation] = Registry("compensation")
 
 def compensation(
     name: str, elements: Collection[str], *, needs_data: bool = False
-) -> Callable[[Function], Function]:
+) -> Callable[[CompensateFunction], CompensateFunction]:
     """Register the decorated function as the compensation called `name` for elements such as {"units"}."""
 
-    def register(function: Function) -> Function:
+    def register(function: CompensateFunction) -> CompensateFunction:
         if name not in COMPENSATIONS:
             COMPENSATIONS.add(name, Compensation(name, {}, needs_data))
         COMPENSATIONS[name].functions.update(dict.fromkeys(sorted(elements), function))

@@ -12,7 +12,7 @@ that skips every zero weight, a lower bound for real ones.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -151,10 +151,8 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        product, formula = (
-            PRODUCTS.get(operator_name(func).rstrip("_")),
-            flop_registry.get(func._overloadpacket),
-        )
+        product = PRODUCTS.get(operator_name(func).rstrip("_"))
+        formula = self.formulas.get(func._overloadpacket)
         if product is None and formula is None:
             output = in_parts(self, func, args, kwargs)
             return func(*args, **kwargs) if output is NotImplemented else output

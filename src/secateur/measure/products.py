@@ -103,9 +103,9 @@ class Convolution:
         return math.prod(shape(self.right)) * at[0] * math.prod(at[2:])
 
 
-Product = MatrixProduct | Convolution
+OperatorProduct = MatrixProduct | Convolution
 
-PRODUCTS: Mapping[str, Product] = {
+PRODUCTS: Mapping[str, OperatorProduct] = {
     "mm": MatrixProduct("ik,kj->ij", "self", "mat2"),
     "_int_mm": MatrixProduct("ik,kj->ij", "self", "mat2"),
     "addmm": MatrixProduct("ik,kj->ij", "mat1", "mat2", "self"),

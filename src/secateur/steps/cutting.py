@@ -29,7 +29,7 @@ from secateur.steps.base import (
 )
 from secateur.training import evaluate
 
-BATCH = 64
+CALIBRATION_BATCH = 64
 """Samples in one batch of calibration data."""
 
 
@@ -94,6 +94,6 @@ class Cutting(Step):
 def samples(data: Dataset, count: int, seed: int) -> Iterator[tuple[Any, Tensor]]:
     """Yield `count` training samples, class-balanced, as batches of inputs and labels."""
     chosen = data.subset(train=count, seed=seed).train
-    for start in range(0, len(chosen), BATCH):
-        part = chosen.select(slice(start, start + BATCH))
+    for start in range(0, len(chosen), CALIBRATION_BATCH):
+        part = chosen.select(slice(start, start + CALIBRATION_BATCH))
         yield data.normalised(part.inputs), part.labels

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from secateur.graph.coupling import Coupling, Rule
 from secateur.graph.program import Node, Ref, refs
-from secateur.measure.products import Product
+from secateur.measure.products import OperatorProduct
 
 
 class Effect(Enum):
@@ -60,7 +60,7 @@ class Operator:
     name: str
     rule: Rule
     effect: Effect | None = None
-    product: Product | None = None
+    product: OperatorProduct | None = None
     """What it multiplies and sums over."""
     norm: Normalisation | None = None
     """What it normalises."""
