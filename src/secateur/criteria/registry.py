@@ -55,7 +55,7 @@ OBSERVED: Registry[str] = Registry("observation of units")
 
 @dataclass(frozen=True)
 class Criterion:
-    """A named importance score: `score(*needs, **options)` → tensor of the weight's shape, lowest goes first.
+    """A named importance score: `score(*needs, **options)` → tensor of the weight's shape, the lowest removed first.
 
     `elements` are the scored elements: "weights", "units" ("channels" or "heads" alone for some), "layers". `unit` is
     the formula for units, and `per` the view of a unit it is applied to (see `secateur.importance.VIEWS`): with
