@@ -1,7 +1,7 @@
-"""Progress bars for people, silence for pipes.
+"""Progress bars, shown on terminals only.
 
-One console for the whole package, on standard error, so that standard output carries results only. Set
-`SECATEUR_QUIET=1` (or pass `--quiet`) to switch the bars off.
+The whole package has one console, on standard error, so that standard output holds results only. `SECATEUR_QUIET=1`
+(or `--quiet`) switches the bars off.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _running: list[str] = []
 
 
 class Bar:
-    """One running bar: call `advance` as work is done and `say` to change the text after the numbers."""
+    """One running bar: `advance` adds steps, `say` changes the text after the numbers."""
 
     def __init__(self, progress: Progress, task: int) -> None:
         self._progress = progress
         self._task = task
 
     def advance(self, steps: int = 1) -> None:
-        """Move the bar on by `steps`."""
+        """Advance the bar by `steps`."""
         self._progress.advance(self._task, steps)  # type: ignore[arg-type]
 
     def say(self, text: str) -> None:
@@ -46,7 +46,7 @@ class Bar:
 def bar(title: str, total: int, completed: int = 0, shown: bool = True) -> Iterator[Bar]:
     """Show a progress bar of `total` steps while the block runs, unless the console is no terminal.
 
-    A bar inside another stays silent.
+    A bar inside another one is not shown.
     """
     quiet = not shown or _running or bool(os.environ.get("SECATEUR_QUIET")) or not console.is_terminal
     columns = (
