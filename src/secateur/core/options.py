@@ -24,7 +24,7 @@ Values of other types are not checked; names are checked by their registry.
 
 
 MACHINE = {"machine": True}
-"""Mark of fields of the machine and the display, which have no influence on results."""
+"""Mark of fields of the machine and the output, which are not part of the identity of a run."""
 
 
 def options_of(function: Callable[..., Any]) -> dict[str, Any]:

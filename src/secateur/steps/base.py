@@ -1,8 +1,8 @@
 """Base of steps: one validated value that is a recipe entry, a command and a Python call.
 
 A step's fields are the recipe's keys and the command's options; `perform` executes it. The command line, recipes and
-the documentation find a registered step class by themselves. Fields marked `machine` have no influence on the result:
-a run folder made with other machine fields is the same run.
+the documentation find a registered step class by themselves. Fields marked `machine` are not part of the identity of a
+run: a run folder made with other values of them is the same run.
 """
 
 from __future__ import annotations

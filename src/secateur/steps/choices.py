@@ -81,7 +81,7 @@ class DataChoice(DataOptions):
         """Return the arguments of `secateur.data.load`."""
         root = context.data_root or self.data_root
         return {
-            "name": _from_anywhere(self.data),
+            "name": _absolute(self.data),
             "root": None if root is None else str(Path(root).expanduser().absolute()),
             "normalize": self.normalize,
             "image_size": self.image_size,
@@ -92,7 +92,7 @@ class DataChoice(DataOptions):
         }
 
 
-def _from_anywhere(name: str) -> str:
+def _absolute(name: str) -> str:
     """Return a data set's name with absolute paths (folder:PATH), valid from any working directory."""
     kind, colon, paths = name.partition(":")
     parts = [Path(part).expanduser() for part in paths.split(",")]

@@ -44,7 +44,7 @@ def options_of_cuts() -> dict[str, str | None]:
         for label, elements in meanings(compensation).items():
             for option, default in options_of(compensation.functions[elements]).items():
                 owners.setdefault(option, {})["compensation", label] = default
-    return {**{option: _told(of) for option, of in owners.items()}, **dict.fromkeys(RENAMED)}
+    return {**{option: _help(of) for option, of in owners.items()}, **dict.fromkeys(RENAMED)}
 
 
 def meanings(compensation: Compensation) -> dict[str, str]:
@@ -59,7 +59,7 @@ def meanings(compensation: Compensation) -> dict[str, str]:
     return {f"{compensation.name} of {elements}": elements for elements in sorted(functions.values())}
 
 
-def _told(defaults: Mapping[tuple[str, str], Any]) -> str:
+def _help(defaults: Mapping[tuple[str, str], Any]) -> str:
     """Return the help of an option, its owners and its default, for (kind of owner, its name) → default."""
     if len(set(map(str, defaults.values()))) > 1:
         return f"option of {', '.join(f'{name} (default {value})' for (_, name), value in defaults.items())}"
@@ -68,8 +68,8 @@ def _told(defaults: Mapping[tuple[str, str], Any]) -> str:
     for kind, name in defaults:
         owners.setdefault(kind, []).append(name)
     several = {"criterion": "criteria", "compensation": "compensations"}
-    told = [
+    texts = [
         f"the {several[kind] if len(names) > 1 else kind} {', '.join(names)}"
         for kind, names in owners.items()
     ]
-    return f"option of {' and '.join(told)} [default: {value}]"
+    return f"option of {' and '.join(texts)} [default: {value}]"
