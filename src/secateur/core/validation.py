@@ -1,4 +1,4 @@
-"""One sentence out of a pydantic error."""
+"""One-sentence messages for pydantic errors."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
 NO_SETTING = PydanticCustomError("no_setting", "no setting of this step")
-"""What the validator of a field raises that a step inherits and has no use for."""
+"""Error of the validator of an inherited field that is no setting of a step."""
 
 
 def sentence(error: ValidationError, called: Callable[[str], str] = str) -> str:
-    """Say what is wrong with the first field at fault: its name, its value, what was expected.
+    """Return the sentence for the first invalid field: its name, its value and the expected values.
 
-    `called` gives the name that the user knows a field by, such as its option.
+    `called` maps a field to the name shown to the user, such as its option.
     """
     first = error.errors()[0]
     name = called(str(first["loc"][0])) if first["loc"] else "value"

@@ -1,4 +1,4 @@
-"""What must live and die together in a model, for people (a tree) and for programs (JSON, CSV)."""
+"""Output of the coupled groups of a model: a tree, a table and JSON."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def outcome(run: Run, groups: Groups) -> Outcome:
 
 
 def tree(groups: Groups, title: str) -> Tree:
-    """Draw the groups that may be cut with the tensors they run through, then what must stay, by reason."""
+    """Return the tree of the prunable groups with their tensors, followed by the locked groups, by reason."""
     root = Tree(Text(title))
     for group in groups.free:
         branch = root.add(
@@ -67,7 +67,7 @@ def tree(groups: Groups, title: str) -> Tree:
 
 
 def kind(group: Group) -> str:
-    """Name a group's units."""
+    """Return the noun of a group's units."""
     return "heads" if group.heads else "channels"
 
 

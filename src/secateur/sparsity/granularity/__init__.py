@@ -1,4 +1,4 @@
-"""What one cut removes: single weights, blocks and patterns of weights, channels, heads, layers.
+"""Granularities: single weights, blocks and patterns of weights, channels, heads, layers.
 
 Each granularity is one module of this package; importing the package registers all of them.
 """
@@ -23,14 +23,14 @@ __all__ = [
 
 
 def kind_of(text: str) -> type[Granularity]:
-    """Return the class of a granularity, told by its kind, such as "n:m", or written out, such as "2:4"."""
+    """Return the class of a granularity from its kind, such as "n:m", or its text, such as "2:4"."""
     return GRANULARITIES[text] if text in GRANULARITIES else type(parse(text))
 
 
 def parse(text: str) -> Granularity:
     """Read a granularity: "weight", "block:16x16", a pattern such as "2:4", "channel", "head" or "layer".
 
-    Raises `InputError` for any other text, and for sizes that make no sense.
+    Raises `InputError` for any other text, and for invalid sizes.
 
     >>> parse("2:4").amount
     0.5
