@@ -9,7 +9,7 @@ import re
 import pytest
 import torch
 import typer
-from test_cli import snapshot
+from folders import snapshot
 
 import secateur
 from secateur.cli.app import app

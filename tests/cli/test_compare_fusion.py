@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_cli import snapshot
+from folders import snapshot
 from torch import nn
 
 import secateur

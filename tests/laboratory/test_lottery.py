@@ -11,8 +11,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_training import BATCH, COUNT, Net, copied, fresh, same, toy
 from torch import Tensor, nn
+from toy_training import BATCH, COUNT, Net, copied, fresh, same, toy
 
 import secateur
 from secateur import lottery

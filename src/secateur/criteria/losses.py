@@ -224,11 +224,7 @@ def derivatives(
             try:
                 outputs = model(**part) if isinstance(part, Mapping) else model(part)
                 loss = loss_of(outputs, answers, temperature)
-                if not bool(torch.isfinite(loss.detach()).all()):
-                    raise InputError(
-                        "The loss on the calibration data is NaN or infinity: look at the inputs and the labels."
-                    )
-                derived = derive(size * loss)
+                derived = derive(size * finite(loss))
             except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
                 raise InputError(
                     f"The calibration data gives no gradient ({reason_of(error)}): pass batches of what the "
@@ -259,6 +255,15 @@ def loss_of(outputs: Any, labels: Tensor | None, temperature: float = 1.0) -> Te
         return loss
     logits = outputs if isinstance(outputs, Tensor) else outputs.logits
     return F.cross_entropy(logits / temperature if temperature != 1 else logits, labels)
+
+
+def finite(loss: Tensor) -> Tensor:
+    """Return the loss. Raises `InputError` for one that is NaN or infinite."""
+    if not bool(torch.isfinite(loss.detach()).all()):
+        raise InputError(
+            "The loss on the calibration data is NaN or infinity: look at the inputs and the labels."
+        )
+    return loss
 
 
 def _parts(inputs: Any, labels: Tensor | None, parts: int | None) -> Iterator[tuple[Any, Tensor | None, int]]:

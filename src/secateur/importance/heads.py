@@ -17,7 +17,7 @@ from secateur.core.errors import InputError, ModelError, reason_of
 from secateur.core.progress import bar
 from secateur.core.seeds import same_draws
 from secateur.criteria.calibration import Calibration
-from secateur.criteria.losses import loss_of
+from secateur.criteria.losses import finite, loss_of
 from secateur.graph.labels import Vector
 from secateur.graph.probe import Probe, TensorPlace
 from secateur.importance.observed import by_samples, check_reached, coupling_of, remembered
@@ -165,6 +165,8 @@ def _losses(
                     }
                     totals[readings][1 + unit] += size * mean_loss(masks)
                     running.advance()
+    if not samples:
+        raise InputError("The data holds no batch: pass batches of inputs and labels as data=.")
     return {readings: total / samples for readings, total in totals.items()}
 
 
@@ -184,8 +186,9 @@ def _gradients(
 
 def _loss(outputs: Any, labels: Tensor | None) -> Tensor:
     try:
-        return loss_of(outputs, labels)
+        loss = loss_of(outputs, labels)
     except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise InputError(
             f"The calibration data gives no loss ({reason_of(error)}): pass labels that fit the model's outputs."
         ) from error
+    return finite(loss)
