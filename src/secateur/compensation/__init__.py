@@ -2,18 +2,17 @@
 
 A reduction of a group of n units to m is a pair of matrices: an *encoder*, [m, n], applied to the weights that produce
 the units, and a *decoder*, [n, m], applied to the weights that read them. Dropping is a selection and its transpose;
-other compensations compute other entries.
+other compensations compute other entries. Every module of this package registers its compensations.
 """
 
-from secateur.compensation import fuse, reconstruct, weights
 from secateur.compensation.registry import COMPENSATIONS, Case, Compensation, compensation
+from secateur.core.registry import import_modules
+
+import_modules(__name__)
 
 __all__ = [
     "COMPENSATIONS",
     "Case",
     "Compensation",
     "compensation",
-    "fuse",
-    "reconstruct",
-    "weights",
 ]

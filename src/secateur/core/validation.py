@@ -27,6 +27,7 @@ def sentence(error: ValidationError, called: Callable[[str], str] = str) -> str:
         return f"Leave {name} out, which is no setting of this step."
     if first["type"] == "value_error":
         setting = getattr(first.get("ctx", {}).get("error"), "setting", None)
-        told = reason if setting is None else reason.replace(f"The setting {setting}", called(setting))
-        return told[0].upper() + told[1:]
+        if setting is not None and called(setting) != setting:
+            return reason.replace(f"The setting {setting}", called(setting))
+        return reason[0].upper() + reason[1:]
     return f"{name} cannot be {first['input']!r}: {reason[0].lower()}{reason[1:]}."

@@ -3,14 +3,11 @@
 Each granularity is one module of this package; importing the package registers all of them.
 """
 
-from importlib import import_module
-from pkgutil import iter_modules
-
 from secateur.core.errors import InputError
+from secateur.core.registry import import_modules
 from secateur.sparsity.granularity.base import GRANULARITIES, Granularity, granularity, kinds_where
 
-for _module in sorted(module.name for module in iter_modules(__path__)):
-    import_module(f"{__name__}.{_module}")
+import_modules(__name__)
 
 __all__ = [
     "GRANULARITIES",
