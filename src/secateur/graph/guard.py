@@ -75,7 +75,8 @@ class _Before:
         if isinstance(error, UnknownForm):
             self.c.unknown[name] += 1
             return f"secateur's rule for {name} does not know this form of it: {error}"
-        fault = RuleFault(name, f"{type(error).__name__}: {reason_of(error)}", _line(error))
+        said = f": {reason_of(error)}" if str(error).strip() else ""
+        fault = RuleFault(name, type(error).__name__ + said, _line(error))
         self.c.faults[fault] += 1
         return f"secateur's rule for {name} failed with {fault.error}, at {fault.line}"
 

@@ -65,8 +65,9 @@ for _name, _product in PRODUCTS.items():
 @operator("_trilinear", mixes=True)
 def trilinear(c: Coupling, node: Node) -> None:
     """The product of three tensors, summed: dimensions line up after each has got its missing ones."""
-    factors = [argument(node, name) for name in ("i1", "i2", "i3")]
-    expands, sums = [argument(node, f"expand{n}") for n in (1, 2, 3)], argument(node, "sumdim")
+    factors = [argument(node, "i1"), argument(node, "i2"), argument(node, "i3")]
+    expands = [argument(node, "expand1"), argument(node, "expand2"), argument(node, "expand3")]
+    sums = argument(node, "sumdim")
     sizes = [c.value(factor).shape for factor in factors]
     lined: list[list[Vector | None]] = []
     for at in range(3):

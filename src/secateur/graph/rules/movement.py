@@ -173,8 +173,9 @@ def permute(c: Coupling, node: Node) -> None:
 def transpose(c: Coupling, node: Node) -> None:
     """Swap two dimensions."""
     dims = list(c.of(node.args[0]))
-    a, b = argument(node, "dim0"), argument(node, "dim1")
-    dims[a], dims[b] = dims[b], dims[a]
+    if dims:
+        a, b = argument(node, "dim0"), argument(node, "dim1")
+        dims[a], dims[b] = dims[b], dims[a]
     c.give(node, dims)
 
 
@@ -483,9 +484,10 @@ def triangle(c: Coupling, node: Node) -> None:
 def unfold(c: Coupling, node: Node) -> None:
     """Sliding windows over one dimension."""
     dims = list(c.of(node.args[0]))
-    at = argument(node, "dimension") % len(dims)
-    c.lock(node, dims[at], "the operator slides a window over it")
-    dims[at] = None
+    if dims:
+        at = argument(node, "dimension") % len(dims)
+        c.lock(node, dims[at], "the operator slides a window over it")
+        dims[at] = None
     c.give(node, [*dims, None])
 
 

@@ -51,7 +51,7 @@ def _like(source: Tensor, *_: Any) -> Tensor:
 @entrywise("hardtanh", idempotent=True, meta=_like)
 @entrywise("hardswish", "hardsigmoid", "gelu", meta=_like)
 @entrywise("leaky_relu", "log_sigmoid_forward", "_prelu_kernel", "rrelu_with_noise")
-@entrywise("celu", "elu", "heaviside", "mish", "selu", "threshold")
+@entrywise("celu", "elu", "heaviside", "mish", "threshold")
 @entrywise("where", "masked_fill", "copy", "fill", "zero", "floor_divide", "complex", "polar")
 @entrywise("_masked_scale", "_fake_quantize_learnable_per_tensor_affine")
 @operator(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from secateur.graph.coupling import Coupling, Dims, argument
 from secateur.graph.labels import Vector
 from secateur.graph.program import Node, Ref
-from secateur.graph.rules.table import lock_all, operator
+from secateur.graph.rules.table import UnknownForm, lock_all, operator
 
 
 @operator("embedding", mixes=True)
@@ -95,6 +95,8 @@ def along_index(c: Coupling, node: Node) -> None:
         lock_all(c, node, "it is picked from by index")
         return
     dims, at = list(c.of(source)), argument(node, "dim") % len(c.of(source))
+    if len(c.of(picks)) != len(dims):
+        raise UnknownForm("its index has another number of dimensions")
     others = [picks]
     values = argument(node, "src", None)
     if isinstance(values, Ref) and len(c.of(values)) == len(dims):

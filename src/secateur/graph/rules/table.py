@@ -80,8 +80,6 @@ class Operator:
     """Computes it from numbers that depend on a shape alone: (keep, *its arguments) → what it returns."""
     meta: Callable[..., Any] | None = None
     """Stands in for its meta kernel, where that is slow: the same arguments → tensors of the right shapes."""
-    torch: str = ""
-    """The one version of torch that has it, of those in `tests/graph/test_operators.py`; empty where all do."""
 
     @property
     def moves(self) -> bool:
