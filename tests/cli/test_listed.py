@@ -31,7 +31,7 @@ def test_the_list_says_what_the_commands_say() -> None:
 def test_what_needs_no_command_needs_no_torch(words: list[str], code: int, mentioned: str) -> None:
     program = f"import sys, secateur_command; sys.argv = ['secateur', *{words!r}]\n"
     program += "try: secateur_command.main()\n"
-    program += "finally: print('loaded:', *sorted({'torch', 'numpy', 'yaml'} & set(sys.modules)))"
+    program += "finally: print('loaded:', *sorted({'torch', 'numpy', 'yaml', 'pydantic'} & set(sys.modules)))"
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert ran.returncode == code
     assert mentioned in ran.stdout + ran.stderr

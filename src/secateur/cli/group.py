@@ -34,6 +34,12 @@ class ListedGroup(TyperGroup):
         super().__init__(**{**given, "commands": None})
         self.commands: Any = Commands()
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Refuse a mistyped command at once: parsing options imports pydantic."""
+        if args and not args[0].startswith("-") and args[0] not in LISTED_COMMANDS:
+            self.resolve_command(ctx, args)
+        return super().parse_args(ctx, args)
+
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the list."""
         named = [TyperCommand(name, help=line) for name, line in LISTED_COMMANDS.items()]
