@@ -2,9 +2,11 @@
 
 In docs/**/*.md, the text between `<!-- options: COMMAND -->` and `<!-- end -->` is replaced by the table of the
 command's options, and the text between `<!-- list: NAME -->` and `<!-- end -->` by the table `LISTS[NAME]`. With
---check nothing is written, and the exit code is 1 if a page is out of date.
+--check nothing is written, and the exit code is 1 if a page is out of date. With --new a page is started for a
+criterion, a compensation or a method, and entered in the index.
 
     python docs/generate.py [--check]
+    python docs/generate.py --new criterion NAME
 """
 
 from __future__ import annotations
@@ -18,10 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from new_page import CALLS, new_page
 
 from secateur import CRITERIA, METHODS, SCOPES, data, models
 from secateur.cli.app import app
 from secateur.cli.listings import compensations
+from secateur.core.errors import InputError
 from secateur.core.tables import COUNT, Column, Table
 from secateur.data import AUGMENTATIONS
 from secateur.lottery import KEPT, MASK_CRITERIA, MASKED, STARTS
@@ -276,13 +280,37 @@ def stale() -> list[Path]:
     return [page for page in pages if filled(text := page.read_text(encoding="utf-8")) != text]
 
 
+def start(kind: str, name: str) -> None:
+    """Start a new page and say what comes next; a mistake is one sentence and exit code 2."""
+    try:
+        if kind not in CALLS:
+            raise InputError(f"There are no pages of a '{kind}': choose {', '.join(CALLS)}.")
+        steps = new_page(DOCS, kind, name)
+    except InputError as error:
+        print(f"docs/generate.py: {error}", file=sys.stderr)
+        sys.exit(2)
+    print(f"docs/methods/{name}.md is there, and in the index. Next:")
+    for number, step in enumerate(steps, start=1):
+        print(f"{number}. {step}")
+
+
 def main() -> None:
-    """Write the pages, or with --check list those out of date."""
+    """Write the pages, list those out of date, or start a new one."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
         "--check", action="store_true", help="write nothing; exit with 1 where a page is stale"
     )
-    check = parser.parse_args().check
+    parser.add_argument(
+        "--new",
+        nargs=2,
+        metavar=("KIND", "NAME"),
+        help=f"start the page of a {', '.join(CALLS)}; KIND is one of these",
+    )
+    given = parser.parse_args()
+    if given.new is not None:
+        start(*given.new)
+        return
+    check = given.check
     pages = stale()
     for page in pages:
         if not check:

@@ -8,6 +8,7 @@ import os
 import socket
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -293,7 +294,8 @@ def test_digits_are_always_there():
     assert loaded.input_shape == (1, 8, 8)
     assert loaded.num_classes == 10
     assert loaded.train.inputs.max() == 255
-    rows = torch.cat([loaded.train.inputs, loaded.test.inputs]).flatten(1)
+    images: Any = [loaded.train.inputs, loaded.test.inputs]
+    rows = torch.cat(images).flatten(1)
     from sklearn.datasets import load_digits
 
     expected = torch.from_numpy(load_digits().data * 255 / 16).round().to(torch.uint8)

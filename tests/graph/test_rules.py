@@ -241,7 +241,7 @@ KINDS = [
 
 def mixture(model: Code, steps: list[tuple[str, int]]) -> Tensor:
     """Move p, with q at hand to be joined, step by step while it stays small."""
-    value, other = model.p, model.q
+    value, other = model.get_parameter("p"), model.get_parameter("q")
     for kind, number in steps:
         after = movement(kind, number, value, other)
         if after.ndim <= 6 and 0 < after.numel() <= 600:

@@ -156,7 +156,7 @@ def test_seeds_become_their_mean_in_a_band():
 def test_methods_differ_in_colour_and_shape_and_stages_in_dash_and_fill():
     svg = drawn(CHARTS["accuracy"]())
     points = [e for e in svg.iter() if e.get("aria-roledescription") == "point"]
-    by_method = {}
+    by_method: dict[str, set[tuple[str, str]]] = {}
     for point in points:
         method = re.search(r"Method: ([a-z, ]+)", point.get("aria-label")).group(1)
         by_method.setdefault(method, set()).add((point.get("stroke"), point.get("d")))

@@ -305,7 +305,17 @@ def rewritten(path: Path, change: Callable[[dict[str, Tensor], dict[str, Any]], 
     return path
 
 
-JUNK = [None, 3, "x", True, [], [1], {}, {"shapes": {}}, {"shapes": 3, "attributes": [], "overrides": 1}]
+JUNK: list[Any] = [
+    None,
+    3,
+    "x",
+    True,
+    [],
+    [1],
+    {},
+    {"shapes": {}},
+    {"shapes": 3, "attributes": [], "overrides": 1},
+]
 
 
 @pytest.mark.parametrize("junk", JUNK, ids=str)

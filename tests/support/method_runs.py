@@ -19,7 +19,7 @@ QUICK: dict[str, Any] = {"every": 3, "strength": 1e-3}
 class Block(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.inner, self.norm, self.outer = nn.Linear(width, 2 * width), nn.BatchNorm1d(2 * width), None
+        self.inner, self.norm = nn.Linear(width, 2 * width), nn.BatchNorm1d(2 * width)
         self.outer = nn.Linear(2 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:

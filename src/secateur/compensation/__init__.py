@@ -6,9 +6,9 @@ other compensations compute other entries. Every module of this package register
 """
 
 from secateur.compensation.registry import COMPENSATIONS, Case, Compensation, compensation
-from secateur.core.registry import import_modules
+from secateur.core.discovery import import_modules
 
-import_modules(__name__)
+import_modules(__name__, __path__)
 
 __all__ = [
     "COMPENSATIONS",

@@ -7,10 +7,7 @@ shared tests iterate over the registry.
 from __future__ import annotations
 
 import difflib
-import sys
 from collections.abc import Callable, Iterator, Mapping
-from importlib import import_module
-from pkgutil import iter_modules
 from typing import Generic, TypeVar
 
 from secateur.core.errors import InputError
@@ -75,9 +72,3 @@ def unknown(kind: str, name: str, known: list[str], listing: str | None = None) 
     else:
         hint = "there is none to choose from."
     return f"There is no {kind} named '{name}': {hint}"
-
-
-def import_modules(package: str) -> None:
-    """Import all modules of a package, in alphabetical order, so that what they define is registered."""
-    for found in sorted(module.name for module in iter_modules(sys.modules[package].__path__)):
-        import_module(f"{package}.{found}")

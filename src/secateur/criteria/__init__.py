@@ -3,13 +3,13 @@
 Every module of this package registers its criteria.
 """
 
-from secateur.core.registry import import_modules
+from secateur.core.discovery import import_modules
 from secateur.criteria.calibration import Calibration, balanced
 from secateur.criteria.quantities import CalibrationBatches, QuantitySource, measured, sources
 from secateur.criteria.registry import CRITERIA, QUANTITIES, Criterion, criterion, quantity
 from secateur.criteria.scoring import score
 
-import_modules(__name__)
+import_modules(__name__, __path__)
 
 __all__ = [
     "CRITERIA",

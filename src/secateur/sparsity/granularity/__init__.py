@@ -3,11 +3,11 @@
 Each granularity is one module of this package; importing the package registers all of them.
 """
 
+from secateur.core.discovery import import_modules
 from secateur.core.errors import InputError
-from secateur.core.registry import import_modules
 from secateur.sparsity.granularity.base import GRANULARITIES, Granularity, granularity, kinds_where
 
-import_modules(__name__)
+import_modules(__name__, __path__)
 
 __all__ = [
     "GRANULARITIES",
