@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-pytest_plugins = ["device_skips", "real_data"]
+pytest_plugins = ["device_skips", "on_request", "real_data"]
 
 
 @dataclass

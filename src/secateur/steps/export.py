@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from secateur.core.options import MACHINE
-from secateur.export import export
+from secateur.export import EXPORT_FORMATS, export
 from secateur.runs.run import Run
 from secateur.steps.base import Context, DataRoot, In, Outcome, Step, Trust, step
 
@@ -21,7 +21,12 @@ class Export(Step):
 
     run: In
     out: Annotated[
-        str, Field(min_length=1, description="file to write: .onnx or .pt2", json_schema_extra=MACHINE)
+        str,
+        Field(
+            min_length=1,
+            description=f"file to write: {' or '.join(EXPORT_FORMATS)}",
+            json_schema_extra=MACHINE,
+        ),
     ]
     dynamic_batch: Annotated[bool, Field(description="variable batch size", json_schema_extra=MACHINE)] = True
     data_root: DataRoot = None
