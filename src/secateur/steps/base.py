@@ -127,19 +127,19 @@ class Step(BaseModel):
             return self.perform(Context(Path(root), trust, data_root))
 
     @classmethod
-    def loose_options(cls) -> Mapping[str, str | None]:
+    def extra_options(cls) -> Mapping[str, str | None]:
         """Return the options beside the fields, name → help, stored in the field `options`; help None hides one."""
         return {}
 
     @model_validator(mode="before")
     @classmethod
     def _gather_options(cls, values: Any) -> Any:
-        """Move the loose options among a recipe's keys to the field `options`."""
+        """Move the extra options among a recipe's keys to the field `options`."""
         if not isinstance(values, dict):
             return values
-        loose = {key: value for key, value in values.items() if key in cls.loose_options()}
-        rest = {key: value for key, value in values.items() if key not in loose}
-        return {**rest, "options": {**(rest.get("options") or {}), **loose}} if loose else rest
+        extra = {key: value for key, value in values.items() if key in cls.extra_options()}
+        rest = {key: value for key, value in values.items() if key not in extra}
+        return {**rest, "options": {**(rest.get("options") or {}), **extra}} if extra else rest
 
     @model_validator(mode="before")
     @classmethod

@@ -113,7 +113,7 @@ class Lottery(Step, TicketChoice):
     format: OutputFormat = "text"
 
     @classmethod
-    def loose_options(cls) -> Mapping[str, str | None]:
+    def extra_options(cls) -> Mapping[str, str | None]:
         """Return the options of all criteria."""
         return options_of_criteria()
 

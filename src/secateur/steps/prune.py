@@ -47,7 +47,7 @@ class Prune(Cutting, PruneSettings):
     options: Options = {}
 
     @classmethod
-    def loose_options(cls) -> Mapping[str, str | None]:
+    def extra_options(cls) -> Mapping[str, str | None]:
         """Return the options of all criteria and compensations: --norm, --damping, …."""
         return options_of_cuts()
 

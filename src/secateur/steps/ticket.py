@@ -88,7 +88,7 @@ class Ticket(Cutting, TicketChoice):
     seed: Annotated[int, Field(ge=0, description="seed of all random draws")] = 0
 
     @classmethod
-    def loose_options(cls) -> Mapping[str, str | None]:
+    def extra_options(cls) -> Mapping[str, str | None]:
         """Return the options of all criteria: --norm, …."""
         return options_of_criteria()
 

@@ -45,9 +45,9 @@ class Trains(Step, TrainConfig):
     """A step that trains, with or without pruning during training."""
 
     @classmethod
-    def loose_options(cls) -> Mapping[str, str | None]:
+    def extra_options(cls) -> Mapping[str, str | None]:
         """Return the options of all methods: --every, …."""
-        return methods.loose_options() | {name: f"{name}, for the method" for name in TARGET_OPTIONS}
+        return methods.extra_options() | {name: f"{name}, for the method" for name in TARGET_OPTIONS}
 
 
 @step("train")
