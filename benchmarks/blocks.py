@@ -36,8 +36,8 @@ def main() -> None:
         for criterion in CRITERIA:
             row: dict[str, Any] = {"granularity": granularity, "criterion": criterion}
             for way, asked in WAYS.items():
-                how = {"granularity": granularity, "criterion": criterion, "scope": "local", "data": batches}
-                row[way] = evaluate(prune(model, amount=AMOUNT, **how, **asked).model, data)["top1"]
+                how = {"granularity": granularity, "criterion": criterion, "scope": "local", **asked}
+                row[way] = evaluate(prune(model, amount=AMOUNT, data=batches, **how).model, data)["top1"]
             rows.append(row)
     columns = [
         Column("granularity", "Granularity"),

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from harness import CHECKPOINTS, earlier_rows, has, parser, record, trained
+from harness import CHECKPOINTS, blank, earlier_rows, has, parser, record, trained
 from secateur import Calibration, evaluate, prune
 from secateur.core.tables import PERCENT, Column, Table
 from secateur.data import Batches
@@ -75,7 +75,7 @@ def main() -> None:
                 start = time.perf_counter()
                 cut = prune(
                     model,
-                    torch.zeros(1, *data.input_shape),
+                    blank(data),
                     granularity="channel",
                     criterion=criterion,
                     scope="global",

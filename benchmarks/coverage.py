@@ -243,7 +243,8 @@ def query_width(module: nn.Module) -> int:
     """The width of the queries of an attention module, all heads together."""
     children = dict(module.named_children())
     name = next(name for name in QUERIES if name in children)
-    return children[name].out_features // (3 if name in FUSED else 1)
+    width: int = children[name].out_features  # type: ignore[assignment]
+    return width // (3 if name in FUSED else 1)
 
 
 def number_of(module: nn.Module, names: Sequence[str]) -> int | None:

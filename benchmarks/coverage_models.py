@@ -61,8 +61,8 @@ def calibrate(model: nn.Module, inputs: Any) -> None:
     def take_over(norm: nn.Module, arguments: tuple[Tensor, ...]) -> None:
         values = arguments[0].transpose(0, 1).flatten(1)
         variance = values.var(1, correction=0)
-        norm.running_mean.copy_(values.mean(1))
-        norm.running_var.copy_(variance.clamp_min(0.01 * float(variance.mean()) + 1e-6))
+        norm.get_buffer("running_mean").copy_(values.mean(1))
+        norm.get_buffer("running_var").copy_(variance.clamp_min(0.01 * float(variance.mean()) + 1e-6))
 
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     hooks = [norm.register_forward_pre_hook(take_over) for norm in norms if norm.running_mean is not None]

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from harness import parser, record, trained
+from harness import blank, parser, record, trained
 from secateur import evaluate, prune, synthetic_inputs
 from secateur.compensation.synthetic import mismatches
 from secateur.core.tables import PERCENT, Column, Format, Table
@@ -31,7 +31,7 @@ def main() -> None:
     given = parser(__doc__).parse_args()
     torch.set_num_threads(given.threads or 1)
     model, data = trained("resnet20", given.data_root)
-    example = torch.zeros(1, *data.input_shape)
+    example = blank(data)
     real = data.subset(train=SAMPLES, seed=0).train
     start = time.perf_counter()
     made = synthetic_inputs(model, example, SAMPLES)

@@ -22,8 +22,8 @@ from secateur.core.tables import PERCENT, Column, Table
 from secateur.data import Dataset
 
 SEEDS = (0, 1, 2)
-TRAIN = {"epochs": 30, "batch_size": 64, "lr": 0.1, "warmup": "1ep"}
-RETRAIN = {"epochs": 5, "batch_size": 64, "lr": 0.02}
+TRAIN: dict[str, Any] = {"epochs": 30, "batch_size": 64, "lr": 0.1, "warmup": "1ep"}
+RETRAIN: dict[str, Any] = {"epochs": 5, "batch_size": 64, "lr": 0.02}
 AMOUNTS = (0.8, 0.9, 0.95)
 PATTERNS = {"2:4": 0.5, "1:4": 0.75, "1:8": 0.875}
 
@@ -36,21 +36,22 @@ def main() -> None:
     models = [trained(data, seed) for seed in SEEDS]
     dense = statistics.fmean(evaluate(model, data)["top1"] for model in models)
 
-    by_scope = [
+    by_scope: list[Mapping[str, Any]] = [
         {"scope": scope}
         | {key: value for a in AMOUNTS for key, value in reached(models, data, a, scope=scope).items()}
         for scope in SCOPES
     ]
     keep("digits_scopes", "scope", [f"{amount:.0%}" for amount in AMOUNTS], by_scope, dense, data)
 
-    by_pattern = []
+    by_pattern: list[Mapping[str, Any]] = []
     for pattern, amount in PATTERNS.items():
         row: dict[str, Any] = {"pattern": f"{pattern} ({amount:.1%})"}
-        for label, choices in {
+        ways: dict[str, dict[str, Any]] = {
             pattern: {"granularity": pattern},
             "local": {"amount": amount, "scope": "local"},
             "global": {"amount": amount, "scope": "global"},
-        }.items():
+        }
+        for label, choices in ways.items():
             name = "pattern" if label == pattern else label
             row |= dict(
                 zip((f"{name} as cut", f"{name} retrained"), both(models, data, **choices), strict=True)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -75,7 +75,7 @@ def synthetic(count: int, seed: int) -> Dataset:
     return Dataset("random images", train, test, tuple("0123456789"), half, half, "crop-flip")
 
 
-def consumed(batches: Iterable[tuple[Tensor, ...]], device: torch.device) -> int:
+def consumed(batches: Iterable[Sequence[Any]], device: torch.device) -> int:
     """Bring every batch to the device; return the number of examples."""
     count = 0
     for batch in batches:
@@ -136,7 +136,7 @@ def main() -> None:
     def loader(workers: int) -> Iterable[tuple[Tensor, ...]]:
         return DataLoader(samples, BATCH, shuffle=True, num_workers=workers, pin_memory=device.type == "cuda")
 
-    feeders: dict[str, Callable[[int], Iterable[tuple[Tensor, ...]]]] = {
+    feeders: dict[str, Callable[[int], Iterable[Sequence[Any]]]] = {
         "batches": ours.epoch,
         "dataloader_0_workers": lambda epoch: loader(0),
         "dataloader_2_workers": lambda epoch: loader(2),

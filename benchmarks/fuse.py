@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from harness import parser, record, trained
+from harness import blank, parser, record, trained
 from secateur import evaluate, prune
 from secateur.core.tables import PERCENT, Column, Table
 
@@ -54,7 +54,7 @@ def main() -> None:
     given = parser(__doc__).parse_args()
     torch.set_num_threads(given.threads or 1)
     model, data = trained("resnet20", given.data_root)
-    images, rows = torch.zeros(1, *data.input_shape), []
+    images, rows = blank(data), []
     for cut, asked in CUTS.items():
         row: dict[str, Any] = {"cut": cut}
         for way, own in WAYS.items():

@@ -93,7 +93,7 @@ def retrained(given: Any, folder: Path, facts: dict[str, Any]) -> None:
     rows = []
     for way, compensation in WAYS.items():
         out = str(folder / compensation)
-        cut = Prune(
+        cut = Prune(  # type: ignore[call-arg]
             run=str(folder / "dense"),
             data_root=given.data_root,
             granularity="channel",

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from secateur import build, load_data
 from secateur.core.environment import environment
@@ -58,6 +58,12 @@ def trained(name: str, data_root: str) -> tuple[nn.Module, Dataset]:
     model = build(name, num_classes=10, input_shape=data.input_shape)
     load_weights(model, Path(data_root) / "weights/cifar10" / CHECKPOINTS[name])
     return model.eval(), data
+
+
+def blank(data: Dataset) -> Tensor:
+    """Return one image of a data set's shape, all zeros: float32 [1, C, H, W]."""
+    assert data.input_shape is not None, f"{data.name} holds no images"
+    return torch.zeros(1, *data.input_shape)
 
 
 def parser(description: str | None, data: bool = True) -> argparse.ArgumentParser:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -44,7 +45,7 @@ def main() -> None:
     seconds(step)
     steps, rows = [seconds(step)], list[dict[str, Any]]()
     for criterion in CRITERIA:
-        took = seconds(lambda name=criterion: cut(model, name, images, labels))
+        took = seconds(partial(cut, model, criterion, images, labels))
         steps.append(seconds(step))
         rows.append({"criterion": criterion, "seconds": took})
         print(rows[-1], steps[-1], flush=True)

@@ -20,8 +20,8 @@ from secateur.core.seeds import seed_of
 from secateur.core.tables import NUMBER, PERCENT, Column, Table
 
 SEEDS = (0, 1, 2)
-TRAIN = {"epochs": 25, "batch_size": 256, "augment": "none"}
-RETRAIN = {
+TRAIN: dict[str, Any] = {"epochs": 25, "batch_size": 256, "augment": "none"}
+RETRAIN: dict[str, Any] = {
     "epochs": 1,
     "batch_size": 256,
     "lr": 1e-3,

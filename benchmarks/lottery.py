@@ -57,7 +57,9 @@ def main() -> None:
         step(root, data_root=given.data_root)
     levels = [*range(1, given.levels, 2), given.levels]
     for level in levels:
-        search = Lottery(runs=[step.out for step in steps], levels=level, starts=STARTS, out="levels", **CUT)
+        search = Lottery(
+            runs=tuple(step.out for step in steps), levels=level, starts=STARTS, out="levels", **CUT
+        )
         records = search(root, data_root=given.data_root).record
         seconds = sum(
             entry["seconds"] for entry in Run.open(root / f"levels/dense-0-weights-{level:02}").history[-2:]

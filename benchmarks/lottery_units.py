@@ -48,7 +48,7 @@ def main() -> None:
     root = Path(given.runs)
     for seed in SEEDS:
         Train(seed=seed, out=f"dense-{seed}", **TRAIN)(root, data_root=given.data_root)
-        runs = [f"dense-{each}" for each in SEEDS if each <= seed]
+        runs = tuple(f"dense-{each}" for each in SEEDS if each <= seed)
         records = Lottery(runs=runs, starts=STARTS, out="levels", **CUT)(
             root, data_root=given.data_root
         ).record

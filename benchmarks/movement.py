@@ -62,7 +62,7 @@ def main() -> None:
             if name == "random":
                 cut = prune(model, amount=1 - left, criterion="random", inplace=True, seed=seed, **CUT)
                 masks = cut.masks
-            amount = {"amount": 1 - left} if method else {}
+            amount: dict[str, Any] = {"amount": 1 - left} if method else {}
             fitted = train(model, part, **TRAIN, **method, **amount, masks=masks, seed=seed)
             rows.append({"left": left, "method": name, "seed": seed, "top1": fitted.rows[-1]["top1"]})
             print(rows[-1], flush=True)

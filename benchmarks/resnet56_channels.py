@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from harness import earlier_rows, has, parser, record, trained
+from harness import blank, earlier_rows, has, parser, record, trained
 from secateur import evaluate, prune, train
 from secateur.core.tables import PERCENT, Column, Table
 from secateur.data import Batches
@@ -25,7 +25,7 @@ BUDGETS = (0.5, 0.75)
 CRITERIA = ("magnitude", "taylor", "random")
 CALIBRATION = 8
 """Batches of 128 training images for the gradients."""
-RETRAIN = {
+RETRAIN: dict[str, Any] = {
     "epochs": 3,
     "batch_size": 128,
     "lr": 0.01,
@@ -44,7 +44,7 @@ def main() -> None:
     model, data = trained("resnet56", given.data_root)
     rows = earlier_rows(NAME)
     dense = evaluate(model, data)
-    images = torch.zeros(1, *data.input_shape)
+    images = blank(data)
     for budget in BUDGETS:
         for criterion in CRITERIA:
             if has(rows, criterion=criterion, budget=budget):

@@ -18,7 +18,7 @@ from secateur.core.tables import PERCENT, Column, Table
 
 NAME = "resnet56_sparsity"
 AMOUNTS = (0.5, 0.7, 0.8, 0.9, 0.95)
-RETRAIN = {
+RETRAIN: dict[str, Any] = {
     "epochs": 1,
     "batch_size": 128,
     "lr": 0.01,

@@ -9,6 +9,7 @@ where one of ours lies more than 0.01 away.
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ def main() -> None:
         "logistic": generator.logistic(size=SAMPLES),
         "laplace": generator.laplace(size=SAMPLES),
     }
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, values in samples.items():
         found = safe_rate({name: torch.from_numpy(values.astype(np.float32))})
         rows.append(

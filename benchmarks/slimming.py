@@ -30,8 +30,15 @@ STRENGTHS = (0.0, 3e-3, 1e-2)
 AMOUNTS = (0.0, 0.5, 0.6, 0.7)
 BINS, WIDEST = 40, 1.6
 """Bins of the histogram of |γ|, and where it ends; the last bin holds all above."""
-TRAIN = {"epochs": 20, "batch_size": 128, "lr": 0.1, "weight_decay": 1e-4, "warmup": "1ep", "seed": 0}
-RETRAIN = {"epochs": 10, "batch_size": 128, "lr": 0.05, "weight_decay": 1e-4, "seed": 0}
+TRAIN: dict[str, Any] = {
+    "epochs": 20,
+    "batch_size": 128,
+    "lr": 0.1,
+    "weight_decay": 1e-4,
+    "warmup": "1ep",
+    "seed": 0,
+}
+RETRAIN: dict[str, Any] = {"epochs": 10, "batch_size": 128, "lr": 0.05, "weight_decay": 1e-4, "seed": 0}
 PICTURE = Path(__file__).parent.parent / "docs/images/slimming"
 
 
@@ -63,7 +70,7 @@ def main() -> None:
             continue
         torch.manual_seed(seed_of("init", 0))
         dense = build("vgg11_bn", num_classes=10, input_shape=data.input_shape, width=given.width)
-        method = {"method": "slimming", "options": {"strength": strength}} if strength else {}
+        method: dict[str, Any] = {"method": "slimming", "options": {"strength": strength}} if strength else {}
         train(dense, data, **settings["train"], **method)
         for amount in missing:
             cut = prune(
@@ -76,7 +83,7 @@ def main() -> None:
             )
             assert cut.parameters is not None
             assert cut.macs is not None
-            row = {
+            row: dict[str, Any] = {
                 "strength": strength,
                 "cut": amount,
                 "parameters": cut.parameters[1] / cut.parameters[0],

@@ -14,6 +14,7 @@ import copy
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -56,12 +57,19 @@ def main() -> None:
         model.eval()
         inputs = torch.randn(1, 3, 8, 64, 64) if name == "r3d_18" else torch.randn(1, 3, size, size)
         ours = best(
-            lambda model=model, inputs=inputs: prune(
-                model, inputs, granularity="channel", amount=0.5, scope="local", verify=False, inplace=False
+            partial(
+                prune,
+                model,
+                inputs,
+                granularity="channel",
+                amount=0.5,
+                scope="local",
+                verify=False,
+                inplace=False,
             )
         )
         theirs = best(
-            lambda model=model, inputs=inputs, name=name: dependency_pruned(
+            lambda model=model, inputs=inputs, name=name: dependency_pruned(  # type: ignore[misc]
                 copy.deepcopy(model), inputs, name, True
             )
         )

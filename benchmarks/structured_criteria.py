@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from harness import earlier_rows, has, parser, record, trained
+from harness import blank, earlier_rows, has, parser, record, trained
 from secateur import CRITERIA, evaluate, prune, train
 from secateur.core.tables import Column, Table
 from secateur.data import Batches
@@ -31,7 +31,7 @@ HOW: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 CALIBRATION = 4
 """Batches of 128 training images."""
-RETRAIN = {
+RETRAIN: dict[str, Any] = {
     "epochs": 1,
     "batch_size": 128,
     "lr": 0.01,
@@ -58,7 +58,7 @@ def main() -> None:
             batches = islice(Batches(data, "train", 128, shuffle=True, seed=seed), CALIBRATION)
             cut = prune(
                 model,
-                torch.zeros(1, *data.input_shape),
+                blank(data),
                 granularity="channel",
                 criterion=criterion,
                 scope="global",

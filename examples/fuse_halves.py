@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import argparse
 import copy
+import math
 from dataclasses import replace
 from statistics import mean
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,13 +25,13 @@ import secateur
 from secateur import evaluate, prune, train
 from secateur.data import Dataset
 
-HALVES = {"epochs": 30, "batch_size": 64, "optimizer": "adamw", "lr": 1e-3}
-TOGETHER = {"epochs": 3, "batch_size": 64, "optimizer": "adamw", "lr": 1e-3}
+HALVES: dict[str, Any] = {"epochs": 30, "batch_size": 64, "optimizer": "adamw", "lr": 1e-3}
+TOGETHER: dict[str, Any] = {"epochs": 3, "batch_size": 64, "optimizer": "adamw", "lr": 1e-3}
 
 
 def network(data: Dataset) -> nn.Sequential:
     """Return a small network of linear layers."""
-    pixels = torch.Size(data.input_shape).numel()
+    pixels = math.prod(data.input_shape or ())
     return nn.Sequential(
         nn.Flatten(),
         nn.Linear(pixels, 64),
@@ -91,7 +93,8 @@ def main() -> None:
             train(networks[-1], half, **HALVES, seed=seed)
         one, two = networks
         wide = side_by_side(one, two)
-        images = data.normalised(data.train.inputs[:512])
+        images = data.normalised(data.train.take(512).inputs)
+        assert isinstance(images, torch.Tensor)
         ways = {
             "trained on one half": one,
             "trained on the other": two,

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import pytest
 
+pytest_plugins = ["device_skips", "on_request", "real_data"]
+
 
 @dataclass
 class Ran:
@@ -35,3 +37,11 @@ def secateur_command(monkeypatch, capsys, tmp_path):
         return Ran(stop.value.code, captured.out, captured.err)
 
     return run
+
+
+@pytest.fixture
+def fuse(monkeypatch):
+    """Counts the moments of a training, and ends it at one of them: see `kills`."""
+    from kills import watch
+
+    return watch(monkeypatch)

@@ -10,7 +10,7 @@
     print(secateur.evaluate(result.model, data), result.summary())
     secateur.save(result, "small.safetensors")
 
-The same road with folders, files and a report is the command `secateur`, or `secateur.run` on a recipe.
+The same with folders, files and a report is the command `secateur`, or `secateur.run` on a recipe.
 
 Importing this imports nothing else: a public name, or a package such as `secateur.models`, is imported when it is
 first used.

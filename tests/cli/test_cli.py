@@ -9,10 +9,10 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from folders import snapshot
 from PIL import Image
 from torch import nn
 
@@ -432,10 +432,6 @@ def test_a_mistake_gets_one_sentence(mistake, secateur_command, workshop, traine
     assert ran.out == ""
     if mistake != "diverging":  # a training that began leaves its log
         assert (snapshot(workshop), snapshot(trained)) == before
-
-
-def snapshot(folder: Path) -> dict[str, bytes]:
-    return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def test_a_stop_while_the_package_is_imported_ends_in_one_sentence():

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from test_cli import snapshot
+from folders import snapshot
 
 import secateur
 from secateur.graph.cost import parameters

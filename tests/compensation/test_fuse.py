@@ -58,8 +58,7 @@ def reduced(
     plan, failures = plan_for(model, cut)
     assert not failures
     small = apply(model, plan)
-    if misfits(small, cut, inputs):
-        pytest.skip("the code does not follow a cut of all groups")
+    assert not misfits(small, cut, inputs), "the code does not follow this cut"
     scores = scores or {group.name: torch.rand(group.units) + 0.5 for group in chosen}
     case = Case(model, small, groups.coupling.program, None, 0, False, cut, plan, tuple(chosen), scores)
     return small, fuse(case, **options)
@@ -112,20 +111,43 @@ def differs(one: Any, two: Any) -> float:
 
 
 EXACT = ("function_preserving", "energy_preserving")
+UNCODED = {
+    "tied_transposed": "both makes and reads its units",
+    "weight_norm_old": "before it reads its units",
+    "weight_norm_parametrised": "before it reads its units",
+    "spectral_norm_parametrised": "before it reads its units",
+}
+"""Models none of whose groups can be coded, and why."""
+BOUND = {"lstm_projected": "rnn.weight_ih_l0"}
+"""Models with a group that can't become half as large alone: a projection must be smaller than what it projects."""
 
 
 @pytest.mark.parametrize(("reader", "scaling"), [(1.0, EXACT[0]), (0.7, EXACT[0]), (0.7, EXACT[1])])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [name for name in CASES if name not in UNCODED])
 @torch.no_grad()
 def test_equal_units_become_one_without_a_trace(name: str, reader: float, scaling: str) -> None:
     case = CASES[name]()
     model, inputs = case.model.double(), to_double(case.inputs)
     keep = twins(model, groups_of(model, inputs), reader=reader)
-    if not keep:
-        pytest.skip("no group can be coded")
+    keep.pop(BOUND.get(name, ""), None)
+    assert keep
     small, told = reduced(model, inputs, keep, scaling=scaling)
     assert told["groups"].keys() == keep.keys()
     assert differs(run(model, inputs), run(small, inputs)) < 1e-9, told
+
+
+@pytest.mark.parametrize("name", UNCODED)
+@torch.no_grad()
+def test_a_model_none_of_whose_groups_can_be_coded_is_left_dropped(name: str) -> None:
+    case = CASES[name]()
+    how: dict[str, Any] = {"granularity": "channel", "amount": 0.5, "scope": "local"}
+    dropped, fused = (
+        secateur.prune(case.model, case.inputs, compensation=way, **how) for way in ("drop", "fuse")
+    )
+    assert fused.compensated["groups"] == {}
+    assert fused.compensated["left"].keys() == {group.name for group in fused.groups.free}
+    assert all(UNCODED[name] in reason for reason in fused.compensated["left"].values())
+    assert differs(run(dropped.model, case.inputs), run(fused.model, case.inputs)) == 0
 
 
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)

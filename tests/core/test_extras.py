@@ -16,12 +16,16 @@ from typing import Any
 
 import core_road
 import pytest
-import tomllib
 
 import secateur
 from secateur.core import progress
 from secateur.core.errors import MissingExtraError
 from secateur.core.extras import DISTRIBUTIONS, need
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # pytest brings it there
+    import tomli as tomllib
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(core_road.__file__)

@@ -323,7 +323,8 @@ def test_batches_that_are_no_pairs_are_refused(data: Any) -> None:
 
 def test_no_batches_are_refused() -> None:
     model, x = small()
-    for nothing in ([], iter([])):
+    empty: list[Any] = []
+    for nothing in (empty, iter(empty)):
         with pytest.raises(InputError, match="The data holds no batch"):
             secateur.prune(model, x, granularity="channel", criterion="hrank", amount=0.5, data=nothing)
     with pytest.raises(InputError, match="The data is a int: pass batches"):

@@ -360,7 +360,7 @@ def test_batches_of_keywords_and_losses_of_the_models_own_measure_the_same(name:
 def test_how_the_samples_are_batched_does_not_matter(name: str) -> None:
     model = Small(torch.float64)
     expected = some_measured(name, model)
-    whole = tuple(map(torch.cat, zip(*some_batches(torch.float64), strict=True)))
+    whole: Any = tuple(map(torch.cat, zip(*some_batches(torch.float64), strict=True)))
     torch.testing.assert_close(measured(name, model, dict(model.named_parameters()), [whole]), expected)
 
 

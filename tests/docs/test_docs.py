@@ -6,6 +6,7 @@ import ast
 import inspect
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -60,6 +61,64 @@ def test_a_stale_page_is_found_and_mended(monkeypatch):
     assert all(f"`{scope}`" in filled for scope in secateur.SCOPES)
     assert filled.endswith("<!-- end -->\nafter\n")
     assert generate.filled(filled) == filled
+
+
+@pytest.fixture
+def started(monkeypatch, tmp_path, capsys):
+    """Run docs/generate.py --new on a copy of the documentation; return its exit code, output and errors."""
+    monkeypatch.syspath_prepend(str(DOCS))
+    import generate
+
+    shutil.copytree(DOCS / "methods", tmp_path / "docs/methods")
+    shutil.copy(DOCS / "README.md", tmp_path / "docs")
+    monkeypatch.setattr(generate, "DOCS", tmp_path / "docs")
+
+    def run(kind: str, name: str) -> tuple[object, str, str]:
+        monkeypatch.setattr(sys, "argv", ["generate.py", "--new", kind, name])
+        code: object = 0
+        try:
+            generate.main()
+        except SystemExit as stop:
+            code = stop.code
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("kind", "neighbour"), [("criterion", "random"), ("compensation", "fuse"), ("method", "dropout")]
+)
+def test_a_new_page_has_its_headings_and_stands_in_the_index(kind, neighbour, started, tmp_path):
+    code, out, _ = started(kind, "my_own")
+    assert code == 0
+    page, index = tmp_path / "docs/methods/my_own.md", text_of(tmp_path / "docs/README.md")
+    assert headings(page) == ["My own", "When to use it"]
+    assert f"The {kind} `my_own` " in text_of(page)
+    before, after = index.split(f"| [My own](methods/my_own.md) | the {kind} `my_own` |\n")
+    assert before.splitlines()[-1].startswith("| [")
+    assert f"(methods/{neighbour}.md)" in before.splitlines()[-1]
+    assert before + after == text_of(DOCS / "README.md")
+    assert "my_own.py" in out
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "reason"),
+    [
+        ("criterion", "taylor", "a page docs/methods/taylor.md already: choose another name"),
+        ("criterion", "my-own", "'my-own' is no name of a criterion: take small letters"),
+        ("criterion", "../x", "is no name of a criterion"),
+        ("criterion", "", "is no name of a criterion"),
+        ("scope", "mine", "no pages of a 'scope': choose criterion, compensation, method"),
+    ],
+)
+def test_a_page_that_can_not_be_started_is_one_sentence(kind, name, reason, started, tmp_path):
+    code, out, err = started(kind, name)
+    assert (code, out) == (2, "")
+    assert reason in err
+    assert err.count("\n") == 1
+    assert text_of(tmp_path / "docs/README.md") == text_of(DOCS / "README.md")
+    assert len(list((tmp_path / "docs/methods").iterdir())) == len(list((DOCS / "methods").iterdir()))
 
 
 def test_every_command_has_a_page_with_its_options():

@@ -39,7 +39,8 @@ class Sets:
 
 def replay(steps: list[tuple[str, int]]) -> tuple[Labels, Sets, list[Lock]]:
     """Take random steps with both."""
-    labels, sets, locks = Labels(), Sets(), []
+    locks: list[Lock] = []
+    labels, sets = Labels(), Sets()
     for step, seed in steps:
         random = np.random.default_rng(seed)
         count = int(random.integers(0, 9))

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 import secateur
 from secateur.graph.couple import couple
 from secateur.graph.coupling import Coupling
-from secateur.graph.rules import RULES
+from secateur.graph.operators import OPERATORS
 from secateur.graph.rules.movement import factors
 from secateur.graph.trace import trace
 
@@ -241,7 +241,7 @@ KINDS = [
 
 def mixture(model: Code, steps: list[tuple[str, int]]) -> Tensor:
     """Move p, with q at hand to be joined, step by step while it stays small."""
-    value, other = model.p, model.q
+    value, other = model.get_parameter("p"), model.get_parameter("q")
     for kind, number in steps:
         after = movement(kind, number, value, other)
         if after.ndim <= 6 and 0 < after.numel() <= 600:
@@ -594,7 +594,7 @@ def test_an_operator_without_a_rule_is_counted_and_named() -> None:
     model = Code(lambda m, x: torch.linalg.qr(x @ m.a)[0].sum() + 0 * torch.linalg.qr(x)[1].sum(), a=A)
     groups = secateur.analyze(model, X)
     assert groups.unknown == {"linalg_qr": 2}
-    assert "linalg_qr" not in RULES
+    assert "linalg_qr" not in OPERATORS
     lock = groups.groups[-1].lock
     assert lock is not None
     assert lock.reason == "secateur has no rule for the operator linalg_qr"

@@ -10,10 +10,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_charts import drawn, marks, texts
-from test_training import BATCH, COUNT, Net, copied, fresh, half_cut, same, toy
 from torch import Tensor, nn
 from torch.nn import functional
+from toy_training import BATCH, COUNT, Net, copied, fresh, half_cut, same, toy
+from vega import drawn, marks, texts
 
 import secateur
 from secateur import connectivity

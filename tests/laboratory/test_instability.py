@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_cli import snapshot
+from folders import snapshot
 
 import secateur
 from secateur import connectivity

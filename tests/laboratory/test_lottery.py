@@ -11,8 +11,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_training import BATCH, COUNT, Net, copied, fresh, same, toy
 from torch import Tensor, nn
+from toy_training import BATCH, COUNT, Net, copied, fresh, same, toy
 
 import secateur
 from secateur import lottery
@@ -296,7 +296,8 @@ def test_a_baseline_by_hand(start, beside, tmp_path):
     train(dense, toy(), **PLAIN, folder=tmp_path, snapshots=("2it",))
     seed = lottery.starts.start_seed(start, 0, 1.0)
     torch.manual_seed(seed)
-    model, changed = newly(), {"start_at": "0it"}
+    model = newly()
+    changed: dict[str, Any] = {"start_at": "0it"}
     if start == "reshuffle":
         model.load_state_dict(read_snapshot(tmp_path, 2))
         changed = {"start_at": "2it"}
@@ -311,7 +312,7 @@ def test_a_baseline_by_hand(start, beside, tmp_path):
 
 
 def test_normalisations_take_the_statistics_of_where_they_go_back_to(monkeypatch, tmp_path):
-    met = {}
+    met: dict[int, Any] = {}
 
     def watched(model: nn.Module, *arguments: Any, **settings: Any) -> Any:
         met[len(met)] = copied(model)

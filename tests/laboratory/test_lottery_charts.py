@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_charts import drawn
+from vega import drawn
 
 from secateur.lottery import STARTS
 from secateur.report import theme

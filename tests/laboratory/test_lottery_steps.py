@@ -13,9 +13,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_cli import snapshot
-from test_resume import Fuse, fuse, survived, wait_for  # noqa: F401
-from test_resume import secateur as process
+from folders import snapshot
+from kills import Fuse, started, survived, wait_for
 
 import secateur
 from secateur import run
@@ -361,7 +360,7 @@ def kept(root: Path) -> dict[str, Any]:
 def test_a_search_killed_at_any_moment_ends_with_the_same_bytes(
     root: Path,
     tmp_path: Path,
-    fuse: Fuse,  # noqa: F811
+    fuse: Fuse,
 ) -> None:
     step = search(starts=("weights", "reinit"), rewind_to="2it")
     whole = Path(shutil.copytree(root, tmp_path / "whole"))
@@ -388,12 +387,12 @@ def test_a_command_killed_within_a_level_goes_on_within_it(root: Path, tmp_path:
     torch.set_num_threads(1)
     Lottery(runs=("long",), out="lot", levels=2, rate=0.4, starts=("weights", "random"))(whole)
     torch.set_num_threads(threads)
-    first = process(*words, folder=root)
+    first = started(*words, folder=root)
     wait_for((root / "lot/long-weights-02/checkpoint.safetensors").exists, first)
     time.sleep(0.1)
     first.send_signal(signal.SIGKILL)
     first.communicate(timeout=60)
-    output, errors = process(*words, folder=root).communicate(timeout=120)
+    output, errors = started(*words, folder=root).communicate(timeout=120)
     assert errors == ""
     assert "trained now" in output
     assert kept(root) == kept(whole)

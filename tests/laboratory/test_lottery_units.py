@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_resume import Fuse, fuse, survived  # noqa: F401
+from kills import Fuse, survived
 from torch import Tensor, nn
 
 import secateur
@@ -290,7 +290,7 @@ def test_weights_of_a_smaller_network_can_be_a_ticket_too(root: Path) -> None:
 def test_a_search_for_channels_killed_at_any_moment_ends_with_the_same_files(
     root: Path,
     tmp_path: Path,
-    fuse: Fuse,  # noqa: F811
+    fuse: Fuse,
 ) -> None:
     def kept(folder: Path) -> dict[str, Any]:
         files = {

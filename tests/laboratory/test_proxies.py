@@ -262,9 +262,9 @@ def test_synflow_of_deep_networks_is_finite():
 def test_grasp_may_look_at_weights_drawn_anew():
     model, data = net(), batch()
     redrawn = score(model, "grasp", data, redraw=True, seed=3)
-    found = measured("grasp", model, {"6.weight": model[6].weight}, [data], seed=3, redraw=True)[
-        "scored_weight"
-    ]
+    found = measured(
+        "grasp", model, {"6.weight": model.get_parameter("6.weight")}, [data], seed=3, redraw=True
+    )["scored_weight"]
     with torch.no_grad():
         model[6].weight.copy_(found["6.weight"])
     assert score(model, "grasp", data) == pytest.approx(redrawn, rel=1e-12)

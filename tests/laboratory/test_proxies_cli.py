@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_cli import snapshot
+from folders import snapshot
 
 import secateur
 from secateur import models, proxies

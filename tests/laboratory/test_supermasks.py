@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from folders import snapshot
 from hypothesis import given
 from hypothesis import strategies as st
-from test_cli import snapshot
 from torch import Tensor, nn
 
 import secateur

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_methods import QUICK, STEPS, batch, begin, fresh, optimizer_of, same, whole
+from method_runs import QUICK, STEPS, batch, begin, fresh, optimizer_of, same, whole
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, SequentialSampler

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_methods import Net, advance, batch, begin, fresh, optimizer_of
+from method_runs import Net, advance, batch, begin, fresh, optimizer_of
 from torch import nn
 
 from secateur import InputError, ModelError, allocate

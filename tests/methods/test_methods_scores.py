@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_methods import STEPS, advance, batch, begin, fresh, optimizer_of
+from method_runs import STEPS, advance, batch, begin, fresh, optimizer_of
 from torch import Tensor, nn
 from torch.nn import functional
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from test_methods import QUICK
-from test_resume import Fuse, fuse, survived  # noqa: F401
-from test_training import BATCH, same, toy
+from kills import Fuse, survived
+from method_runs import QUICK
 from torch import Tensor, nn
 from torch.nn import functional
+from toy_training import BATCH, same, toy
 
 import secateur
 from secateur import METHODS, InputError, Masks, evaluate, train
@@ -68,7 +68,7 @@ def trained(name: str, folder: Path | None = None, **more: Any) -> tuple[Net, Ma
 @pytest.mark.parametrize("name", METHODS)
 def test_a_training_killed_at_any_moment_ends_with_the_same_bits(
     name: str,
-    fuse: Fuse,  # noqa: F811
+    fuse: Fuse,
     tmp_path: Path,
 ) -> None:
     more = {"clip_norm": 0.5, "precision": "bf16-mixed", "optimizer": "adamw"}

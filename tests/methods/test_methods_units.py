@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from test_methods import Net, advance, batch, begin, fresh, optimizer_of
+from method_runs import Net, advance, batch, begin, fresh, optimizer_of
 from torch import Tensor, nn
 from torch.nn import functional
 

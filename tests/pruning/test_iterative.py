@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+from attention_by_hand import ByHand
 from hypothesis import given
 from hypothesis import strategies as st
 from structural_zoo import CASES
-from test_head_criteria import ByHand
 from torch import Tensor, nn
 
 import secateur

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import re
 import subprocess
 import sys
@@ -11,48 +10,13 @@ from xml.etree import ElementTree
 
 import pytest
 import report_fixtures as study
-import vl_convert
+import sample_charts
+from sample_charts import ACCURACY, CHARTS, SAFE_RATE
+from vega import drawn, marks, texts
 
 from secateur.core.errors import InputError, StoreError
 from secateur.report import charts, theme
 
-SAFE_RATE = study.safe_rate()
-ACCURACY = [{"method": "dense", "sparsity": 0.0, "top1": 0.981, "stage": "dense"}] + [
-    {"method": method, "sparsity": amount, "top1": entry["result"]["top1"], "stage": stage}
-    for method in study.METHODS
-    for amount in study.AMOUNTS
-    for stage, entry in zip(("as cut", "retrained"), study.history(method, amount)[1:], strict=True)
-]
-LAYERS = [
-    {**layer, "run": method} for method in study.METHODS for layer in study.layers(method, study.AMOUNTS[0])
-]
-GROUPS = [
-    {
-        "run": run,
-        "group": f"layers.{index}.weight",
-        "units": 16 * 2**index,
-        "kept": 12 * 2**index,
-        "through": "…",
-    }
-    for run in "ab"
-    for index in range(3)
-]
-WAYS = [
-    {"panel": panel, "way": way, "sparsity": sparsity, "top1": 0.9 - sparsity * slope}
-    for panel in ("group 0", "group 1")
-    for slope, way in enumerate(("Whole", "Dropped", "Fused"))
-    for sparsity in (0.3, 0.5)
-]
-CURVES = [{**row, "run": run} for run in "ab" for row in study.epochs("train", 0, 10, 0.5, 0.98)]
-CHARTS = {
-    "front": lambda: charts.front(SAFE_RATE),
-    "kurtosis": lambda: charts.kurtosis(SAFE_RATE),
-    "accuracy": lambda: charts.accuracy_against_sparsity(ACCURACY),
-    "fusion": lambda: charts.accuracy_by_way([*WAYS, *WAYS]),
-    "groups": lambda: charts.group_units(GROUPS),
-    "layers": lambda: charts.layer_sparsity(LAYERS),
-    "training": lambda: charts.training_curves(CURVES),
-}
 EXPECTED = {  # how many of each mark: stands for as many things in the data
     "front": {"line mark": 2, "point": 3, "text mark": 3},
     "kurtosis": {"point": 10},
@@ -62,23 +26,6 @@ EXPECTED = {  # how many of each mark: stands for as many things in the data
     "layers": {"bar": 15},
     "training": {"line mark": 4, "point": 40},
 }
-
-
-def drawn(chart) -> ElementTree.Element:
-    return ElementTree.fromstring(vl_convert.vegalite_to_svg(chart.to_dict()))
-
-
-def marks(svg: ElementTree.Element) -> dict[str, int]:
-    """Count the marks of the data, by kind; containers, axes and legends aside."""
-    kinds = [element.get("aria-roledescription") or "" for element in svg.iter()]
-    counted = {kind: kinds.count(kind) for kind in set(kinds)}
-    return {
-        kind: n for kind, n in counted.items() if kind and not re.search("container|axis|legend|title", kind)
-    }
-
-
-def texts(svg: ElementTree.Element) -> list[str]:
-    return [element.text or "" for element in svg.iter("{http://www.w3.org/2000/svg}text")]
 
 
 @pytest.mark.parametrize("name", CHARTS)
@@ -127,13 +74,12 @@ def test_a_file_that_cannot_be_written_is_one_sentence(tmp_path):
 
 
 def test_no_chart_needs_pandas():
-    code = "import sys; import test_charts as t; [make().to_dict() for make in t.CHARTS.values()]"
+    code = "import sys; import sample_charts as s; [make().to_dict() for make in s.CHARTS.values()]"
     code += "; sys.exit('pandas' in sys.modules)"
     subprocess.run(
         [sys.executable, "-c", code],
-        cwd=Path(__file__).parent,
+        cwd=Path(sample_charts.__file__).parent,
         check=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "support")},
     )
 
 
@@ -210,7 +156,7 @@ def test_seeds_become_their_mean_in_a_band():
 def test_methods_differ_in_colour_and_shape_and_stages_in_dash_and_fill():
     svg = drawn(CHARTS["accuracy"]())
     points = [e for e in svg.iter() if e.get("aria-roledescription") == "point"]
-    by_method = {}
+    by_method: dict[str, set[tuple[str, str]]] = {}
     for point in points:
         method = re.search(r"Method: ([a-z, ]+)", point.get("aria-label")).group(1)
         by_method.setdefault(method, set()).add((point.get("stroke"), point.get("d")))

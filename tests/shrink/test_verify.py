@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cuts import cut_of
 from structural_zoo import CASES, Case, run
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -26,20 +27,6 @@ from secateur.shrink.plan import Plan
 from secateur.shrink.verify import distance, verify
 
 HALF = {"granularity": "channel", "amount": 0.5, "scope": "local"}
-
-
-def cut_of(result: Pruned) -> Cut:
-    """Return the cut a result was made by: the units whose indices its plan keeps."""
-    assert result.plan is not None
-    assert result.groups is not None
-    units = []
-    for group in result.groups.free:
-        member, keep = group.members[0], np.zeros(group.units, dtype=bool)
-        kept = result.plan.kept.get(member.name, {}).get(member.dim, torch.arange(len(member.unit)))
-        inside = member.unit[kept.numpy()]
-        keep[inside[inside >= 0]] = True
-        units.append((group, keep))
-    return Cut.of(result.groups.coupling, units)
 
 
 @functools.cache
@@ -108,7 +95,7 @@ def test_two_kept_units_in_the_wrong_order_are_caught(name: str) -> None:
             tensor.copy_(tensor.index_select(member.dim, torch.from_numpy(order)))
         break
     else:
-        pytest.skip("no group has two units left and two sides")
+        raise AssertionError("no group has two units left and two sides: make the model larger")
     with pytest.raises(VerificationError, match=r"^The smaller model differs from the large one"):
         verify(case.model, small, cut, case.inputs)
 

@@ -25,9 +25,9 @@ def by_loops(scores: Tensor, n: int, m: int) -> Tensor:
     for out in range(outputs):
         for position in itertools.product(*map(range, kernel)):
             for start in range(0, inputs, m):
-                group = [(float(scores[(out, i, *position)]), i) for i in range(start, start + m)]
-                for _, i in sorted(group)[: m - n]:
-                    kept[(out, i, *position)] = False
+                places = [(out, i, *position) for i in range(start, start + m)]
+                for place in sorted(places, key=lambda place: float(scores[place]))[: m - n]:
+                    kept[place] = False
     return kept
 
 

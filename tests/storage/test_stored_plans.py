@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sized_net
 import structural_zoo as zoo
 import torch
+from sized_net import IMAGES, Net
 from torch import Tensor, nn
 
 import secateur
@@ -48,27 +50,6 @@ CASES = [
     "tied_embeddings",
     "keyword_inputs",
 ]
-
-
-class Net(nn.Module):
-    """Sizes in code, tied weights, a buffer the file does not hold, a frozen layer."""
-
-    def __init__(self, seed: int = 0) -> None:
-        super().__init__()
-        torch.manual_seed(seed)
-        self.first = nn.Conv2d(3, 8, 3, padding=1)
-        self.norm = nn.BatchNorm2d(8)
-        self.last = nn.Linear(8 * 16, 6)
-        self.again = self.last
-        self.norm.requires_grad_(False)
-        self.register_buffer("shift", torch.arange(8.0), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = torch.relu(self.norm(self.first(x))) + self.shift[:, None, None]
-        return self.last(x.view(-1, 8 * 16))
-
-
-IMAGES = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 
 
 def cut(model: nn.Module, amount: float = 0.5, **options: Any) -> Pruned:
@@ -137,9 +118,9 @@ def test_a_smaller_model_comes_back_exactly(tmp_path: Path, name: str) -> None:
 
 SCRIPT = """
 import sys
-sys.path[:0] = [sys.argv[1], sys.argv[1] + "/../support"]
+sys.path.insert(0, sys.argv[1])
 import torch, secateur
-from test_stored_plans import IMAGES, Net
+from sized_net import IMAGES, Net
 model = secateur.load(sys.argv[2], into=Net(seed=9)).eval()
 secateur.storage.model_files.write_tree(sys.argv[3], {"y": model(IMAGES)})
 assert secateur.load(sys.argv[4]).fc[-1].weight.shape[1] < 84
@@ -153,7 +134,12 @@ def test_a_new_process_gives_the_same_outputs(tmp_path: Path) -> None:
     small = secateur.prune(named, torch.randn(1, 1, 28, 28), granularity="channel", amount=0.5)
     secateur.save(small, tmp_path / "named")
     ran = subprocess.run(
-        [sys.executable, "-c", SCRIPT.replace("fc[-1]", last_linear(named)), str(Path(__file__).parent)]
+        [
+            sys.executable,
+            "-c",
+            SCRIPT.replace("fc[-1]", last_linear(named)),
+            str(Path(sized_net.__file__).parent),
+        ]
         + [str(tmp_path / name) for name in ("m", "y", "named")],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -319,7 +305,17 @@ def rewritten(path: Path, change: Callable[[dict[str, Tensor], dict[str, Any]], 
     return path
 
 
-JUNK = [None, 3, "x", True, [], [1], {}, {"shapes": {}}, {"shapes": 3, "attributes": [], "overrides": 1}]
+JUNK: list[Any] = [
+    None,
+    3,
+    "x",
+    True,
+    [],
+    [1],
+    {},
+    {"shapes": {}},
+    {"shapes": 3, "attributes": [], "overrides": 1},
+]
 
 
 @pytest.mark.parametrize("junk", JUNK, ids=str)

@@ -855,9 +855,8 @@ class SqueezeExcite(nn.Module):
         super().__init__()
         self.linear = linear
         self.stem, self.last, self.head = conv(3, 16), conv(16, 8), classifier(8)
-        self.down, self.up = (
-            (nn.Linear(16, 4), nn.Linear(4, 16)) if linear else (conv(16, 4, 1), conv(4, 16, 1))
-        )
+        self.down = nn.Linear(16, 4) if linear else conv(16, 4, 1)
+        self.up = nn.Linear(4, 16) if linear else conv(4, 16, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x).relu()

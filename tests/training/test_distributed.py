@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 import torch
-from test_training import toy
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import ProcessException
 from torch.nn import functional
+from toy_training import toy
 
 import secateur
 from secateur.core.errors import InputError, ModelError, StoreError

@@ -2,101 +2,30 @@
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from test_training import BATCH, Net, fresh, half_cut, same, toy
+from kills import Fuse, started, survived, wait_for
 from torch import Tensor
+from toy_training import BATCH, Net, fresh, half_cut, same, toy
 
 from secateur import run
 from secateur.core.errors import StoreError
 from secateur.core.files import writing
-from secateur.runs import run as run_folder
 from secateur.runs.run import Run
 from secateur.steps import Context
 from secateur.steps.base import Step
 from secateur.steps.prune import Prune
 from secateur.steps.train import Retrain, Train
 from secateur.storage import model_files
-from secateur.training import loop, train
-from secateur.training.checkpoint import Checkpoint
-from secateur.training.journal import Journal
-
-
-class Kill(BaseException):
-    """Ends a process, as far as a test can."""
-
-
-class Fuse:
-    """Counts the moments a run passes, and kills it at the one numbered `at`."""
-
-    def __init__(self) -> None:
-        self.passed, self.at = 0, -1
-
-    def moment(self) -> None:
-        self.passed += 1
-        if self.passed == self.at:
-            raise Kill
-
-    def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return `function` with a moment before and one after it."""
-
-        def watched(*args: Any, **options: Any) -> Any:
-            self.moment()
-            result = function(*args, **options)
-            self.moment()
-            return result
-
-        return watched
-
-
-@pytest.fixture
-def fuse(monkeypatch: pytest.MonkeyPatch) -> Fuse:
-    """Moments: around every forward pass, evaluation, row of the log, checkpoint, and file put in place."""
-    fuse = Fuse()
-    for owner, name in (
-        (loop, "logits_of"),
-        (loop, "evaluate"),
-        (Journal, "write"),
-        (Checkpoint, "write"),
-        (Checkpoint, "remove"),
-        (model_files, "save"),
-        (run_folder, "write_text"),
-        (Run, "write"),
-    ):
-        monkeypatch.setattr(owner, name, fuse.around(getattr(owner, name)))
-    place = os.replace
-
-    def half_done(source: Any, target: Any) -> None:
-        fuse.moment()  # written, not in place yet
-        place(source, target)
-
-    monkeypatch.setattr(os, "replace", half_done)
-    monkeypatch.setattr(os, "fsync", lambda handle: None)  # waiting for the disk is not what is tested
-    return fuse
-
-
-@contextmanager
-def survived(fuse: Fuse, at: int) -> Iterator[None]:
-    fuse.passed, fuse.at = 0, at
-    try:
-        yield
-    except Kill:
-        pass
-    finally:
-        fuse.at = -1
-
+from secateur.training import train
 
 PLAIN: dict[str, Any] = {"epochs": 3, "batch_size": BATCH}
 CASES: dict[str, dict[str, Any]] = {
@@ -294,14 +223,6 @@ def test_what_a_killed_writer_left_is_swept_away(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
-def secateur(*words: str, folder: Path) -> subprocess.Popen[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "secateur", *words],
-        cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-
-
 RECIPE = """
 secateur: 1
 steps:
@@ -310,13 +231,6 @@ steps:
 - {do: prune, run: dense, amount: 0.7, out: cut}
 - {do: retrain, run: cut, epochs: 8, checkpoint_every: 3it}
 """
-
-
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
-    while not condition() and process.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 @pytest.mark.slow
@@ -332,7 +246,7 @@ def test_a_command_stopped_at_random_moments_ends_with_the_same_bytes(tmp_path: 
     run(folders[0] / "road.yaml", folders[0])
     torch.set_num_threads(threads)
     for name, number in (("dense", signal.SIGKILL), ("cut", signal.SIGINT)):
-        process = secateur("run", "road.yaml", folder=folders[1])
+        process = started("run", "road.yaml", folder=folders[1])
         wait_for((folders[1] / name / "checkpoint.safetensors").exists, process)
         time.sleep(stream.uniform(0, 0.4))
         process.send_signal(number)
@@ -344,7 +258,7 @@ def test_a_command_stopped_at_random_moments_ends_with_the_same_bytes(tmp_path: 
             assert errors == "secateur: stopped; give the same command again to continue.\n"
         with pytest.raises(StoreError, match="unfinished") if name == "dense" else nullcontext():
             Run.open(folders[1] / name)
-    output, errors = secateur("run", "road.yaml", folder=folders[1]).communicate(timeout=120)
+    output, errors = started("run", "road.yaml", folder=folders[1]).communicate(timeout=120)
     assert "continued from iteration" in output
     assert errors == ""
     for name in ("dense", "cut"):

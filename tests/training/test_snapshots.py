@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_training import BATCH, COUNT, fresh, toy
+from toy_training import BATCH, COUNT, fresh, toy
 
 import secateur
 from secateur.core.errors import InputError, StoreError

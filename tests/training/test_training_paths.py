@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_verify import cut_of
+from cuts import cut_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 

@@ -26,8 +26,8 @@ def _made() -> Mapping[str, Any]:
         app.command(step.do, cls=TyperCommand if has_arguments(step) else Spaced)(command_of(step, perform))
     for name, listing in listings.LISTING_COMMANDS.items():
         app.command(name)(listing)
-    for name, road in recipes.RECIPE_COMMANDS.items():
-        app.command(name)(road)
+    for name, recipe_command in recipes.RECIPE_COMMANDS.items():
+        app.command(name)(recipe_command)
     app.add_typer(studies.app, name="study")
     group: Any = typer.main.get_command(app)
     return dict(group.commands)

@@ -11,7 +11,7 @@ LISTED_COMMANDS: Mapping[str, str] = {
     "inspect": "Show a run's layers one by one.",
     "safe-rate": "Find the safe pruning rate of a run.",
     "prune": "Cut a run's model into a new run.",
-    "ticket": "Cut more of a run's model and let what is left start over: one level of a lottery.",
+    "ticket": "Cut more of a run's model and restart the rest: one level of a lottery.",
     "lottery": "Look for lottery tickets: cut, rewind and train again, level by level, with baselines beside it.",
     "supermask": "Mask a network as it was before its training, and measure it without any training.",
     "eval": "Measure a run's accuracy on a split.",

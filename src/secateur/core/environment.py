@@ -1,4 +1,4 @@
-"""Where a number was measured: the facts that go beside it."""
+"""The environment of a measurement: versions, processor, device, date."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ VERSION = version("secateur")
 
 
 def command_line() -> str:
-    """Return the command this process was started with, as one would type it; empty outside the command line."""
+    """Return the command line of this process, quoted for a shell; empty if secateur was not its command."""
     if Path(sys.argv[0]).name not in ("secateur", "__main__.py"):
         return ""
     return shlex.join(["secateur", *sys.argv[1:]])

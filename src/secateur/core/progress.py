@@ -1,7 +1,7 @@
-"""Progress bars for people, silence for pipes.
+"""Progress bars, shown on terminals only.
 
-One console for the whole package, on standard error, so that standard output carries results only. Set
-`SECATEUR_QUIET=1` (or pass `--quiet`) to switch the bars off; without the package rich there are none.
+The whole package has one console, on standard error, so that standard output holds results only. `SECATEUR_QUIET=1`
+(or `--quiet`) switches the bars off; without the package rich there are none.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _running: list[str] = []
 
 
 class Bar:
-    """One running bar: call `advance` as work is done and `say` to change the text after the numbers.
+    """One running bar: `advance` adds steps, `say` changes the text after the numbers.
 
     This one is silent.
     """
@@ -61,7 +61,7 @@ def console() -> Console:
 def bar(title: str, total: int, completed: int = 0, shown: bool = True) -> Iterator[Bar]:
     """Show a progress bar of `total` steps while the block runs, unless the console is no terminal.
 
-    A bar inside another stays silent.
+    A bar inside another one is not shown.
     """
     if not shown or _running or os.environ.get("SECATEUR_QUIET") or not _on_a_terminal():
         yield Bar()

@@ -1,23 +1,15 @@
-"""What matters least: criteria and the registry they stand in."""
+"""Importance criteria for weights, units and layers, and their registry.
 
-from secateur.criteria import (  # registers
-    activations,
-    attention,
-    filters,
-    flow,
-    gradients,
-    initialisation,
-    input_norms,
-    lamp,
-    losses,
-    obs,
-    refit,
-    weights,
-)
+Every module of this package registers its criteria.
+"""
+
+from secateur.core.discovery import import_modules
 from secateur.criteria.calibration import Calibration, balanced
 from secateur.criteria.quantities import CalibrationBatches, QuantitySource, measured, sources
 from secateur.criteria.registry import CRITERIA, QUANTITIES, Criterion, criterion, quantity
 from secateur.criteria.scoring import score
+
+import_modules(__name__, __path__)
 
 __all__ = [
     "CRITERIA",
@@ -26,22 +18,10 @@ __all__ = [
     "CalibrationBatches",
     "Criterion",
     "QuantitySource",
-    "activations",
-    "attention",
     "balanced",
     "criterion",
-    "filters",
-    "flow",
-    "gradients",
-    "initialisation",
-    "input_norms",
-    "lamp",
-    "losses",
     "measured",
-    "obs",
     "quantity",
-    "refit",
     "score",
     "sources",
-    "weights",
 ]

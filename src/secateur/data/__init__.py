@@ -3,12 +3,14 @@
 `load` turns a name into a `Dataset`; `Batches` turns a `Dataset` into normalised batches on a device.
 """
 
-from secateur.data import folder, standard, tables  # noqa: F401 (importing them registers the sources)
+from secateur.core.discovery import import_modules
 from secateur.data.augment import AUGMENTATIONS, Augmentation
 from secateur.data.batches import Batch, Batches
 from secateur.data.dataset import Dataset, Split
 from secateur.data.held import held
 from secateur.data.registry import DATA, Request, load, names, normalisation, source
+
+import_modules(__name__, __path__)  # they register
 
 __all__ = [
     "AUGMENTATIONS",

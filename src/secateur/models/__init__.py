@@ -12,19 +12,13 @@ An architecture is added by decorating its factory with `model`, a library by de
 
 from __future__ import annotations
 
-from secateur.models import (  # noqa: F401  (they register)
-    convnet,
-    lenet,
-    nasbench201,
-    resnet,
-    resnet_cifar,
-    sources,
-    vgg,
-)
+from secateur.core.discovery import import_modules
 from secateur.models.building import ModelListing, build, check_name, names, without_pretraining
 from secateur.models.registry import MODELS, SOURCES, Architecture, ModelSource, model, source
 from secateur.models.user import is_user_code
 from secateur.models.weights import load_weights
+
+import_modules(__name__, __path__)  # they register
 
 __all__ = [
     "MODELS",

@@ -1,6 +1,6 @@
-"""The steps of the road, each in one file: train → prune → retrain → measure → compare → report.
+"""Steps, each in one file: train → prune → retrain → measure → compare → report.
 
-Importing this package registers them; the order here is the order in which the command line lists them.
+Importing this package registers them, in the order of the command line's list.
 """
 
 from secateur.core.extras import need
