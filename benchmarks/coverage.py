@@ -520,10 +520,10 @@ def main() -> None:
         for row in run_all(todo, engine, limits, given.jobs):
             keep(engine, row)
             known[row["suite"], row["name"]] = row
-            console.print(line(row), soft_wrap=True)
+            console().print(line(row), soft_wrap=True)
             progress.advance()
     rows = [known[entry.suite, entry.name] for entry in entries]
-    console.print(summary(rows).rich())
+    console().print(summary(rows).rich())
     if given.record:
         others = {} if engine == "torch-pruning" else read("torch-pruning")
         about = {

@@ -1,8 +1,8 @@
-"""Put the tables that come from the code into the documentation.
+"""Generate the tables of the documentation from the code.
 
-In docs/**/*.md, everything between `<!-- options: COMMAND -->` and `<!-- end -->` is replaced by the options of that
-command, and everything between `<!-- list: THINGS -->` and `<!-- end -->` by a list of what is registered. With
---check nothing is written, and the exit code is 1 where a page is not up to date. With --new a page is started for a
+In docs/**/*.md, the text between `<!-- options: COMMAND -->` and `<!-- end -->` is replaced by the table of the
+command's options, and the text between `<!-- list: NAME -->` and `<!-- end -->` by the table `LISTS[NAME]`. With
+--check nothing is written, and the exit code is 1 if a page is out of date. With --new a page is started for a
 criterion, a compensation or a method, and entered in the index.
 
     python docs/generate.py [--check]
@@ -37,11 +37,11 @@ from secateur.training.schedules import SCHEDULES
 
 DOCS = Path(__file__).parent
 PLACE = re.compile(r"(<!-- (options|list): (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
-MACHINE = "Where and how it runs; another value here does not make it another run:"
+MACHINE = "Options of the machine and the output, which are not part of the identity of a run:"
 
 
 def options(command: str) -> str:
-    """Return the options of `command`; of one that makes runs, those that only say where and how it runs come last."""
+    """Return the options of `command`, those of a step's machine and output in a second table."""
     fields = STEPS[command].model_fields if command in STEPS else {}
     machine = {name for name, field in fields.items() if field.json_schema_extra}
     parameters = [
@@ -55,7 +55,7 @@ def options(command: str) -> str:
 
 
 def _options(parameters: Iterable[Any], recipe: bool) -> str:
-    columns = [Column("option", "Option"), Column("default", "Default"), Column("help", "What it says")]
+    columns = [Column("option", "Option"), Column("default", "Default"), Column("help", "Meaning")]
     if recipe:
         columns.insert(1, Column("key", "In a recipe"))
     return Table(columns, [_option(entry) for entry in parameters]).markdown()
@@ -81,7 +81,7 @@ def _models() -> Table:
         Column("name", "Model"),
         Column("input", "Default input"),
         Column("parameters", "Parameters", COUNT),
-        Column("summary", "What it is"),
+        Column("summary", "Description"),
         Column("paper", "Paper"),
     ]
     rows = [
@@ -121,7 +121,7 @@ def _criteria() -> Table:
 def _compensations() -> Table:
     columns = [
         Column("name", "Compensation"),
-        Column("summary", "What makes up for what goes"),
+        Column("summary", "Compensation of the cut"),
         Column("granularities", "Granularities"),
         Column("data", "Data"),
         Column("options", "Options"),
@@ -142,9 +142,9 @@ def _compensations() -> Table:
 def _methods() -> Table:
     columns = [
         Column("name", "Method"),
-        Column("summary", "What it does"),
+        Column("summary", "Description"),
         Column("amount", "Amount"),
-        Column("counts", "Of"),
+        Column("counts", "Counted elements"),
         Column("options", "Options"),
         Column("paper", "Paper"),
     ]
@@ -186,7 +186,7 @@ def _proxies() -> Table:
 def _starts() -> Table:
     columns = [
         Column("name", "Start"),
-        Column("summary", "What a level starts from"),
+        Column("summary", "Initial state of a level"),
         Column("leads", "Leads"),
         Column("paper", "Paper"),
     ]
@@ -204,7 +204,7 @@ def _starts() -> Table:
 
 def _pairs(title: str, entries: Iterable[tuple[str, str]]) -> Table:
     rows = [{"name": f"`{name}`", "summary": summary} for name, summary in entries]
-    return Table([Column("name", title), Column("summary", "What it is")], rows)
+    return Table([Column("name", title), Column("summary", "Description")], rows)
 
 
 def _summarised(title: str, things: Mapping[str, Any]) -> Table:
@@ -225,7 +225,7 @@ OF_GROUPS = {
     for name, command in COMMANDS.items()
     for own, inner in getattr(command, "commands", {}).items()
 }
-"""The commands of a group of commands, as in study-run."""
+"""Subcommands by group and name, such as study-run."""
 LISTS: Mapping[str, Callable[[], Table]] = {
     "models": _models,
     "datasets": lambda: _pairs("Data", data.names()),
@@ -240,7 +240,7 @@ LISTS: Mapping[str, Callable[[], Table]] = {
     "kept-weights": lambda: _summarised("Kept weights", KEPT),
     "masked-weights": lambda: _summarised("Masked weights", MASKED),
     "scopes": lambda: Table(
-        [Column("name", "Scope"), Column("summary", "How the amount is spread"), Column("paper", "Paper")],
+        [Column("name", "Scope"), Column("summary", "Distribution"), Column("paper", "Paper")],
         [
             {"name": f"`{scope.name}`", "summary": scope.summary, "paper": scope.paper}
             for scope in SCOPES.values()
@@ -251,7 +251,7 @@ LISTS: Mapping[str, Callable[[], Table]] = {
     "optimizers": lambda: _documented("Optimiser", OPTIMIZERS),
     "schedules": lambda: _documented("Schedule", SCHEDULES),
     "commands": lambda: Table(
-        [Column("name", "Command"), Column("summary", "What it does")],
+        [Column("name", "Command"), Column("summary", "Description")],
         [
             {
                 "name": f"[{name}](commands/{name}.md)",
@@ -264,7 +264,7 @@ LISTS: Mapping[str, Callable[[], Table]] = {
 
 
 def filled(text: str) -> str:
-    """Return a page with all its tables as the code has them now."""
+    """Return the text of a page with all its tables regenerated."""
 
     def content(match: re.Match[str]) -> str:
         kind, name = match[2], match[3]
@@ -275,7 +275,7 @@ def filled(text: str) -> str:
 
 
 def stale() -> list[Path]:
-    """Return the pages that are not up to date."""
+    """Return the pages that are out of date."""
     pages = sorted(DOCS.rglob("*.md"))
     return [page for page in pages if filled(text := page.read_text(encoding="utf-8")) != text]
 
@@ -295,7 +295,7 @@ def start(kind: str, name: str) -> None:
 
 
 def main() -> None:
-    """Write the pages, check them, or start a new one."""
+    """Write the pages, list those out of date, or start a new one."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
         "--check", action="store_true", help="write nothing; exit with 1 where a page is stale"

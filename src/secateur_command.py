@@ -10,4 +10,11 @@ def main() -> None:
     except KeyboardInterrupt:
         print("secateur: stopped.", file=sys.stderr)
         sys.exit(130)
+    except ImportError as error:
+        from secateur.core.errors import MissingExtraError
+
+        if not isinstance(error, MissingExtraError):
+            raise
+        print(f"secateur: {error}", file=sys.stderr)
+        sys.exit(2)
     command()

@@ -1,5 +1,5 @@
 """`python -m secateur`."""
 
-from secateur.cli import main
+from secateur_command import main
 
 main()

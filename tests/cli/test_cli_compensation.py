@@ -205,7 +205,7 @@ def test_a_mistake_gets_one_sentence(mistake, secateur_command, trained, tmp_pat
 
 def test_every_option_is_a_word_of_its_own_with_its_owners():
     """No option of a criterion or a compensation hides a setting, and the help names every owner."""
-    told = Prune.loose_options()
+    told = Prune.extra_options()
     assert not set(told) & set(Prune.model_fields)
     owned = [(criterion.name, criterion.options) for criterion in CRITERIA.values()]
     owned += [

@@ -24,7 +24,7 @@ from torch.utils import _pytree as pytree
 import secateur
 from secateur.compensation import COMPENSATIONS, Case, transport
 from secateur.compensation.codable import Codable
-from secateur.core.errors import InputError
+from secateur.core.errors import InputError, MissingExtraError
 from secateur.graph.cut import Cut
 from secateur.graph.groups import Groups
 from secateur.shrink.apply import apply
@@ -530,5 +530,5 @@ def test_heads_are_fused_as_blocks() -> None:
 def test_without_pot_the_way_out_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ot", None)
     model, x = net()
-    with pytest.raises(InputError, match=r"install secateur\[fuse\]"):
+    with pytest.raises(MissingExtraError, match=r"POT: install it with pip install 'secateur\[fuse\]'"):
         secateur.prune(model, x, granularity="channel", amount=0.5, compensation="fuse")

@@ -526,7 +526,7 @@ def test_rounds_leave_the_model_alone_and_its_own_zeros_too() -> None:
 
 def test_rounds_show_one_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
-    monkeypatch.setattr(progress, "console", Console(file=screen, force_terminal=True))
+    monkeypatch.setattr(progress, "console", lambda: Console(file=screen, force_terminal=True))
     monkeypatch.delenv("SECATEUR_QUIET", raising=False)
     prune(net(), amount=0.9, rounds=2, **choices("snip"))
     assert "rounds" in screen.getvalue()

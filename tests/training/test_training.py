@@ -358,7 +358,7 @@ def test_on_a_terminal_a_bar_shows_progress_accuracy_and_loss(monkeypatch: pytes
     monkeypatch.setenv("TERM", "xterm")
     screen = io.StringIO()
     monkeypatch.setattr(
-        progress, "console", Console(file=screen, force_terminal=True, width=80, no_color=True)
+        progress, "console", lambda: Console(file=screen, force_terminal=True, width=80, no_color=True)
     )
     row = train(fresh(), toy(), epochs=2, batch_size=BATCH, context={"do": "retrain"}).rows[-1]
     last = screen.getvalue().rpartition("\r")[2]

@@ -1,4 +1,4 @@
-"""The command `secateur`: one sub-command per step, plus lists of what there is to choose from."""
+"""The command `secateur`: its own options, and how a call of it ends. It knows the commands by name only."""
 
 from __future__ import annotations
 
@@ -8,15 +8,10 @@ import warnings
 from typing import Annotated, Any, TextIO
 
 import typer
-from typer.core import TyperCommand
 
-from secateur.cli import listings, recipes, studies
-from secateur.cli.options import command_of, has_arguments
-from secateur.cli.output import show
-from secateur.cli.spaced import Spaced
-from secateur.core.environment import version
+from secateur.cli.group import ListedGroup
+from secateur.core.environment import VERSION
 from secateur.core.errors import SecateurError, SecateurWarning
-from secateur.steps import STEPS, Step
 
 UsageProblem: Any = typer.BadParameter.__mro__[2]
 """typer's base of all mistakes on the command line: its own, or click's where it builds on click."""
@@ -26,6 +21,7 @@ INTERRUPTED = 130
 
 app = typer.Typer(
     name="secateur",
+    cls=ListedGroup,
     help="Prune neural networks: train, cut, retrain, measure, compare, report.",
     no_args_is_help=True,
     add_completion=False,
@@ -37,7 +33,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(f"secateur {version('secateur')}")
+        print(f"secateur {VERSION}")
         raise typer.Exit
 
 
@@ -51,11 +47,6 @@ def options(
     """Prune neural networks: train, cut, retrain, measure, compare, report."""
     if quiet:
         os.environ["SECATEUR_QUIET"] = "1"
-
-
-def perform(step: Step) -> None:
-    """Do one step in the working folder and print its outcome."""
-    show(step(), getattr(step, "format", "text"))
 
 
 def main() -> None:
@@ -108,12 +99,3 @@ def _warn(
 def _stop(message: str, code: int) -> None:
     print(f"secateur: {message}", file=sys.stderr)
     sys.exit(code)
-
-
-for _step in STEPS.values():
-    app.command(_step.do, cls=TyperCommand if has_arguments(_step) else Spaced)(command_of(_step, perform))
-for _name, _listing in listings.LISTING_COMMANDS.items():
-    app.command(_name)(_listing)
-for _name, _road in recipes.RECIPE_COMMANDS.items():
-    app.command(_name)(_road)
-app.add_typer(studies.app, name="study")

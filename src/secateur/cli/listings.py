@@ -40,7 +40,7 @@ def list_models(format: ListingFormatOption = "text") -> None:
         Column("name", "Model"),
         Column("input", "Default input"),
         Column("parameters", "Parameters", COUNT),
-        Column("summary", "What it is"),
+        Column("summary", "Description"),
     ]
     show(Outcome(table=Table(columns, rows), record=rows), format)
 
@@ -48,7 +48,7 @@ def list_models(format: ListingFormatOption = "text") -> None:
 def list_datasets(format: ListingFormatOption = "text") -> None:
     """List the data sets --data knows."""
     rows = [{"name": name, "summary": summary} for name, summary in data.names()]
-    columns = [Column("name", "Data"), Column("summary", "What it is")]
+    columns = [Column("name", "Data"), Column("summary", "Description")]
     show(Outcome(table=Table(columns, rows), record=rows), format)
 
 
@@ -116,7 +116,7 @@ def list_compensations(format: ListingFormatOption = "text") -> None:
     ]
     columns = [
         Column("name", "Compensation"),
-        Column("summary", "What makes up for what goes"),
+        Column("summary", "Compensation of the cut"),
         Column("granularities", "Granularity"),
         Column("data", "Data"),
         Column("options", "Options"),
@@ -139,7 +139,7 @@ def list_methods(format: ListingFormatOption = "text") -> None:
     ]
     columns = [
         Column("name", "Method"),
-        Column("summary", "What it does"),
+        Column("summary", "Description"),
         Column("amount", "Amount"),
         Column("counts", "Of"),
         Column("options", "Options"),

@@ -27,13 +27,13 @@ def command_of(step: type[Step], perform: Callable[[Step], None]) -> Callable[..
     """Return a function typer can make a command of: it builds `step` from its options and performs it."""
 
     def command(**words: Any) -> None:
-        loose = step.loose_options()
+        known = step.extra_options()
         values = {
-            name: _value(step.model_fields[name], word) for name, word in words.items() if name not in loose
+            name: _value(step.model_fields[name], word) for name, word in words.items() if name not in known
         }
         given = {name: value for name, value in values.items() if value is not None}
         extra = {
-            name: yaml.safe_load(word) for name, word in words.items() if name in loose and word is not None
+            name: yaml.safe_load(word) for name, word in words.items() if name in known and word is not None
         }
         try:
             built = step(**given, **extra)
@@ -46,7 +46,7 @@ def command_of(step: type[Step], perform: Callable[[Step], None]) -> Callable[..
     fields = sorted(step.model_fields.items(), key=lambda item: bool(item[1].json_schema_extra))
     parameters = [_parameter(name, field, option(step, name)) for name, field in fields]
     parameters += [
-        _option(name, "TEXT", help_text, str | None) for name, help_text in step.loose_options().items()
+        _option(name, "TEXT", help_text, str | None) for name, help_text in step.extra_options().items()
     ]
     ordered = sorted(parameters, key=lambda parameter: parameter.default is not inspect.Parameter.empty)
     command.__signature__ = inspect.Signature(ordered)  # type: ignore[attr-defined]
@@ -57,7 +57,7 @@ def command_of(step: type[Step], perform: Callable[[Step], None]) -> Callable[..
 
 
 def option(step: type[Step], name: str) -> str:
-    """Return what a field, or a loose option, of `step` is called on the command line; a mapping is given in items."""
+    """Return what a field, or an extra option, of `step` is called on the command line; a mapping is given in items."""
     field = step.model_fields.get(name)
     items = field is not None and dict in _kinds(field.annotation)
     return f"--{_dashed(name).removesuffix('s') if items else _dashed(name)}"

@@ -1,4 +1,4 @@
-"""`secateur run` and `secateur demo`: whole roads."""
+"""`secateur run` and `secateur demo`: all steps of a recipe."""
 
 from __future__ import annotations
 

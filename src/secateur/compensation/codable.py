@@ -1,7 +1,7 @@
-"""Which groups an encoder and a decoder can be applied to at all.
+"""The groups to which an encoder and a decoder can be applied.
 
-Dropping a unit needs only zeros. Mixing units needs more: that what reads them is linear in them, that no tensor has
-to be encoded and decoded at once, and that the code itself never sums over the units.
+A unit can always be dropped. Units can be mixed only if all their readers are linear in them, no tensor both produces
+and reads them, and the model's code does not sum over them without weights.
 """
 
 from __future__ import annotations
@@ -14,59 +14,15 @@ from secateur.compensation.coder import even
 from secateur.graph.coupling import Coupling
 from secateur.graph.groups import Group, Member
 from secateur.graph.labels import FIXED, Vector
+from secateur.graph.operators import operator_of
 from secateur.graph.program import Node, refs
-from secateur.graph.readers import summed
+from secateur.graph.readers import summed, summed_activations
 from secateur.importance.sites import Sites
 from secateur.sparsity.targets import DTYPES
 
-MOVED = frozenset(
-    {"view", "_unsafe_view", "reshape", "_reshape_alias", "flatten", "unflatten", "permute", "transpose", "t"}
-    | {
-        "numpy_T",
-        "expand",
-        "unsqueeze",
-        "squeeze",
-        "select",
-        "unbind",
-        "slice",
-        "split",
-        "split_with_sizes",
-        "chunk",
-    }
-    | {"cat", "stack", "flip", "clone", "contiguous", "detach", "alias", "lift_fresh", "_to_copy", "neg"}
-)
-"""Operators that a reading weight may pass through: linear, whatever they are given."""
-JOINED = {"add": 2, "sub": 2, "mul": 1, "div": 1}
-"""Operators that are linear with so many tensors among their operands."""
-AVERAGES = frozenset(
-    {
-        "native_layer_norm",
-        "layer_norm",
-        "_fused_rms_norm",
-        "rms_norm",
-        "_fused_layer_norm",
-        "native_group_norm",
-    }
-    | {
-        "group_norm",
-        "mean",
-        "nanmean",
-        "var",
-        "std",
-        "var_mean",
-        "std_mean",
-        "amax",
-        "amin",
-        "max",
-        "min",
-        "median",
-    }
-)
-"""Statistics over units that stay the same when each is there twice, as a sum does not."""
-
 
 class Codable:
-    """Tells which groups of a model can be coded."""
+    """The test whether a group of a model can be coded."""
 
     def __init__(self, coupling: Coupling) -> None:
         self.coupling, self.program = coupling, coupling.program
@@ -74,7 +30,7 @@ class Codable:
         self.users, self.weights = sites.users, set(sites.made_of)
 
     def refused(self, group: Group) -> str | None:
-        """Return why a group can only be dropped; None if it can be coded."""
+        """Return the reason that a group can only be dropped; None if it can be coded."""
         for member in group.members:
             if self.program.values[self.program.tensors[member.name]].dtype not in DTYPES:
                 return f"{member.name} holds no floating-point numbers"
@@ -89,18 +45,15 @@ class Codable:
         """Yield the operators that sum activations over a group's units."""
         roots = set(group.roots.tolist())
         for node, vector in self.coupling.crossed:
-            averages = node.op in AVERAGES or "batch_norm" in node.op
-            if not averages and not roots.isdisjoint(self._roots(vector)):
+            if not operator_of(node).same_doubled and not roots.isdisjoint(self._roots(vector)):
                 yield node
         for node in self.program.nodes:
-            operands = [*refs(node.args)][1 if node.op == "baddbmm" else 0 :]
-            if node.op in ("mm", "bmm", "mv", "dot", "baddbmm") and self.weights.isdisjoint(operands):
-                summed_over = self.coupling.dims[operands[0]][-1]
-                if summed_over is not None and not roots.isdisjoint(self._roots(summed_over)):
+            for vector in summed_activations(self.coupling, node, self.weights):
+                if not roots.isdisjoint(self._roots(vector)):
                     yield node
 
     def _unclear(self, member: Member) -> str | None:
-        """Return why it is not clear that a tensor makes units, or that it reads them, and does so as it is."""
+        """Return the reason that a tensor is not clearly a producer or a linear reader of units; None if it is."""
         source = self.program.tensors[member.name]
         own = self.coupling.dims[source][member.dim]
         assert own is not None
@@ -128,7 +81,7 @@ class Codable:
         return None
 
     def _passes(self, node: Node, vector: Vector) -> bool:
-        """Whether what a vector names is still there behind an operator."""
+        """Whether an output of an operator has units of a vector."""
         roots = self._roots(vector)
         behind = (each for output in node.outputs for each in self.coupling.dims[output] if each is not None)
         return any(not roots.isdisjoint(self._roots(each)) for each in behind)
@@ -141,5 +94,5 @@ class Codable:
 
 
 def _linear(node: Node) -> bool:
-    op = node.op.rstrip("_")
-    return op in MOVED or JOINED.get(op) == len([*refs(node.args)])
+    operator, operands = operator_of(node), [*refs(node.args)]
+    return operator.moves or (operator.linear == len(operands) and "rounding_mode" not in node.kwargs)

@@ -1,9 +1,9 @@
-"""Applying an encoder and a decoder: n units of a group become m, in every tensor that the group runs through.
+"""Application of an encoder and a decoder to all tensors of a group: n units become m.
 
-What makes the units becomes encoder · tensor, what reads them tensor · decoder, along the group's dimension and unit
-by unit: where a unit is a block of indices, as a head is, its indices keep their places in the block. Tensors keep
-their size here. The m units are put where the kept ones lie, zeros where the others lay, so that several groups may
-run through one dimension and one group through several; what is then left of each dimension is the plan's to say.
+Producers of the units become encoder · tensor, readers tensor · decoder, along the group's dimension and unit by unit:
+the indices of a unit that is a block, such as a head, keep their order. Tensors keep their size: the m new units lie at
+the places of the kept ones, with zeros at the others, so that several groups may share a dimension and a group may have
+several; the plan then removes the zeros.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from secateur.graph.groups import Group, Member
 
 @dataclass(frozen=True)
 class Code:
-    """What becomes of a group of n units.
+    """The encoder and decoder of a group of n units.
 
-    `encoder`, float64 [m, n], makes the new units of the old, `decoder`, float64 [n, m], reads the old from the new,
-    and `kept`, int64 [m], says which units the new ones take the place of.
+    `encoder`, float64 [m, n], maps the old units to the new, `decoder`, float64 [n, m], the new to the old, and `kept`,
+    int64 [m], holds the old units whose places the new ones take.
     """
 
     group: Group
@@ -35,14 +35,14 @@ class Code:
 
 
 class CodedDimension(NamedTuple):
-    """One dimension of one tensor, and what becomes of it."""
+    """One dimension of one tensor, and its code."""
 
     member: Member
     code: Code
 
 
 def even(member: Member, units: int) -> bool:
-    """Whether each of a group's units has as many indices as any other in this dimension."""
+    """Whether all units of a group have the same number of indices in this dimension."""
     counts = np.bincount(member.unit[member.unit >= 0], minlength=units)
     return bool((counts == counts[0]).all() and counts[0] > 0)
 
@@ -54,12 +54,12 @@ def places(member: Member, units: int) -> Tensor:
 
 
 def taken(tensor: Tensor, member: Member, units: int) -> Tensor:
-    """Return the part of a tensor that belongs to each unit, [units, indices of a unit, rest …]."""
+    """Return the block of a tensor for each unit, [units, indices of a unit, rest …]."""
     return tensor.movedim(member.dim, 0)[places(member, units).to(tensor.device)]
 
 
 def put(tensor: Tensor, job: CodedDimension, blocks: Tensor) -> Tensor:
-    """Return a tensor with `blocks`, [m, indices of a unit, rest …], where the kept units lie; zeros for the others."""
+    """Return a tensor with `blocks`, [m, indices of a unit, rest …], for the kept units, and zeros for the others."""
     index = places(job.member, job.code.group.units).to(tensor.device)
     new = tensor.clone()
     along = new.movedim(job.member.dim, 0)
@@ -76,10 +76,10 @@ def mixed(matrix: Tensor, blocks: Tensor) -> Tensor:
 def coded(
     tensors: Mapping[str, Tensor], codes: Sequence[Code], chains: Mapping[str, Chain]
 ) -> dict[str, Tensor]:
-    """Return new values, float64 and of the old size, for all tensors that coded groups run through.
+    """Return new values, float64 of the old shapes, for all tensors of coded groups, by name.
 
-    A product and the batch normalisation that alone reads it, one of `chains`, are coded as the one linear map they
-    are in eval mode.
+    A product and the batch normalisation that alone reads it, one of `chains`, are coded as one linear map, as in eval
+    mode.
     """
     jobs: dict[str, list[CodedDimension]] = {}
     for code in codes:
@@ -113,7 +113,7 @@ def _follows(chain: Chain, job: CodedDimension) -> bool:
 
 
 def _members(chain: Chain, group: Group) -> dict[str, Member] | None:
-    """Return the dimensions through which a group runs along a chain; None unless it is the same in all of them."""
+    """Return name → member of a group in each tensor of a chain; None unless all have the same units."""
     found = {
         member.name: member
         for member in group.members

@@ -1,8 +1,8 @@
-"""Correction: what a cut does to the means and variances inside a model is taken back.
+"""Correction of the shifts of means and variances inside a model after a cut.
 
-Front to back, every batch normalisation takes over how far mean and variance of its input have moved, and every bias
-takes back how far the mean of its product's output has. Both are differences between two passes over the same data, so
-a few batches are enough, and where nothing has changed nothing is corrected.
+Front to back, the running statistics of every batch normalisation are shifted by the change of its input's mean and
+variance, and every bias by the negative change of its product's mean output. Both are differences between two passes
+over the same data, so a few batches are enough, and unchanged layers are not corrected.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from secateur.shrink.plan import named_tensors
 
 
 def correct(case: Case, coupling: Coupling) -> int:
-    """Correct the pruned model of a case, and return how many tensors were corrected.
+    """Correct the pruned model of a case, and return the number of corrected normalisations and biases.
 
     For biases see Nagel et al. 2019, Data-Free Quantization Through Weight Equalization and Bias Correction, section
     4.2.
@@ -38,7 +38,7 @@ def correct(case: Case, coupling: Coupling) -> int:
 
 
 def corrections(case: Case, coupling: Coupling, fitted: Collection[str] = ()) -> list[Rescale | Shift]:
-    """Return the steps that correct a case, but for what stands behind the weights `fitted`, which is right already."""
+    """Return the correction steps of a case, without those directly after the already `fitted` weights."""
     found = Products(coupling)
     products = list(found)
     done = {product.norm.into for product in products if product.norm and product.weight in fitted}
@@ -62,13 +62,13 @@ def corrections(case: Case, coupling: Coupling, fitted: Collection[str] = ()) ->
 
 
 FEWEST = 16
-"""Rows from which a change of mean and variance can be told from chance."""
+"""Least number of rows for an estimate of a change of mean and variance."""
 CONSTANT = 1e-6
-"""What is left of a variance, as a fraction, where an input has become constant and has no scale."""
+"""Fraction of the former variance below which an input counts as constant, and its variance is not corrected."""
 
 
 class ChannelMoments:
-    """Mean and variance of each channel of rows, float64, from sums of differences to a first guess of the mean."""
+    """Mean and variance of each channel, float64 [channels], from sums of differences to a first guess of the mean."""
 
     def __init__(self, near: Tensor) -> None:
         self.near, self.count = near.double(), 0
@@ -83,7 +83,7 @@ class ChannelMoments:
 
     @property
     def enough(self) -> bool:
-        """Whether there are rows enough. Raises `InputError` where they hold NaN or infinity."""
+        """Whether there are at least `FEWEST` rows. Raises `InputError` for NaN or infinity."""
         if not bool(self.second.isfinite().all()):
             raise InputError("The activations on this data hold NaN or infinity: look at the inputs.")
         return self.count >= FEWEST
@@ -101,7 +101,7 @@ class ChannelMoments:
 
 
 class Rescale:
-    """A batch normalisation whose running statistics move as its input's statistics did."""
+    """Correction of a batch normalisation's running statistics by the change of its input's."""
 
     earlier: tuple[TensorPlace, ...] = ()
 
@@ -119,7 +119,7 @@ class Rescale:
         self.after.add(pruned.movedim(1, -1).flatten(0, -2))
 
     def act(self) -> Mapping[str, Tensor]:
-        """μ + (μ̂ after − μ̂ before), and σ² · (σ̂² after / σ̂² before)."""
+        """Return μ + (μ̂ after − μ̂ before) and σ² · (σ̂² after / σ̂² before); empty for fewer than `FEWEST` rows."""
         if not (self.before.enough and self.after.enough):
             return {}
         tiny = torch.finfo(torch.float64).eps
@@ -132,12 +132,12 @@ class Rescale:
         }
 
     def again(self, pruned: Tensor) -> Tensor | None:
-        """The input stays."""
+        """Return None: the input does not change."""
         return None
 
 
 class Shift:
-    """A bias that takes back how far the mean of its product's output has moved."""
+    """Correction of a bias by the change of its product's mean output."""
 
     earlier: tuple[TensorPlace, ...] = ()
 
@@ -156,7 +156,7 @@ class Shift:
         self.after.add(after)
 
     def act(self) -> Mapping[str, Tensor]:
-        """b + (mean before − mean after)."""
+        """Return b + (mean before − mean after); empty for fewer than `FEWEST` rows."""
         if not (self.before.enough and self.after.enough):
             return {}
         self.shift = (self.before.mean - self.after.mean).to(self.bias.dtype)
@@ -164,6 +164,6 @@ class Shift:
         return {self.name: self.bias.detach() + self.shift}
 
     def again(self, pruned: Tensor) -> Tensor | None:
-        """The output as the new bias makes it."""
+        """Return the output with the new bias."""
         dim = 1 if self.product.convolution else pruned.ndim - 1
         return pruned + self.shift.view([-1 if at == dim else 1 for at in range(pruned.ndim)])

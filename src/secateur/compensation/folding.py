@@ -1,26 +1,29 @@
-"""Products whose output a batch normalisation alone reads: one linear map in eval mode, found, folded and encoded.
+"""Products followed by a batch normalisation as their only reader: one linear map in eval mode.
 
 y = γ (w·x + b − μ) / √(v + ε) + β is the map with the weights s·w and the shift β + s (b − μ), where s = γ/√(v + ε).
-An encoder mixes these, not the tensors they are made of. The result becomes a product and a normalisation again, so
-that the model keeps its layers and can train on.
+An encoder mixes these folded weights and shifts. The result is split into a product and a normalisation again, so
+that the model keeps its layers and can be trained further.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from secateur.graph.coupling import Coupling
+from secateur.graph.coupling import Coupling, argument
+from secateur.graph.operators import operator_of
 from secateur.graph.program import Node, Ref
-from secateur.importance.products import CARRY, Products
+from secateur.importance.products import Products
+from secateur.measure.products import Convolution
 
 
 @dataclass(frozen=True)
 class Chain:
-    """Names of the tensors of a product and its normalisation; `dim` is the weight's dimension of outputs.
+    """Names of the tensors of a product and its normalisation; `dim` is the output dimension of the weight.
 
     `norm` are γ, β, μ and v.
     """
@@ -33,15 +36,12 @@ class Chain:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All tensors."""
+        """Names of all tensors."""
         return (self.weight, *((self.bias,) if self.bias else ()), *self.norm)
 
 
 def chains(coupling: Coupling) -> dict[str, Chain]:
-    """Return the chains of a model by the names of their weights.
-
-    What has a tensor in common with something else is no chain.
-    """
+    """Return the chains of a model by the names of their weights, without those that share a tensor."""
     products = Products(coupling)
     of: dict[int, Chain] = {}
     for node in coupling.program.nodes:
@@ -58,30 +58,32 @@ def chains(coupling: Coupling) -> dict[str, Chain]:
 
 
 def _made(products: Products, node: Node) -> tuple[str, int, str | None] | None:
-    """Return weight, its dimension of outputs and bias of a product; None for another, or where one is computed."""
-    if "convolution" in node.op and node.args[6]:
-        value, dim = node.args[1].id, 1
-        if node.args[8] != 1:
+    """Return weight, output dimension and bias of a product; None for other nodes and computed weights or biases."""
+    product, argument_of = operator_of(node).product, partial(argument, node)
+    if product is None:
+        return None
+    if isinstance(product, Convolution) and product.is_transposed(argument_of):
+        value, dim = argument_of(product.right).id, 1
+        if argument_of("groups") != 1:
             return None
     elif (operands := products.operands(node)) is not None:
         value, dim = operands[1], 1 - operands[2]
     else:
         return None
-    at = 0 if node.op == "addmm" else 2
-    given = node.args[at] if node.op != "mm" and len(node.args) > at else node.kwargs.get("bias")
+    given = None if product.addend is None else argument_of(product.addend)
     bias = products.parameter(given.id) if isinstance(given, Ref) else None
     weight = products.parameter(value)
     return None if weight is None or (bias is None) != (given is None) else (weight, dim, bias)
 
 
 def _reader(products: Products, node: Node) -> Node | None:
-    """Return the normalisation that alone reads what a product makes."""
+    """Return the normalisation that alone reads the output of a product, or None."""
     value = node.outputs[0]
     while len(products.sites.users[value]) == 1 and value not in products.program.outputs:
         (user,) = products.sites.users[value]
         if products.norm(user) is not None:
             return user if user.args[0].id == value else None
-        if user.op not in CARRY:
+        if not operator_of(user).carries:
             return None
         value = user.outputs[0]
     return None
@@ -101,9 +103,9 @@ def _chain(products: Products, reader: Node, weight: str, dim: int, bias: str | 
 def folded(
     parameters: Mapping[str, Tensor], tensors: Mapping[str, Tensor], chains: Mapping[str, Chain]
 ) -> dict[str, Tensor]:
-    """Return the parameters of a model with every chain folded into its weight and β; γ and biases of chains go.
+    """Return the parameters of a model with every chain folded into its weight and β, without its γ and bias.
 
-    `tensors` are parameters and buffers.
+    `tensors` are parameters and buffers, by name.
     """
     result = {name: parameter.detach() for name, parameter in parameters.items()}
     for chain in chains.values():
@@ -119,7 +121,7 @@ def folded(
 
 @dataclass(frozen=True)
 class BatchNormed:
-    """A chain's numbers unit by unit, float64: weight [n, k, …], all others [n, k]."""
+    """The tensors of a chain by units, float64: weight [n, k, …], all others [n, k]."""
 
     weight: Tensor
     bias: Tensor | None
@@ -130,11 +132,11 @@ class BatchNormed:
     epsilon: float
 
     def encoded(self, encoder: Tensor, kept: Tensor) -> BatchNormed:
-        """Return the chain that computes `encoder`, [m, n], times what this one does, in eval mode.
+        """Return the chain whose output is `encoder`, [m, n], times that of this one, in eval mode.
 
-        What is left open is set for training: v to the mean of the old ones, and γ², the variance of what comes out,
-        to what it would be on inputs without correlation, where it is in proportion to the squared norm of the folded
-        weights. γ has the sign that the unit in `kept` had.
+        The free parameters are set for training: v to the mean of the old ones, and γ², the output variance, to its
+        value for uncorrelated inputs, which is proportional to the squared norm of the folded weights. γ has the sign
+        of the unit in `kept`, int64 [m].
         """
         mean = encoder / encoder.sum(1, keepdim=True)
         s = self.scale / (self.variance + self.epsilon).sqrt()
@@ -166,9 +168,9 @@ class BatchNormed:
 
 
 LEAST_VARIANCE = 1e-6
-"""The least that weights which cancel out may leave of the variance: γ must not be 0, or nothing could train on."""
+"""Least fraction of the variance left by weights that cancel: with γ = 0 no gradient would flow."""
 
 
 def _beside(values: Tensor, tensor: Tensor) -> Tensor:
-    """Return values, [n, k], with as many dimensions as a tensor, [n, k, …]."""
+    """Return values, [n, k], as [n, k, 1, …] with the number of dimensions of a tensor."""
     return values.reshape(*values.shape, *(1 for _ in range(tensor.ndim - values.ndim)))

@@ -1,7 +1,7 @@
-"""Fusion: units that go are merged into those that stay, as optimal transport sends them.
+"""Fusion: removed units are merged into kept ones by optimal transport.
 
-Each unit is a point, all that the model's tensors hold of it; n points are moved onto m at the least cost. The plan
-says which units become one: the average of them takes the place of the kept one, and what read them reads it.
+Each unit is a point, the concatenation of its slices of all tensors; n points are transported to m at the least cost.
+The plan gives the units to merge: their average replaces the kept unit, and their readers read it.
 """
 
 from __future__ import annotations
@@ -38,21 +38,22 @@ def fuse(
     regularisation: float = 0.01,
     scaling: str = "function_preserving",
 ) -> dict[str, Any]:
-    """Merge the units that go into those that stay, by optimal transport (Theus et al. 2024, Intra-Fusion).
+    """Merge removed units into kept ones by optimal transport (Theus et al. 2024, Intra-Fusion).
 
     T minimises Σ T_us ‖x_u − y_s‖_p over the plans with given sums of rows and columns, where x_u are the features of
     the n units and y_s those of the m `target` points: the kept units ("most_important") or centroids ("cluster").
-    The sums are equal ("uniform") or in proportion to scores ("importance"), of the units by `source`, of the targets
-    by `target_mass`. `plan` is the "exact" one or that of "sinkhorn", with `regularisation` in units of the mean
-    cost. With the `scaling` "function_preserving", encoder and decoder are T with columns and with rows divided
-    by their sums. "energy_preserving" weighs T by how far what makes the units points the same way, and gives what it
-    makes of them the length they have. With "reference" both are T with rows divided by their sums, as in the paper,
-    whereby outputs grow with n/m.
+    The sums are equal ("uniform") or proportional to scores ("importance"), of the units by `source`, of the targets
+    by `target_mass`. `plan` is "exact" or "sinkhorn", the latter with `regularisation` (default 0.01) in units of the
+    mean cost. With the `scaling` "function_preserving", encoder and decoder are T with columns and with rows divided
+    by their sums. "energy_preserving" weights T by the cosines between the units' producing weights, and scales each
+    average to their mean length. With "reference" both are T with rows divided by their sums, as in the paper, and
+    outputs grow with n/m.
 
     Each batch normalisation that alone reads a product is encoded together with it. Groups that can't be encoded are
-    left as dropping leaves them, with the reason.
+    dropped without fusion, and the reason is recorded.
 
-    Raises `InputError` for a choice that there is not, and where the package POT is missing.
+    Raises `InputError` for an unknown choice or a number out of range, `MissingExtraError` if the package POT is
+    missing.
     """
     way = Way(
         _order(p),
@@ -65,15 +66,15 @@ def fuse(
     )
     assert case.cut is not None
     found = chains(case.cut.coupling)
-    codes, told = way.codes(case, found)
+    codes, record = way.codes(case, found)
     new = coded(named_tensors(case.model), codes, found)
     case.write({name: case.plan.slice(name, tensor) for name, tensor in new.items()})
-    return told
+    return record
 
 
 @dataclass(frozen=True)
 class Way:
-    """The options of fusion, each as what it stands for."""
+    """The options of fusion, resolved to numbers and functions."""
 
     p: float
     source: Callable[[Tensor], Tensor]
@@ -85,7 +86,7 @@ class Way:
 
     @torch.no_grad()
     def codes(self, case: Case, chains: Mapping[str, Chain]) -> tuple[list[Code], dict[str, Any]]:
-        """Return what becomes of each group that the cut makes smaller, and what is worth telling of it."""
+        """Return the codes of all groups that the cut makes smaller, and their record as JSON."""
         assert case.cut is not None
         codable = Codable(case.cut.coupling)
         tensors = folded(dict(case.model.named_parameters()), named_tensors(case.model), chains)
@@ -105,7 +106,7 @@ class Way:
     def code(
         self, group: Group, tensors: Mapping[str, Tensor], kept: Tensor, scores: Tensor
     ) -> tuple[Code, float]:
-        """Return encoder and decoder of one group, and what the transport costs."""
+        """Return encoder and decoder of one group, and the transport cost."""
         points = transport.features(tensors, group)
         cost = transport.distances(points, self.target(points, kept), self.p)
         plan = self.plan(self.source(scores), self.target_mass(scores[kept]), cost, self.regularisation)

@@ -1,9 +1,9 @@
-"""Two models in step: the same pass through the model before and after a cut, so that one may be fitted to the other.
+"""Synchronised forward passes of the model before and after a cut, to fit the pruned model layer by layer.
 
-A step looks at one value in both models, whenever the pruned one comes to it, and may change the pruned model's
-tensors before it goes on: so everything behind a step already sees what the step did, and one pass over the data is
-enough. Where the data are too many for one batch, a step takes all of them in before it acts, and passes are repeated
-up to the step whose turn it is. Memory holds the activations of one batch, whatever the number of steps or samples.
+A step observes one value in both models during the pass and may then change the pruned model's tensors; later steps of
+the same pass observe the changed model, so one pass over the data is enough. With several batches, a step observes all
+of them before it acts, and passes are repeated up to the next step. Memory holds the activations of one batch,
+independent of the number of steps and samples.
 """
 
 from __future__ import annotations
@@ -33,27 +33,27 @@ ACTIVATION_BYTES = 2**28
 
 
 class LockstepAction(Protocol):
-    """What is to be done at one place."""
+    """A step of `Lockstep` at one place."""
 
     place: TensorPlace
-    """Where the pruned model is stopped: on the way into a call, or out of it."""
+    """Place in the pruned model: an input or output of a call."""
     dense: tuple[TensorPlace, ...]
-    """What it needs to see of the model before the cut."""
+    """Places of the model before the cut whose values it needs."""
     earlier: tuple[TensorPlace, ...]
-    """What it needs to see of the pruned model that comes before `place`."""
+    """Places of the pruned model before `place` whose values it needs."""
 
     def see(self, pruned: Tensor, dense: Sequence[Tensor], earlier: Sequence[Tensor], share: float) -> None:
-        """Take one batch in, which holds the fraction `share` of all samples."""
+        """Accumulate one batch, which holds the fraction `share` of all samples."""
 
     def act(self) -> Mapping[str, Tensor]:
-        """Return new values for tensors of the pruned model, once all batches were seen."""
+        """Return new values of tensors of the pruned model, by name, after all batches."""
 
     def again(self, pruned: Tensor) -> Tensor | None:
-        """Return what takes the place of the value from now on; None for the value itself."""
+        """Return the replacement of the value in later passes; None to keep it."""
 
 
 class Lockstep:
-    """Runs a model and its pruned form side by side."""
+    """Synchronised passes of a model and its pruned form."""
 
     def __init__(
         self, model: nn.Module, pruned: nn.Module, program: Program, steps: Sequence[LockstepAction]
@@ -67,9 +67,10 @@ class Lockstep:
 
     @torch.no_grad()
     def run(self, data: Calibration, title: str) -> None:
-        """Go through the data until every step has acted. Steps no sample comes to are left out.
+        """Run passes over the data until every step has acted; steps that no sample reaches are left out.
 
-        Whatever ends it early leaves the pruned model as it was.
+        An error restores the pruned model. Raises `InputError` without a batch, and if the path of execution depends
+        on the data.
         """
         batches = list(together(data, self.program))
         shares = [batch_size(batch) for batch in batches]
@@ -79,14 +80,14 @@ class Lockstep:
         bar = iter(track(range(len(self.steps)), title, len(self.steps)))
 
         def attempt(number: int) -> bool:
-            """Run one batch as far as it goes; return whether it reached the end."""
+            """Run one batch up to the first step that waits for other batches; return whether it reached the end."""
             before: dict[TensorPlace, Tensor] = {}
             large = _Ahead(self.ahead, batches[number], self.uses())
 
             def at(place: TensorPlace, tensor: Tensor) -> Tensor | None:
                 try:
                     return look(place, tensor)
-                except Exception as error:  # of a step, which the model's own code is not to blame for
+                except Exception as error:  # of a step, not of the model's code
                     raise _Failed(error) from error
 
             def look(place: TensorPlace, tensor: Tensor) -> Tensor | None:
@@ -117,7 +118,7 @@ class Lockstep:
                 raise failed.error from None
             finally:
                 large.close()
-            for place in self.steps:  # what this batch does not come to need not wait for it
+            for place in self.steps:  # steps that this batch does not reach need not wait for it
                 seen[place].add(number)
             return True
 
@@ -136,7 +137,7 @@ class Lockstep:
             raise
 
     def uses(self) -> Counter[TensorPlace]:
-        """Return how often each value of the model before the cut is looked at in a pass."""
+        """Return the number of uses of each value of the model before the cut in a pass."""
         return Counter(place for step in self.steps.values() for place in step.dense)
 
     def _write(self, tensors: Mapping[str, Tensor]) -> None:
@@ -151,7 +152,10 @@ class Lockstep:
 
 
 def together(data: Calibration, program: Program) -> Iterator[ModelInputs]:
-    """Yield the inputs of the data in batches as large as memory allows; batches of different shapes stay apart."""
+    """Yield the inputs of the data, merged to batches within `ACTIVATION_BYTES`, of equal shapes each.
+
+    Raises `InputError` without a batch.
+    """
     samples = max(
         (value.shape[0] for value in program.values if value.kind == "input" and value.shape), default=1
     )
@@ -171,7 +175,7 @@ def together(data: Calibration, program: Program) -> Iterator[ModelInputs]:
 
 
 def _form(inputs: ModelInputs) -> Any:
-    """Return what two batches must share to become one."""
+    """Return a key that is equal for batches that can be merged."""
     leaves, tree = tree_flatten(inputs)
     size = batch_size(inputs)
     return tree, [
@@ -200,18 +204,18 @@ def _batched(leaf: Any, size: int) -> bool:
 
 
 class _Enough(BaseException):
-    """A pass that need not go on."""
+    """The early end of a pass."""
 
 
 class _Failed(BaseException):
-    """A step that raised something."""
+    """An exception raised by a step."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error
 
 
 class _Ahead:
-    """A pass of the model before the cut, which runs in a thread of its own, only as far as it is asked to."""
+    """A pass of the model before the cut in its own thread, up to the last requested place."""
 
     def __init__(self, probe: Probe, inputs: ModelInputs, uses: Counter[TensorPlace]) -> None:
         self.probe, self.inputs, self.uses = probe, inputs, uses
@@ -224,7 +228,7 @@ class _Ahead:
         self.thread.start()
 
     def get(self, place: TensorPlace) -> Tensor:
-        """Run on until the value at `place` is there, and return it."""
+        """Run up to `place`, and return its value. Raises `InputError` if the pass does not reach it."""
         if place not in self.found and not self.ended:
             self.until = place
             self.turn.release()
@@ -239,13 +243,13 @@ class _Ahead:
         return self.found[place]
 
     def used(self, place: TensorPlace) -> None:
-        """Say that the value at `place` was looked at once; after the last time it is let go."""
+        """Count one use of the value at `place`; it is freed after the last."""
         self.uses[place] -= 1
         if self.uses[place] <= 0:
             self.found.pop(place, None)
 
     def close(self) -> None:
-        """End the pass where it is."""
+        """Stop the pass and free its values."""
         self.stopped = True
         self.turn.release()
         self.thread.join()

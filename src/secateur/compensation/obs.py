@@ -1,7 +1,7 @@
-"""Optimal brain surgeon, one Hessian for all rows: weights go column by column, and those behind them make up for it.
+"""Optimal brain surgeon with one Hessian for all rows: removal column by column, with an update of later columns.
 
 The loss of a row w of a product is ½ (w − w*) H (w − w*)ᵀ, H being the second moment of the product's inputs, the same
-for every row. With columns in one fixed order, the inverse Hessians of what is left form a single triangular factor
+for every row. With a fixed order of columns, the inverse Hessians of the remaining columns form one triangular factor
 (Frantar & Alistarh 2023, SparseGPT: Massive Language Models Can Be Accurately Pruned in One-Shot, Alg. 1; Hassibi &
 Stork 1993, Second Order Derivatives for Network Pruning, eq. 5).
 """
@@ -18,33 +18,33 @@ from secateur.linalg.damping import damped
 
 
 class ColumnSelector(Protocol):
-    """Chooses what stays, so many columns at a time."""
+    """Choice of the kept weights, `span` columns at a time."""
 
     @property
     def span(self) -> int:
-        """How many columns it chooses from at once."""
+        """Number of columns per choice."""
 
     def __call__(self, costs: Tensor, columns: slice) -> Tensor:
-        """Return which weights of some columns stay, from what removing each would cost."""
+        """Return the mask of kept weights in `columns`, boolean, from the costs of removal, [groups, rows, columns]."""
 
 
 @dataclass(frozen=True)
 class Given:
-    """What stays is known: `kept`, boolean [groups, rows, columns]."""
+    """A given mask: `kept`, boolean [groups, rows, columns]."""
 
     kept: Tensor
     span: int = 128
 
     def __call__(self, costs: Tensor, columns: slice) -> Tensor:
-        """Return it."""
+        """Return the mask of `columns`."""
         return self.kept[..., columns]
 
 
 @dataclass(frozen=True)
 class Cheapest:
-    """The cheapest weights go: as many of all rows as `kept` leaves out, spread evenly over the columns.
+    """Removal of the cheapest weights of all rows: as many as `kept` leaves out, spread evenly over the columns.
 
-    What is not `allowed` to stay goes in any case, and counts.
+    Weights that are not `allowed` are removed first, and count. Both are boolean [groups, rows, columns].
     """
 
     kept: Tensor
@@ -52,7 +52,7 @@ class Cheapest:
     span: int = 128
 
     def __call__(self, costs: Tensor, columns: slice) -> Tensor:
-        """Return all but the cheapest; among equals the first go."""
+        """Return the mask of all but the cheapest; the first of equals are removed."""
         allowed = self.allowed[..., columns]
         free = self.allowed.sum((0, 1)).cumsum(0)
         cut, total = int((self.allowed & ~self.kept).sum()), max(1, int(free[-1]))
@@ -64,9 +64,9 @@ class Cheapest:
 
 @dataclass(frozen=True)
 class CheapestOfEach:
-    """Of every `of` weights of a row, `apart` columns from one to the next, the cheapest go: as many as now.
+    """Removal of the cheapest of every `of` weights of a row, `apart` columns apart: as many as `kept` leaves out.
 
-    With `across` it is every `of` consecutive rows of a column instead.
+    With `across` the groups are `of` consecutive rows of a column instead.
     """
 
     kept: Tensor
@@ -77,11 +77,11 @@ class CheapestOfEach:
 
     @property
     def span(self) -> int:
-        """The columns of one group."""
+        """Number of columns of one group."""
         return 1 if self.across else self.of * self.apart
 
     def __call__(self, costs: Tensor, columns: slice) -> Tensor:
-        """Return the most expensive of each group; among equals the last."""
+        """Return the mask of the most expensive of each group; the last of equals are kept."""
         costs = self._grouped(costs.masked_fill(~self.allowed[..., columns], -torch.inf))
         wanted = self._grouped(self.kept[..., columns]).sum(-2, keepdim=True)
         rank = costs.argsort(dim=-2, stable=True).argsort(dim=-2)
@@ -95,7 +95,7 @@ class CheapestOfEach:
 
 @dataclass(frozen=True)
 class Swept:
-    """What a sweep left: `weight`, exactly 0 where it is not `kept`; both [groups, rows, columns]."""
+    """Result of a sweep: `weight`, exactly 0 outside of the mask `kept`; both [groups, rows, columns]."""
 
     weight: Tensor
     kept: Tensor
@@ -115,7 +115,7 @@ class Hessian:
 
     @classmethod
     def of(cls, moment: Tensor, damping: float) -> Hessian:
-        """Factor a second moment, float64, symmetric and positive semidefinite; see `secateur.linalg.damping`."""
+        """Factor a second moment, symmetric positive semidefinite float64; see `secateur.linalg.damping`."""
         # H = R Rᵀ with R upper triangular is a Cholesky factorisation from the last column on; then U = R⁻¹
         matrix, lower, damping = damped(moment.flip(1, 2), damping)
         eye = torch.eye(moment.shape[-1], dtype=moment.dtype, device=moment.device)
@@ -123,16 +123,16 @@ class Hessian:
         return cls(matrix.flip(1, 2), root, damping)
 
     def solve(self, right: Tensor) -> Tensor:
-        """Return H⁻¹ times [groups, columns, …]."""
+        """Return H⁻¹ · right, [groups, columns, …]."""
         return self.root.mT @ (self.root @ right)
 
 
 def sweep(weight: Tensor, hessian: Hessian, choice: ColumnSelector, block: int = 128) -> Swept:
-    """Remove weights from the first column to the last; of a row, those behind a removed one take over.
+    """Remove weights from the first column to the last, with an update of the later weights of the row.
 
-    `weight` is [groups, rows, columns], the minimum of the loss. What `choice` does not keep goes: for w_q, what is
-    behind moves by −w_q / U_qq · U_q, at a cost of ½ (w_q / U_qq)². Columns behind a block of `block` columns are
-    moved once for all of it.
+    `weight` is [groups, rows, columns], the minimum of the loss. The removal of w_q, not kept by `choice`, adds
+    −w_q / U_qq · U_q to the later weights, at a cost of ½ (w_q / U_qq)². Columns after a block of `block` (default 128)
+    columns are updated once per block.
 
     >>> correlated = Hessian.of(torch.tensor([[[1.0, 0.5], [0.5, 1.0]]], dtype=torch.float64), 0.0)
     >>> kept = torch.tensor([[[False, True]]])
@@ -158,11 +158,11 @@ def sweep(weight: Tensor, hessian: Hessian, choice: ColumnSelector, block: int =
 
 
 def refine(weight: Tensor, hessian: Hessian, least: Tensor, kept: Tensor, steps: int) -> Tensor:
-    """Go on from a sweep towards the minimum under its mask, by so many steps of conjugate gradients for each row.
+    """Refine a sweep towards the minimum under its mask, by `steps` of conjugate gradients for each row.
 
-    A sweep moves only what is behind a removed weight, at a time; here all kept ones move together. `least` is the
-    minimum without a mask; all are [groups, rows, columns]. Each step costs one product with H, scaled by its
-    diagonal (Boža 2024, Fast and Effective Weight Update for Pruned Large Language Models, poses the same problem).
+    A sweep updates only weights after a removed one; here all kept ones are updated together. `least` is the minimum
+    without a mask; all are [groups, rows, columns]. Each step costs one product with H, preconditioned by its diagonal
+    (Boža 2024, Fast and Effective Weight Update for Pruned Large Language Models, poses the same problem).
     """
     scale, tiny = hessian.matrix.diagonal(dim1=1, dim2=2)[:, None], torch.finfo(weight.dtype).tiny
     missing = ((least - weight) @ hessian.matrix) * kept

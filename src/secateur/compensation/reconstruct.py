@@ -1,8 +1,7 @@
-"""Reconstruction: what reads the units is fitted anew, so that it gives what it gave before they went.
+"""Reconstruction: a least-squares fit of the readers of removed units to their outputs before the cut.
 
-Front to back, each product that reads removed units gets the weights with which its present inputs come nearest to
-the outputs of the model before the cut, in least squares. What was lost before is thereby made up for, too: where the
-output is added to a residual stream, the fit aims at the stream.
+Front to back, each product that reads removed units is fitted on its inputs in the pruned model to its outputs before
+the cut, or to the residual stream they are added to. This also reduces the error of earlier layers.
 """
 
 from __future__ import annotations
@@ -25,20 +24,21 @@ from secateur.linalg.ridge import Squares
 from secateur.shrink.plan import named_tensors
 
 ROWS_PER_UNKNOWN = 2
-"""Rows for each unknown below which a fit follows chance."""
+"""Rows per unknown below which a fit is unreliable."""
 
 
 @compensation("reconstruct", {"units"}, needs_data=True)
 def reconstruct(case: Case, *, damping: float = 1e-3, rows: int = 64) -> dict[str, Any]:
-    """Fit what reads the units to the outputs it had, by least squares on calibration data.
+    """Fit the readers of the units to their former outputs, by least squares on calibration data.
 
     Minimises ‖X W′ + b′ − Y‖² + damping · mean(diag XᵀX) · ‖W′ − W‖² over W′ and b′, where X are the inputs in the
     smaller model, Y the outputs before the cut and W the weights that dropping leaves (He et al. 2017, Channel
-    Pruning for Accelerating Very Deep Neural Networks, eq. 2, with the whole kernel free). `rows` is the number of
-    equations for each unknown of an output, drawn from all places of all samples. Damping is raised where the
-    equations can't be solved. Weights that are used more than once, or not by a plain product, are left.
+    Pruning for Accelerating Very Deep Neural Networks, eq. 2, with the whole kernel free). `rows` (default 64) is the
+    number of equations for each unknown of an output, drawn from all places of all samples. `damping` (default 1e-3)
+    is raised for singular equations. Weights used more than once, or by anything but a linear layer or convolution,
+    are not fitted. Raises `InputError` for `rows` below 1 and negative `damping`.
 
-    Cost: one pass of both models.
+    Cost: a forward pass of both models.
     """
     assert case.cut is not None
     check_least("option rows of reconstruct", rows, 1)
@@ -60,7 +60,10 @@ def reconstruct(case: Case, *, damping: float = 1e-3, rows: int = 64) -> dict[st
 
 
 def tell(steps: Sequence[LeastSquaresFit], wanted: Sequence[str]) -> dict[str, Any]:
-    """Tell how well each product was fitted, and why others of the weights `wanted` were left."""
+    """Return the errors of each fit, and the reasons for unfitted weights among `wanted`, as JSON.
+
+    Warns of fits with fewer than `ROWS_PER_UNKNOWN` rows for each unknown.
+    """
     if few := [step.product.weight for step in steps if step.few]:
         warnings.warn(
             f"{few[0]} was fitted to fewer than {ROWS_PER_UNKNOWN} rows for each unknown, "
@@ -133,7 +136,7 @@ class LeastSquaresFit:
         return error * scale / (scale.square() + 1e-3 * scale.square().mean() + 1e-12)
 
     def act(self) -> Mapping[str, Tensor]:
-        """Solve them."""
+        """Solve the normal equations, and return the new weight and bias; empty without a sample."""
         if self.squares is None:
             return {}
         fitted = self.squares.solve(self.columns(self.weight), self.shift(), self.damping)
@@ -148,7 +151,7 @@ class LeastSquaresFit:
         return flat.view(self.product.groups, -1, flat.shape[1]).mT
 
     def shaped(self, columns: Tensor) -> Tensor:
-        """Undo `columns`."""
+        """Return [groups, inputs, outputs] in the weight's shape: the inverse of `columns`."""
         weight = columns.mT.flatten(0, 1)
         return (weight if self.product.rows == 1 else weight.T).reshape(self.weight.shape)
 
@@ -166,7 +169,7 @@ class LeastSquaresFit:
         return new
 
     def shift(self) -> Tensor | None:
-        """Return what is added to the product now, [groups, outputs], where its bias or normalisation can change it."""
+        """Return the bias of the product, [groups, outputs], 0 before a normalisation; None if it can't change."""
         if self.bias is not None:
             return self.bias.detach().view(self.product.groups, -1)
         if self.product.norm is not None:
@@ -174,5 +177,5 @@ class LeastSquaresFit:
         return None
 
     def again(self, pruned: Tensor) -> Tensor | None:
-        """The value stays; what reads it has changed."""
+        """Return None: the value does not change, only its reader."""
         return None

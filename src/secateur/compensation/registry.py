@@ -1,9 +1,8 @@
-"""The registry of compensations: what makes up for what a cut takes away.
+"""The registry of compensations: updates of the remaining weights that reduce the error of a cut.
 
 A compensation is a function of a `Case`, which holds the model before and after the cut; it writes new values into
-the tensors of the pruned model and returns what is worth recording, as JSON. Its keyword-only parameters are its
-options. One name may stand for several functions, one for each sort of elements that a granularity
-cuts: "weights", "units" or "layers".
+the tensors of the pruned model and returns its record, as JSON. Its keyword-only parameters are its options. A name
+has one function for each sort of elements that a granularity cuts: "weights", "units" or "layers".
 """
 
 from __future__ import annotations
@@ -29,11 +28,13 @@ from secateur.sparsity.masks import Masks
 
 @dataclass(frozen=True)
 class Case:
-    """A cut that is to be compensated.
+    """A cut to compensate.
 
-    `model` is the model before, `pruned` the one after, whose tensors are changed in place; `program` the trace of the
-    first. Units went by `cut` and `plan`, out of `groups`, which had the `scores`; weights by `masks` at
-    a `granularity`, on top of the `earlier` ones. `data` is what to calibrate on, where something was given.
+    `model` is the model before the cut, `pruned` the one after it, whose tensors are changed in place; `program` is the
+    trace of `model`. `cut` and `plan` give the removed units of `groups`, which had the `scores` (group name → float64
+    [units]); `masks` the removed weights at a `granularity`, in addition to the `earlier` ones. `data` are calibration
+    data, or None; `seed` (default 0) is that of random draws; `corrects` (default off) adds a correction of means and
+    variances.
     """
 
     model: nn.Module
@@ -51,30 +52,33 @@ class Case:
     granularity: Granularity = field(default_factory=lambda: parse("weight"))
 
     def kept(self, group: Group) -> Tensor:
-        """Return which units of a group stay, boolean [units]."""
+        """Return the mask of a group's kept units, boolean [units]."""
         assert self.cut is not None
         return torch.from_numpy(self.cut.alive[group.roots])
 
     def stays(self, name: str, dim: int) -> Tensor:
-        """Return the indices that stay along a dimension of a tensor, int64."""
+        """Return the kept indices along a dimension of a tensor, int64."""
         kept = self.plan.kept.get(name, {})
         return kept[dim] if dim in kept else torch.arange(named_tensors(self.model)[name].shape[dim])
 
     @torch.no_grad()
     def write(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put values into parameters and buffers of the pruned model, in their own dtype."""
+        """Copy values into parameters and buffers of the pruned model, by name, cast to their dtype."""
         own = named_tensors(self.pruned)
         for name, values in tensors.items():
             own[name].copy_(values)
 
 
 Compensate: TypeAlias = Callable[..., dict[str, Any]]
-Function = TypeVar("Function", bound=Compensate)
+CompensateFunction = TypeVar("CompensateFunction", bound=Compensate)
 
 
 @dataclass(frozen=True)
 class Compensation:
-    """A name, and its function for each sort of elements that a granularity cuts: "weights", "units", "layers"."""
+    """A name, and its function for each sort of elements that a granularity cuts: "weights", "units", "layers".
+
+    `needs_data` (default off) tells whether it needs calibration data.
+    """
 
     name: str
     functions: dict[str, Compensate] = field(default_factory=dict)
@@ -82,11 +86,11 @@ class Compensation:
 
     @property
     def granularities(self) -> frozenset[str]:
-        """The kinds of granularity whose elements it is for."""
+        """The kinds of granularity it has a function for."""
         return frozenset(kinds_where(lambda each: not each.elements.isdisjoint(self.functions)))
 
     def function(self, granularity: str) -> Compensate:
-        """Return the function for a granularity, told by text or kind. Raises `InputError` where there is none."""
+        """Return the function for a granularity, a text or kind. Raises `InputError` if it has none."""
         found = next(
             (self.functions[each] for each in kind_of(granularity).elements if each in self.functions), None
         )
@@ -99,7 +103,7 @@ class Compensation:
         return found
 
     def options(self, granularity: str) -> dict[str, Any]:
-        """Return the options at a granularity, with their defaults; none where it has no function for it."""
+        """Return the options at a granularity, with their defaults; empty without a function for it."""
         has = granularity in self.granularities or kind_of(granularity).kind in self.granularities
         return options_of(self.function(granularity)) if has else {}
 
@@ -109,10 +113,10 @@ COMPENSATIONS: Registry[Compensation] = Registry("compensation")
 
 def compensation(
     name: str, elements: Collection[str], *, needs_data: bool = False
-) -> Callable[[Function], Function]:
+) -> Callable[[CompensateFunction], CompensateFunction]:
     """Register the decorated function as the compensation called `name` for elements such as {"units"}."""
 
-    def register(function: Function) -> Function:
+    def register(function: CompensateFunction) -> CompensateFunction:
         if name not in COMPENSATIONS:
             COMPENSATIONS.add(name, Compensation(name, {}, needs_data))
         COMPENSATIONS[name].functions.update(dict.fromkeys(sorted(elements), function))
@@ -123,5 +127,5 @@ def compensation(
 
 @compensation("drop", {"weights", "units", "layers"})
 def drop(case: Case) -> dict[str, Any]:
-    """Nothing makes up for what goes; what is left stays as it is."""
+    """No compensation: the remaining weights do not change."""
     return {}

@@ -1,7 +1,7 @@
-"""Inputs made from a model alone, for what needs calibration data where there are none.
+"""Synthetic calibration data from a model's batch-normalisation statistics.
 
-A trained batch normalisation remembers the mean and the variance that its inputs had. Noise is changed until its own,
-at every normalisation at once, are the same; to the layers in between it then looks much like the training data.
+The running statistics of a trained batch normalisation are the mean and variance of its training inputs. Noise is
+optimised until its own statistics match them at all normalisations.
 """
 
 from __future__ import annotations
@@ -32,22 +32,23 @@ def synthetic_inputs(
     seed: int = 0,
     lr: float = 0.1,
 ) -> list[tuple[Any, None]]:
-    """Return batches of made-up inputs, each with None for its labels, to be passed as `data=`.
+    """Return batches of synthetic inputs, each with None for its labels, for use as `data=`.
 
-    Floating-point tensors start as Gaussian noise of mean 0 and variance 1. Where the model has normalisations with
-    running statistics, Adam takes `steps` steps with the learning rate `lr` towards the least
+    There are `samples` (default 512) in batches of `batch` (default 64). Floating-point tensors start as Gaussian noise
+    of mean 0 and variance 1, drawn by `seed` (default 0). For a model with running statistics of normalisations, Adam
+    takes `steps` (default 50) steps with the learning rate `lr` (default 0.1) to minimise
 
         Σ_l ‖μ_l(x) − mean_l‖₂ + ‖σ²_l(x) − var_l‖₂,
 
     where μ_l and σ²_l are those of a batch at the input of normalisation l (Yin et al. 2020, Dreaming to Distill,
-    eq. 4; Haroush et al. 2020, The Knowledge Within). Where it has none, and with 0 steps, noise is what they stay.
-    Integers that an `nn.Embedding` reads are drawn from its rows. Everything else, such as masks, is repeated from the
+    eq. 4; Haroush et al. 2020, The Knowledge Within). Without such statistics, or with 0 steps, they remain noise.
+    Integer inputs of an `nn.Embedding` are drawn from its rows. All other inputs, such as masks, are repeated from the
     example. Dtypes and devices are the example's. The model runs in eval mode and is not changed.
 
-    Cost: `steps` passes forward and back over all samples.
+    Cost: `steps` forward and backward passes over all samples.
 
-    Raises `InputError` for numbers that make no sense and for example inputs without a batch dimension, and
-    `ModelError` where the model does not run on these or the statistics can't be compared.
+    Raises `InputError` for numbers out of range and example inputs without a batch dimension, and `ModelError` if the
+    model does not run on them, or statistics or activations are not finite.
 
     >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
     >>> data = synthetic_inputs(model, torch.zeros(1, 3, 8, 8), samples=24, batch=16, steps=5)
@@ -77,9 +78,9 @@ def synthetic_inputs(
 
 
 class Template(NamedTuple):
-    """The form of a model's inputs: the leaves of the example, and which of them are made up.
+    """The form of a model's inputs: the leaves and tree of the example, and its batch size `given`.
 
-    `rows` says for each leaf that an embedding reads how many rows that has.
+    `rows` maps the index of each leaf that an embedding reads to its number of rows.
     """
 
     leaves: list[Any]
@@ -89,7 +90,7 @@ class Template(NamedTuple):
 
     @classmethod
     def of(cls, model: nn.Module, example_inputs: ModelInputs) -> Template:
-        """Look at an example, and at which of its tensors the model looks up."""
+        """Return the template of an example, from a forward pass. Raises `InputError` without a batch dimension."""
         leaves, tree = tree_flatten(example_inputs)
         given = batch_size(example_inputs)
         if not given:
@@ -122,7 +123,7 @@ class Template(NamedTuple):
         return cls(leaves, tree, given, rows)
 
     def drawn(self, size: int, generator: torch.Generator) -> list[Any]:
-        """Return the leaves of a batch of noise; floating-point ones in single precision or better."""
+        """Return the leaves of a batch of noise; floating-point ones in float32 at least."""
         return [self._leaf(at, size, generator) for at in range(len(self.leaves))]
 
     def _leaf(self, at: int, size: int, generator: torch.Generator) -> Any:
@@ -146,7 +147,10 @@ class Template(NamedTuple):
         return tree_unflatten(list(own), self.tree)
 
     def dream(self, model: nn.Module, leaves: list[Any], steps: int, lr: float, running: Bar) -> None:
-        """Change the noise among the leaves in place, so that the statistics come nearer."""
+        """Optimise the noise among the leaves in place to match the running statistics.
+
+        Raises `ModelError` for statistics or activations that are not finite.
+        """
         free = [
             leaf
             for leaf, old in zip(leaves, self.leaves, strict=True)
@@ -179,7 +183,7 @@ class Template(NamedTuple):
 
 @contextmanager
 def mismatches(model: nn.Module) -> Iterator[list[Tensor]]:
-    """Collect ‖μ − mean‖₂ + ‖σ² − var‖₂ at the input of each normalisation that the model comes to in the block."""
+    """Collect ‖μ − mean‖₂ + ‖σ² − var‖₂ at the input of each normalisation that runs in the block."""
     found: list[Tensor] = []
 
     def compare(module: Any, args: tuple[Any, ...]) -> None:

@@ -1,4 +1,4 @@
-"""Optimal transport between the units of a group and fewer of them: features, cost, masses and plan."""
+"""Optimal transport from the units of a group to a smaller set: features, cost, masses and plan."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from secateur.compensation.coder import taken
-from secateur.core.errors import InputError
+from secateur.core.extras import need
 from secateur.graph.groups import Group, Member
 
 LEAST_MASS = 1e-6
-"""The least mass of a unit, as a part of the mean: without mass, no unit would read it or be read by it."""
+"""Least mass of a unit, as a fraction of the mean: the plan's sums must not be 0."""
 FEATURE_CHUNK = 128
-"""How many columns of features are compared at a time."""
+"""Columns of features per chunk."""
 SINKHORN_ITERATIONS = 10_000
-"""Sinkhorn iterations at most."""
+"""Largest number of Sinkhorn iterations."""
 
 
 def features(tensors: Mapping[str, Tensor], group: Group) -> Tensor:
-    """Return all that tensors hold of each unit, side by side and of ℓ2 norm 1, [units, numbers].
+    """Return the slices of each unit in all tensors, concatenated and of ℓ2 norm 1, float32 at least [units, numbers].
 
-    `tensors` are the parameters that count, by name; a group's other tensors are left out.
+    Tensors of the group that are not in `tensors` are left out.
     """
     together = _numbers(tensors, group, group.members)
     return F.normalize(together if together.dtype == torch.float64 else together.float(), dim=1)
 
 
 def makers(tensors: Mapping[str, Tensor], group: Group) -> Tensor:
-    """Return all that makes each unit, shifts or scales it, side by side, float64 on the CPU, [units, numbers]."""
+    """Return the producing weights, shifts and scales of each unit, concatenated; float64 [units, numbers], CPU."""
     return _numbers(tensors, group, [member for member in group.members if not member.reads]).double().cpu()
 
 
@@ -48,12 +48,12 @@ def _numbers(tensors: Mapping[str, Tensor], group: Group, members: Iterable[Memb
 
 
 def distances(sources: Tensor, targets: Tensor, p: float) -> Tensor:
-    """Return ‖source − target‖_p of all pairs, float64 on the CPU, [sources, targets].
+    """Return ‖source − target‖_p of all pairs, float64 [sources, targets], on the CPU.
 
-    A few columns are taken at a time: as many as a cache holds of all points.
+    Columns are compared in chunks that fit a cache.
     """
     parts = zip(torch.split(sources, FEATURE_CHUNK, 1), torch.split(targets, FEATURE_CHUNK, 1), strict=True)
-    exact = "donot_use_mm_for_euclid_dist"  # equal features are to have the distance 0
+    exact = "donot_use_mm_for_euclid_dist"  # equal features must have the distance 0
     found = (torch.cdist(x.contiguous(), y.contiguous(), p, exact).double().cpu() for x, y in parts)
     if math.isinf(p):
         return functools.reduce(torch.maximum, found)
@@ -61,9 +61,9 @@ def distances(sources: Tensor, targets: Tensor, p: float) -> Tensor:
 
 
 def masses(scores: Tensor) -> Tensor:
-    """Return masses in proportion to scores, float64, with the sum 1.
+    """Return masses proportional to scores, float64 [units], with the sum 1.
 
-    Where a score is below 0, the lowest becomes 0; where all are 0 then, the masses are equal.
+    Negative scores are shifted so that the lowest is 0; masses are equal if all scores are then 0.
     """
     scores = scores.double().cpu()
     positive = scores - scores.min().clamp(max=0)
@@ -74,7 +74,7 @@ def masses(scores: Tensor) -> Tensor:
 
 
 def uniform(scores: Tensor) -> Tensor:
-    """Return equal masses, float64, with the sum 1."""
+    """Return equal masses, float64 [units], with the sum 1."""
     return torch.full((len(scores),), 1 / len(scores), dtype=torch.float64)
 
 
@@ -82,12 +82,13 @@ MASSES = {"uniform": uniform, "importance": masses}
 
 
 def most_important(points: Tensor, kept: Tensor) -> Tensor:
-    """Return the features of the kept units."""
+    """Return the features of the kept units, [kept, numbers]."""
     return points[kept.to(points.device)]
 
 
 def cluster(points: Tensor, kept: Tensor) -> Tensor:
-    """Return the centroids of k-means that starts at the kept units: each has the place of the unit it started at."""
+    """Return the centroids of k-means from the kept units, [kept, numbers], in their order."""
+    need("sklearn", for_="Fusing by clusters")
     from sklearn.cluster import KMeans
 
     start = most_important(points, kept).cpu().double().numpy()
@@ -99,13 +100,13 @@ FUSION_TARGETS = {"most_important": most_important, "cluster": cluster}
 
 
 def exact(sources: Tensor, targets: Tensor, cost: Tensor, regularisation: float) -> Tensor:
-    """Return the plan of the least total cost, by the network simplex."""
+    """Return the plan of least total cost, by the network simplex, float64 [sources, targets]."""
     plan = _ot().emd(sources.numpy(), targets.numpy(), cost.numpy(), numItermax=10**8)
     return torch.from_numpy(np.asarray(plan))
 
 
 def sinkhorn(sources: Tensor, targets: Tensor, cost: Tensor, regularisation: float) -> Tensor:
-    """Return the plan of the least total cost − regularisation · mean cost · entropy."""
+    """Return the plan of least total cost − regularisation · mean cost · entropy, float64 [sources, targets]."""
     strength = regularisation * float(cost.mean()) or 1.0
     given = (sources.numpy(), targets.numpy(), cost.numpy(), strength)
     plan = _ot().sinkhorn(
@@ -118,16 +119,16 @@ PLANS = {"exact": exact, "sinkhorn": sinkhorn}
 
 
 def function_preserving(plan: Tensor, made: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
-    """Make each new unit an average of old ones, and let each old one be read from an average of new ones."""
+    """Return an encoder and a decoder of averages: T with columns, and with rows, divided by their sums."""
     return (plan / plan.sum(0)).T.contiguous(), plan / plan.sum(1, keepdim=True)
 
 
 def energy_preserving(plan: Tensor, made: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
-    """Make each new unit of old ones as far as they point its way, and as long as these are; read as above.
+    """Return an encoder weighted by cosines and scaled to the units' length, and the decoder of `function_preserving`.
 
-    On inputs without correlation, a cosine is the correlation of two units. An old one in its own place counts whole,
-    one that points away not at all. A place whose own unit goes elsewhere, as clusters may move, points where the
-    average of those points that come to it.
+    For uncorrelated inputs, the cosine of two units' weights `made` is their correlation; negative ones count as 0.
+    Cosines are to the kept unit of a target, or to the average of the units transported to it if the kept unit is not
+    among them, as clusters can move. Each new unit is scaled to the weighted mean of the old ones' lengths.
     """
     average, comes = (plan / plan.sum(0)).T @ made, plan[kept, torch.arange(len(kept))] > 0
     ways = torch.where(comes[:, None], made[kept], average)
@@ -142,7 +143,7 @@ def energy_preserving(plan: Tensor, made: Tensor, kept: Tensor) -> tuple[Tensor,
 
 
 def reference(plan: Tensor, made: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
-    """Make each new unit a sum of n/m old ones' worth, and have it read by a sum as well: the paper's one map."""
+    """Return T with rows divided by their sums, transposed as encoder: the single map of the paper."""
     spread = plan / plan.sum(1, keepdim=True)
     return spread.T.contiguous(), spread
 
@@ -152,13 +153,9 @@ SCALINGS = {
     "energy_preserving": energy_preserving,
     "reference": reference,
 }
-"""Each makes an encoder and a decoder of a plan, of what makes the units, and of the places of those that are kept."""
+"""Name → function of a plan, [n, m], the units' `makers`, [n, numbers], and the kept units, [m] → encoder, decoder."""
 
 
 def _ot() -> Any:
     """Return the package POT, which takes a second to import."""
-    try:
-        import ot
-    except ImportError as error:
-        raise InputError("Fusion needs the package POT: install secateur[fuse].") from error
-    return ot
+    return need("ot", extra="fuse", for_="Fusion")

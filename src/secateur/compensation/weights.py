@@ -1,9 +1,9 @@
-"""Reconstruction of what is left of masked weights: kept ones take over what the others did, layer by layer.
+"""Reconstruction of masked weights: a least-squares update of the kept ones, layer by layer.
 
-Front to back, each linear layer and convolution gets the weights with which its present inputs come nearest to the
-outputs of the model before the cut; where these are added to a residual stream, to the stream. SparseGPT aims at what
-the dense weights make of the present inputs instead; then what earlier layers lost is lost for good. A sweep of optimal
-brain surgeon with one Hessian for all rows finds the weights, and a few steps of conjugate gradients refine them.
+Front to back, each linear layer and convolution is fitted on its inputs in the pruned model to its outputs before the
+cut, or to the residual stream they are added to. This also reduces the error of earlier layers, in contrast to
+SparseGPT, whose targets are the dense weights' outputs on the pruned model's inputs. A sweep of optimal brain surgeon
+with one Hessian for all rows finds the weights, and a few steps of conjugate gradients refine them.
 """
 
 from __future__ import annotations
@@ -40,18 +40,20 @@ def reconstruct_weights(
     block: int = 128,
     refine: int = 10,
 ) -> dict[str, Any]:
-    """Let the weights that are left take over what the others did, on calibration data.
+    """Fit the remaining weights of each layer to its former outputs, by least squares on calibration data.
 
     Minimises ‖X W′ + b′ − Y‖² + damping · mean(diag XᵀX) · ‖W′ − W‖² over W′ and b′, where X are the layer's inputs in
     the pruned model, Y its outputs before the cut and W its weights then; W′ is zero where the masks cut. The sweep
-    (Frantar & Alistarh 2023, SparseGPT, Alg. 1) is near the minimum, and `refine` steps of conjugate gradients go on
-    from there; 0 leaves the sweep's weights. An output that dropping serves better keeps its weights, with the best
-    bias. `select` says who chose the masks: the "criterion", or "obs", by what removing each weight would cost; then
-    as many go of each layer, or of each group of a pattern. `rows` is the number of equations for each unknown of an
-    output, drawn from all places of all samples, `block` the number of columns after which those behind are brought
-    up to date. Damping is raised where the Hessian can't be inverted.
+    (Frantar & Alistarh 2023, SparseGPT, Alg. 1) comes near the minimum, and `refine` (default 10) steps of conjugate
+    gradients follow; 0 keeps the sweep's weights. An output with a smaller error under dropping keeps its weights, with
+    the best bias. `select` is the source of the masks: "criterion" (default), or "obs", the costs of optimal brain
+    surgeon, with as many removed in each layer, or in each group of a pattern. `rows` (default 64) is the number of
+    equations for each unknown of an output, drawn from all places of all samples, `block` (default 128) the number of
+    columns per update of the later columns. `damping` (default 0.01) is raised for a singular Hessian.
 
-    Cost: a pass of both models, as far as each layer.
+    Raises `InputError` for options out of range, and for "obs" with blocks.
+
+    Cost: a forward pass of both models, up to each layer.
     """
     if select not in SELECT:
         raise InputError(f"The option select of reconstruct is {select!r}: choose {' or '.join(SELECT)}.")
@@ -103,14 +105,14 @@ class Sweep(LeastSquaresFit):
             self.bias, self.cut_bias = None, self.bias
 
     def see(self, pruned: Tensor, dense: Sequence[Tensor], earlier: Sequence[Tensor], share: float) -> None:
-        """Add rows of the normal equations; what a bias adds that was cut itself, and so stays, is taken off."""
+        """Add rows of the normal equations, without the contribution of a bias that is itself masked."""
         if self.cut_bias is not None:
             added = self.cut_bias.detach().view(-1, *(1 for _ in self.product.kernel))
             dense = [dense[0] - added, *dense[1:]]
         super().see(pruned, dense, earlier, share)
 
     def act(self) -> Mapping[str, Tensor]:
-        """Go to the minimum from the weights before the cut, and sweep from there."""
+        """Return the weights and bias of a sweep from the unmasked minimum; record the errors."""
         if self.squares is None:
             return {}
         squares, shift = self.squares, self.shift()

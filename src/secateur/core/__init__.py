@@ -1,1 +1,1 @@
-"""The ground all stands on: exceptions, names, options, files, seeds, progress, tables. Imports nothing of ours."""
+"""Lowest layer: exceptions, registries, options, files, seeds, progress bars, tables. Imports no other layer."""

@@ -1,4 +1,4 @@
-"""Borrow a model in another state and give it back as it was."""
+"""Context managers that change the state of a model or of torch, and restore it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put every submodule in eval mode while the block runs, then each back in its own mode."""
+    """Set every submodule to eval mode while the block runs, then restore each one's mode."""
     with _modes_kept(model):
         model.eval()
         yield
@@ -21,9 +21,9 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def training(model: nn.Module) -> Iterator[None]:
-    """Put every submodule in training mode while the block runs, then each back in its own mode.
+    """Set every submodule to training mode while the block runs, then restore each one's mode.
 
-    A module whose own parameters are all frozen is put in eval mode instead: a frozen normalisation keeps its
+    A module whose own parameters are all frozen is set to eval mode instead: a frozen normalisation keeps its
     statistics.
     """
     with _modes_kept(model):
@@ -35,10 +35,9 @@ def training(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def own_code_training(model: nn.Module) -> Iterator[None]:
-    """Put all modules but torch's own layers in training mode while the block runs, then each back in its own mode.
+    """Set all modules but torch's own layers to training mode while the block runs, then restore each one's mode.
 
-    So the code takes the paths it has for training, such as auxiliary heads, while dropout and normalisations stay what
-    they are in eval mode.
+    So the code takes its training branches, such as auxiliary heads, with dropout and normalisations in eval mode.
     """
     with _modes_kept(model):
         for module in model.modules():
@@ -53,7 +52,7 @@ def _is_layer(kind: type) -> bool:
 
 @contextmanager
 def channels_last(model: nn.Module) -> Iterator[None]:
-    """Lay the weights out as [N, H, W, C] in memory while the block runs; shapes and values stay."""
+    """Store the weights in the memory layout [N, H, W, C] while the block runs; shapes and values are unchanged."""
     model.to(memory_format=torch.channels_last)
     try:
         yield
@@ -63,7 +62,7 @@ def channels_last(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def unfused() -> Iterator[None]:
-    """Have attention, recurrent layers and encoders run as the plain operators they stand for."""
+    """Run attention, recurrent layers and encoders as unfused operators while the block runs."""
     backends: tuple[Any, ...] = (torch.backends.mkldnn, torch.backends.cudnn)
     enabled = [backend.enabled for backend in backends]
     try:
@@ -78,7 +77,7 @@ def unfused() -> Iterator[None]:
 
 @contextmanager
 def no_fast_path() -> Iterator[None]:
-    """Have encoders run the code of their layers, not one kernel for all of it."""
+    """Disable the fused fast path of transformer encoders while the block runs."""
     enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

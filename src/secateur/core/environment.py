@@ -1,4 +1,4 @@
-"""Where a number was measured: the facts that go beside it."""
+"""The environment of a measurement: versions, processor, device, date."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import shlex
 import sys
 from pathlib import Path
 
-import torch
-
 
 def environment(device: str = "cpu") -> dict[str, str | int]:
     """Return versions, processor, cores, threads, device and date of this process, for a record."""
+    import torch
+
     return {
-        "secateur": version("secateur"),
+        "secateur": VERSION,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": version("torchvision"),
@@ -37,8 +37,11 @@ def version(package: str) -> str:
         return "unknown"
 
 
+VERSION = version("secateur")
+
+
 def command_line() -> str:
-    """Return the command this process was started with, as one would type it; empty outside the command line."""
+    """Return the command line of this process, quoted for a shell; empty if secateur was not its command."""
     if Path(sys.argv[0]).name not in ("secateur", "__main__.py"):
         return ""
     return shlex.join(["secateur", *sys.argv[1:]])

@@ -1,25 +1,25 @@
-"""What can go wrong, as exception types a caller can catch, and what probably went wrong, as a warning.
+"""Exception types and the warning of the package.
 
-Every message is one sentence that names the thing at fault and the way out. The command line prints that
-sentence and exits with code 2; nothing else in the package ends a process.
+Every message is one sentence with the cause and the remedy. The command line prints it and exits with code 2; no
+other module ends the process.
 """
 
 import re
 
 
 def reason_of(error: BaseException) -> str:
-    """Return the first sentence of somebody else's error, without its full stop; its type where it says nothing."""
+    """Return the first sentence of an error of another package, without its full stop; its type if it is empty."""
     return re.split(r"[.!]\s|\n", str(error).strip())[0].rstrip(".") or type(error).__name__
 
 
 class SecateurError(Exception):
-    """Base of every error this package raises on purpose."""
+    """Base of all errors of this package."""
 
 
 class InputError(SecateurError, ValueError):
-    """An argument that makes no sense: an amount of 1.7, an unknown criterion, a layer that isn't there.
+    """An invalid argument: an amount of 1.7, an unknown criterion, a layer that does not exist.
 
-    `setting` is the name of the setting at fault, where the sentence calls it "The setting NAME".
+    `setting` is the name of the setting at fault if the sentence calls it "The setting NAME", else None.
     """
 
     setting: str | None = None
@@ -38,17 +38,16 @@ class StoreError(SecateurError, OSError):
 
 
 class MissingExtraError(SecateurError, ImportError):
-    """An optional package is needed and not installed."""
+    """A package is needed and not installed; `extra` is the extra of ours that has it, empty where none does."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(
-            f"{purpose} needs the package {package}: install it with pip install 'secateur[{extra}]'."
-        )
+        wanted = f"'secateur[{extra}]'" if extra else package
+        super().__init__(f"{purpose} needs the package {package}: install it with pip install {wanted}.")
 
 
 class VerificationError(ModelError):
-    """A smaller model that does not compute what the large one computes without the removed units."""
+    """A smaller model whose outputs differ from those of the large one without the removed units."""
 
 
 class SecateurWarning(UserWarning):
-    """What was done as asked, and is hardly what was wanted: a method that has cut nothing."""
+    """A valid request with a probably unintended result, such as a method that cut no weight."""

@@ -1,8 +1,8 @@
-"""Files that appear whole or not at all.
+"""Atomic writing of files, and locks on folders.
 
-Everything the package writes goes through `writing`: the content lands in a temporary file beside the target,
-is flushed to the disk, and takes the target's place in one atomic rename. A killed process, a full disk or an
-exception leaves the old file as it was.
+All files of the package are written by `writing`: to a temporary file beside the target, which is flushed to the disk
+and replaces the target in one atomic rename. A killed process, a full disk or an exception leaves the old file
+unchanged.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from secateur.core.errors import InputError, StoreError
 
 try:
     import fcntl
-except ImportError:  # Windows, which keeps others out of open files by itself
+except ImportError:  # Windows, which locks open files itself
     fcntl = None  # type: ignore[assignment]
 
 ADVICE = {
@@ -32,15 +32,15 @@ ADVICE = {
     errno.EPERM: "check its permissions",
     errno.ENAMETOOLONG: "choose a shorter name",
 }
-"""The way out of the troubles a system reports; of all others, "check the path"."""
+"""Error number of the system → remedy; "check the path" for all others."""
 
 
 @contextmanager
 def writing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary path to fill; rename it to `path` when the block ends without an exception.
+    """Yield a temporary path to write; rename it to `path` when the block ends without an exception.
 
-    Missing parent folders are made, links are followed, a replaced file hands on its permissions. Raises
-    `StoreError` where the target is a folder or device, or can't be written.
+    Missing parent folders are made, links are followed, and the permissions of a replaced file are kept. Raises
+    `StoreError` if the target is a folder or device, or can't be written.
     """
     with os_errors(f"write {path}"):
         target = Path(os.path.realpath(path))
@@ -56,7 +56,7 @@ def writing(path: str | os.PathLike[str]) -> Iterator[Path]:
             temporary.touch(exist_ok=False)
             mode = temporary.stat().st_mode
             yield temporary
-            temporary.chmod(mode)  # libraries that write files of their own make them private
+            temporary.chmod(mode)  # some libraries write private files
             with open(temporary, "rb") as written:
                 os.fsync(written.fileno())
             if target.exists():
@@ -69,11 +69,10 @@ def writing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
-    """Keep other processes that ask for the same `folder` out while the block runs; a killed one lets go.
+    """Lock `folder` against other processes while the block runs; the end of a process releases its lock.
 
-    It is the folder itself that is locked, so that a killed process leaves nothing behind. File systems that lock files
-    only (NFS) get a file `.lock` in it, which stays. Windows locks nothing. Raises `StoreError` where another process
-    is at work there.
+    The folder itself is locked, without a lock file. On file systems that lock files only (NFS), a file `.lock` is
+    made in it and kept. On Windows there is no lock. Raises `StoreError` if another process holds the lock.
     """
     place = make_folder(folder)
     with os_errors(f"lock {place}"):
@@ -91,7 +90,7 @@ def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def _lock(folder: Path) -> int:
-    """Return the handle that holds the lock."""
+    """Return the file descriptor that holds the lock."""
     try:
         return _flock(folder, os.O_RDONLY)
     except OSError as error:
@@ -111,13 +110,13 @@ def _flock(path: Path, flags: int) -> int:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed processes left half-written in a folder that no other process writes to."""
+    """Remove the temporary files of killed processes from a folder that no other process writes to."""
     for rest in folder.glob(".*.part"):
         rest.unlink(missing_ok=True)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write `text` as UTF-8, atomically; what is no text (undecodable bytes in a file's name) is escaped."""
+    """Write `text` as UTF-8, atomically; surrogates (undecodable bytes of a file's name) are escaped."""
     with writing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
@@ -131,7 +130,7 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write `value` as indented JSON, atomically.
 
-    Raises `InputError` for what JSON lacks: NaN, ∞, objects.
+    Raises `InputError` for values without a JSON form: NaN, ∞, objects.
     """
     try:
         text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
@@ -141,7 +140,7 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
-    """Read a UTF-8 file. Raises `StoreError` where it is missing, a folder, unreadable or not text."""
+    """Read a UTF-8 file. Raises `StoreError` if it is missing, a folder, unreadable or not text."""
     source = existing_file(path)
     with os_errors(f"read {source}"):
         try:
@@ -151,7 +150,7 @@ def read_text(path: str | os.PathLike[str]) -> str:
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """Read a JSON file. Raises `StoreError` where it is missing or not valid JSON."""
+    """Read a JSON file. Raises `StoreError` if it is missing or not valid JSON."""
     text = read_text(path)
     try:
         return json.loads(text)
@@ -171,7 +170,7 @@ def existing_file(path: str | os.PathLike[str]) -> Path:
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:
-    """Make a folder and its parents. Raises `StoreError` where a file is in the way or it isn't allowed."""
+    """Make a folder and its parents. Raises `StoreError` if a file has its name or permission is denied."""
     folder = Path(path)
     with os_errors(f"make the folder {folder}"):
         try:
@@ -185,7 +184,7 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
 
 @contextmanager
 def os_errors(action: str) -> Iterator[None]:
-    """Turn an `OSError` (no permission, disk full, …) of the block into a `StoreError` that names `action`."""
+    """Convert an `OSError` of the block (no permission, disk full, …) to a `StoreError` that names `action`."""
     try:
         yield
     except StoreError:

@@ -1,4 +1,4 @@
-"""Options that functions declare as keyword-only parameters: which there are, and which values they take."""
+"""Options that functions declare as keyword-only parameters: names, defaults and checks of types."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ OPTION_TYPES: dict[type, tuple[type, str]] = {
     float: (Real, "a number"),
     NONE: (NONE, "None"),
 }
-"""Type in a signature → which values are of it, and what a sentence calls them. A bool is never a number here.
+"""Type in a signature → (abstract type of its values, noun in messages). A bool is never a number here.
 
-Other types are not looked at; names are, where they are looked up, with those there are to choose from.
+Values of other types are not checked; names are checked by their registry.
 """
 
 
 MACHINE = {"machine": True}
-"""Marks fields that say where or how something runs, not what it computes."""
+"""Mark of fields of the machine and the output, which are not part of the identity of a run."""
 
 
 def options_of(function: Callable[..., Any]) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def options_of(function: Callable[..., Any]) -> dict[str, Any]:
 
 
 def options_from(values: object, function: Callable[..., Any]) -> dict[str, Any]:
-    """Return the options of a function with the values that the attributes of an object give them.
+    """Return the options of a function with values from the attributes of an object.
 
     >>> options_from(slice(1, 2), lambda weight, *, start=0: weight)
     {'start': 1}
@@ -49,7 +49,7 @@ def options_from(values: object, function: Callable[..., Any]) -> dict[str, Any]
 def check_options(owner: str, given: Mapping[str, Any], *functions: Callable[..., Any]) -> None:
     """Raise `InputError` unless every option `given` is one of the functions' and of the type declared there.
 
-    Without an annotation the type of the default counts. `owner` is what a sentence calls the functions.
+    Without an annotation the type of the default is used. `owner` is the name of the functions in messages.
 
     >>> check_options("the criterion magnitude", {"norm": "l2"}, lambda weight, *, norm="l1": weight)
     """
@@ -64,7 +64,7 @@ def check_options(owner: str, given: Mapping[str, Any], *functions: Callable[...
 
 
 def check_kind(what: str, value: Any, *kinds: type) -> None:
-    """Raise `InputError` unless a value is of one of these types; of a type not in `OPTION_TYPES` nothing is known.
+    """Raise `InputError` unless a value is of one of these types; types outside `OPTION_TYPES` accept every value.
 
     >>> check_kind("setting seed", 3, int)
     """
@@ -74,7 +74,7 @@ def check_kind(what: str, value: Any, *kinds: type) -> None:
 
 
 def check_least(what: str, value: Any, least: float) -> None:
-    """Raise `InputError` unless a value is a finite number from `least` on, and whole where `least` is.
+    """Raise `InputError` unless a value is a finite number ≥ `least`, and an integer if `least` is one.
 
     >>> check_least("number of rounds", 3, 1)
     """
@@ -83,7 +83,7 @@ def check_least(what: str, value: Any, least: float) -> None:
 
 
 def kinds_of(hint: Any) -> tuple[type, ...]:
-    """Return the types that an annotation allows: int | None → int, None."""
+    """Return the types of an annotation: int | None → int, None."""
     return get_args(hint) or (hint,)
 
 

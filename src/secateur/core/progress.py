@@ -1,7 +1,7 @@
-"""Progress bars for people, silence for pipes.
+"""Progress bars, shown on terminals only.
 
-One console for the whole package, on standard error, so that standard output carries results only. Set
-`SECATEUR_QUIET=1` (or pass `--quiet`) to switch the bars off.
+The whole package has one console, on standard error, so that standard output holds results only. `SECATEUR_QUIET=1`
+(or `--quiet`) switches the bars off; without the package rich there are none.
 """
 
 from __future__ import annotations
@@ -9,62 +9,69 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from functools import cache
+from typing import TYPE_CHECKING, TypeVar
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from secateur.core.errors import MissingExtraError
+from secateur.core.extras import need
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
 
 T = TypeVar("T")
-console = Console(stderr=True, highlight=False)
 _running: list[str] = []
 
 
 class Bar:
-    """One running bar: call `advance` as work is done and `say` to change the text after the numbers."""
+    """One running bar: `advance` adds steps, `say` changes the text after the numbers.
 
-    def __init__(self, progress: Progress, task: int) -> None:
+    This one is silent.
+    """
+
+    def advance(self, steps: int = 1) -> None:
+        """Move the bar on by `steps`."""
+
+    def say(self, text: str) -> None:
+        """Show `text` (a loss, an accuracy) behind the bar."""
+
+
+class _ShownBar(Bar):
+    def __init__(self, progress: Progress, task: TaskID) -> None:
         self._progress = progress
         self._task = task
 
     def advance(self, steps: int = 1) -> None:
-        """Move the bar on by `steps`."""
-        self._progress.advance(self._task, steps)  # type: ignore[arg-type]
+        self._progress.advance(self._task, steps)
 
     def say(self, text: str) -> None:
-        """Show `text` (a loss, an accuracy) behind the bar."""
-        self._progress.update(self._task, note=text)  # type: ignore[arg-type]
+        self._progress.update(self._task, note=text)
+
+
+@cache
+def console() -> Console:
+    """Return the console. Raises `MissingExtraError` without rich."""
+    need("rich", for_="Writing to a terminal")
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
 
 
 @contextmanager
 def bar(title: str, total: int, completed: int = 0, shown: bool = True) -> Iterator[Bar]:
     """Show a progress bar of `total` steps while the block runs, unless the console is no terminal.
 
-    A bar inside another stays silent.
+    A bar inside another one is not shown.
     """
-    quiet = not shown or _running or bool(os.environ.get("SECATEUR_QUIET")) or not console.is_terminal
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, console=console, disable=bool(quiet)) as progress:
-        if not quiet:
-            _running.append(title)
+    if not shown or _running or os.environ.get("SECATEUR_QUIET") or not _on_a_terminal():
+        yield Bar()
+        return
+    with _progress() as progress:
+        _running.append(title)
         try:
-            yield Bar(progress, progress.add_task(title, total=total, completed=completed, note=""))
+            yield _ShownBar(progress, progress.add_task(title, total=total, completed=completed, note=""))
         finally:
-            if not quiet:
-                _running.pop()
+            _running.pop()
 
 
 def track(items: Iterable[T], title: str, total: int) -> Iterator[T]:
@@ -73,3 +80,24 @@ def track(items: Iterable[T], title: str, total: int) -> Iterator[T]:
         for item in items:
             yield item
             running.advance()
+
+
+def _on_a_terminal() -> bool:
+    try:
+        return console().is_terminal
+    except MissingExtraError:
+        return False
+
+
+def _progress() -> Progress:
+    from rich import progress
+
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeElapsedColumn(),
+        progress.TimeRemainingColumn(),
+        progress.TextColumn("{task.fields[note]}"),
+    )
+    return progress.Progress(*columns, console=console())

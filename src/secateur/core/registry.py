@@ -1,7 +1,7 @@
-"""Names to things: how models, data sources, criteria, scopes, schedules and optimisers are found.
+"""Registries: name → model, data source, criterion, scope, schedule, optimiser, ….
 
-A registry is a read-only mapping. Adding to the package means decorating one function; the command line, the
-documentation tables and the shared tests then find it by themselves.
+A registry is a read-only mapping. A decorator adds one entry; the command line, the documentation tables and the
+shared tests iterate over the registry.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class Registry(Mapping[str, T], Generic[T]):
-    """A mapping from names to registered things of one `kind` ("model", "criterion", …).
+    """A mapping from names to registered items of one `kind` ("model", "criterion", …).
 
     >>> colours: Registry[int] = Registry("colour")
     >>> colours.add("red", 1)
@@ -30,7 +30,7 @@ class Registry(Mapping[str, T], Generic[T]):
         self._items: dict[str, T] = {}
 
     def add(self, name: str, item: T) -> T:
-        """Register `item` under `name`. Raises `InputError` where the name is taken."""
+        """Register `item` under `name` and return it. Raises `InputError` if the name is taken."""
         if name in self._items:
             raise InputError(f"There is a {self.kind} named '{name}' already: choose another name.")
         self._items[name] = item
@@ -41,7 +41,7 @@ class Registry(Mapping[str, T], Generic[T]):
         return lambda item: self.add(name, item)
 
     def __getitem__(self, name: str) -> T:
-        """Return what is registered under `name`. Raises `InputError` naming the nearest names."""
+        """Return the item `name`. Raises `InputError` with the nearest names for an unknown one."""
         try:
             return self._items[name]
         except (KeyError, TypeError):
@@ -58,9 +58,9 @@ class Registry(Mapping[str, T], Generic[T]):
 
 
 def unknown(kind: str, name: str, known: list[str], listing: str | None = None) -> str:
-    """Compose the sentence for an unknown name: the nearest known ones, or all when they are few.
+    """Return the sentence for an unknown name: the nearest known ones, or all if they are few.
 
-    `listing` says where the whole list is to be had, for kinds with too many names to print.
+    `listing` is the reference to the whole list, for kinds with too many names to print.
     """
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if near:

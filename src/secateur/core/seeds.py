@@ -1,7 +1,7 @@
-"""Seeds that depend on what they are for, not on what was drawn before.
+"""Seeds derived from purpose and position, independent of earlier draws.
 
-Every random choice in the package comes from a generator seeded by `seed_of` its purpose and position ("order",
-seed, epoch), so that a run continued in the middle draws exactly what the undisturbed run would have drawn.
+Every random number of the package comes from a generator seeded by `seed_of` its purpose and position ("order", seed,
+epoch), so that a resumed run draws exactly the numbers of an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def seed_of(*parts: str | int) -> int:
 
 @contextmanager
 def same_draws(seed: int = 0) -> Iterator[None]:
-    """Have torch, NumPy and Python draw the numbers of `seed` in the block; then go on as if it had not been.
+    """Seed the global generators of torch, NumPy and Python by `seed` while the block runs, then restore their states.
 
-    For somebody else's code, which draws from the generators all share.
+    For code of other packages, which draws from the global generators.
     """
     python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
     on_gpu = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]

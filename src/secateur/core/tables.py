@@ -1,9 +1,8 @@
-"""Tables as values: rows of raw numbers, and columns that know how a person wants to read them.
+"""Tables: rows of raw numbers, and columns with titles and formats.
 
-A `Table` is made once and written anywhere: to a terminal (rich), as markdown, as HTML, as CSV or as JSON.
-The first three show formatted, aligned text; the last two carry the raw numbers (fractions, not percent;
-bytes, not kB), so that nothing is lost to rounding. A value that is missing or not a number reads "–" to a
-person, is empty in CSV and `null` in JSON.
+A `Table` is written to a terminal (rich), as markdown, HTML, LaTeX, CSV or JSON. CSV and JSON hold the raw numbers
+(fractions, not percent; bytes, not kB), without rounding; the others hold formatted, aligned text. A value that is
+missing or not a number is "–" in text, empty in CSV and `null` in JSON.
 
 >>> columns = [Column("run", "Run"), Column("top1", "Top-1", PERCENT)]
 >>> table = Table(columns, [{"run": "dense", "top1": 0.9173}])
@@ -21,11 +20,13 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from markupsafe import Markup
-from rich.table import Table as RichTable
-from rich.text import Text
+from secateur.core.extras import need
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+    from rich.table import Table as RichTable
 
 Align = Literal["left", "right"]
 MISSING_CELL = "–"
@@ -33,7 +34,7 @@ MISSING_CELL = "–"
 
 @dataclass(frozen=True)
 class Format:
-    """How one kind of value is written, and on which side it is aligned.
+    """The text form and alignment of one kind of value.
 
     `write` takes the value and, for a measured quantity, its spread.
     """
@@ -86,7 +87,7 @@ def number(value: float) -> str:
 
 
 def change(format: Format) -> Format:
-    """The format of a value after a change, its column's `spread` naming the one before: "400 → 100 (25.0 %)"."""
+    """The format of a value after a change, with the value before as the column's `spread`: "400 → 100 (25.0 %)"."""
 
     def write(after: float, before: float | None = None) -> str:
         if before is None:
@@ -109,11 +110,10 @@ NUMBER = Format(number)
 
 @dataclass(frozen=True)
 class Column:
-    """One column: the rows' key, the title shown, and the format.
+    """One column: the rows' key, the title, and the format.
 
-    `align` overrides the side of the format. `help` says in a few words what the column holds (a tooltip in
-    HTML). `spread` names the key that holds the spread of a measured quantity, or its value before a change, or the
-    keys of the ends of an interval.
+    `align` overrides the alignment of the format. `help` is a short description (a tooltip in HTML). `spread` is the
+    key of the spread of a measured quantity or of its value before a change, or the keys of the ends of an interval.
     """
 
     key: str
@@ -125,12 +125,12 @@ class Column:
 
     @property
     def side(self) -> Align:
-        """The side the column is aligned on."""
+        """The alignment of the column."""
         return self.align or self.format.align
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Every key of a row that the column reads."""
+        """All keys of a row in the column."""
         return (self.key, *([self.spread] if isinstance(self.spread, str) else self.spread))
 
     def cell(self, row: Mapping[str, Any]) -> str:
@@ -145,7 +145,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Columns and rows; a row maps keys to raw values, and may lack any of them."""
+    """Columns and rows; a row maps keys to raw values, each of which may be missing."""
 
     columns: Sequence[Column]
     rows: Sequence[Mapping[str, Any]]
@@ -155,12 +155,12 @@ class Table:
         return [[column.cell(row) for column in self.columns] for row in self.rows]
 
     def without_empty_columns(self) -> Table:
-        """The same table less the columns in which every value is missing."""
+        """The table without the columns in which every value is missing."""
         kept = [c for c in self.columns if any(_present(row.get(c.key)) is not None for row in self.rows)]
         return replace(self, columns=kept)
 
     def transposed(self) -> Table:
-        """The table on its side: one column per row, its first column's cells as titles; every cell is text."""
+        """The transposed table: one column per row, the first column's cells as titles; every cell is text."""
         grid = self.cells()
         columns = [Column("0", self.columns[0].title)]
         columns += [Column(str(i), cells[0], align="right") for i, cells in enumerate(grid, start=1)]
@@ -172,12 +172,16 @@ class Table:
         return Table(columns, rows)
 
     def records(self) -> list[dict[str, Any]]:
-        """The raw values of the shown columns; missing ones, and numbers JSON lacks, are None."""
+        """The raw values of the columns; missing and non-finite ones are None."""
         keys = [key for column in self.columns for key in column.keys]
         return [{key: _finite(row.get(key)) for key in keys} for row in self.rows]
 
     def rich(self, title: str | None = None) -> RichTable:
         """The table for a terminal; cells are taken literally, never as rich markup."""
+        need("rich", for_="A table for a terminal")
+        from rich.table import Table as RichTable
+        from rich.text import Text
+
         table = RichTable(title=None if title is None else Text(title))
         for column in self.columns:
             table.add_column(Text(column.title), justify=column.side, no_wrap=column.side == "right")
@@ -186,7 +190,7 @@ class Table:
         return table
 
     def markdown(self) -> str:
-        """The table as GitHub-flavoured markdown, padded so that it reads well as plain text too."""
+        """The table as GitHub-flavoured markdown, with padded cells."""
         grid = [[_markdown(cell) for cell in row] for row in [[c.title for c in self.columns], *self.cells()]]
         widths = [max(4, *map(len, cells)) for cells in zip(*grid, strict=True)]
         rules = [
@@ -232,7 +236,10 @@ class Table:
         return json.dumps(self.records(), indent=2, ensure_ascii=False, allow_nan=False)
 
     def html(self, caption: str) -> Markup:
-        """The table as an escaped HTML `<table>`, whose first column heads the rows."""
+        """The table as an escaped HTML `<table>`, the first column as row headings."""
+        need("markupsafe", for_="A table as HTML")
+        from markupsafe import Markup
+
         head = Markup().join(_heading(column) for column in self.columns)
         body = Markup().join(
             Markup("<tr>{}</tr>").format(
@@ -253,6 +260,8 @@ class Table:
 
 
 def _heading(column: Column) -> Markup:
+    from markupsafe import Markup
+
     tooltip = Markup(' title="{}"').format(column.help) if column.help else Markup()
     return Markup('<th scope="col" class="{}"{}>{}</th>').format(column.side, tooltip, column.title)
 
@@ -278,7 +287,7 @@ LATEX = {
     "∞": r"$\infty$",
     MISSING_CELL: "--",
 }
-"""Signs that LaTeX takes for something else, or does not have."""
+"""Character → LaTeX, for characters with a special meaning in LaTeX or none."""
 
 
 def _latex(cell: str) -> str:
@@ -290,7 +299,7 @@ def _markdown(cell: str) -> str:
 
 
 def _present(value: Any) -> Any:
-    """None for a value that is not there: None itself, or not a number."""
+    """Return the value, None for NaN."""
     return None if isinstance(value, float) and math.isnan(value) else value
 
 

@@ -1,9 +1,9 @@
-"""How threads wait for each other: shortly, then asleep.
+"""Spin times of waiting OpenMP threads.
 
-torch's OpenMP runtime lets threads that wait spin for milliseconds. Where other programs want the processors too (a
-shared machine, a second training), the spinning takes them from the very thread that is waited for, and small
-networks train ten times slower. A short spin keeps the speed of an idle machine without that. It takes effect where
-secateur is imported before torch; values set in the environment win.
+Waiting threads of torch's OpenMP runtime spin for milliseconds. If other programs use the processors too (a shared
+machine, a second training), spinning threads occupy the processors of the working ones, and small networks train ten
+times slower. A short spin keeps the speed of an idle machine and avoids this. It takes effect if secateur is imported
+before torch; values set in the environment have precedence.
 """
 
 import os

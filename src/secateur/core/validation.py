@@ -1,4 +1,4 @@
-"""One sentence out of a pydantic error."""
+"""One-sentence messages for pydantic errors."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
 NO_SETTING = PydanticCustomError("no_setting", "no setting of this step")
-"""What the validator of a field raises that a step inherits and has no use for."""
+"""Error of the validator of an inherited field that is no setting of a step."""
 
 
 def sentence(error: ValidationError, called: Callable[[str], str] = str) -> str:
-    """Say what is wrong with the first field at fault: its name, its value, what was expected.
+    """Return the sentence for the first invalid field: its name, its value and the expected values.
 
-    `called` gives the name that the user knows a field by, such as its option.
+    `called` maps a field to the name shown to the user, such as its option.
     """
     first = error.errors()[0]
     name = called(str(first["loc"][0])) if first["loc"] else "value"
@@ -27,6 +27,7 @@ def sentence(error: ValidationError, called: Callable[[str], str] = str) -> str:
         return f"Leave {name} out, which is no setting of this step."
     if first["type"] == "value_error":
         setting = getattr(first.get("ctx", {}).get("error"), "setting", None)
-        told = reason if setting is None else reason.replace(f"The setting {setting}", called(setting))
-        return told[0].upper() + told[1:]
+        if setting is not None and called(setting) != setting:
+            return reason.replace(f"The setting {setting}", called(setting))
+        return reason[0].upper() + reason[1:]
     return f"{name} cannot be {first['input']!r}: {reason[0].lower()}{reason[1:]}."

@@ -1,6 +1,6 @@
-"""What matters least: criteria and the registry they stand in.
+"""Importance criteria for weights, units and layers, and their registry.
 
-Each module registers its criteria; importing the package imports all of them.
+Every module of this package registers its criteria.
 """
 
 from secateur.core.discovery import import_modules
@@ -9,7 +9,7 @@ from secateur.criteria.quantities import CalibrationBatches, QuantitySource, mea
 from secateur.criteria.registry import CRITERIA, QUANTITIES, Criterion, criterion, quantity
 from secateur.criteria.scoring import score
 
-import_modules(__name__, __path__)  # they register
+import_modules(__name__, __path__)
 
 __all__ = [
     "CRITERIA",

@@ -1,6 +1,6 @@
-"""Criteria that look at feature maps: those of one batch, [N, channels, *places], make scores [N, channels].
+"""Criteria of feature maps: formulas from the maps of one batch, [N, channels, *places], to scores [N, channels].
 
-The view of units takes each map behind the normalisation and activation of its layer, and means over all samples.
+The view of units reads each map after the normalisation and activation of its layer, and averages over all samples.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ OBSERVED.add("maps", "the feature maps")
 def hrank(maps: Tensor) -> Tensor:
     """Rank of a unit's feature map, as a matrix of its rows and columns, mean over samples.
 
-    Singular values count above max(H, W) · ε times the largest, with the ε of the map's dtype, float32 at least. Of
-    maps with more than two dimensions of places the rank is the mean over their last two; those with fewer count as
-    one column, whose rank is 1 unless it is zero.
+    Singular values count above max(H, W) · ε times the largest, with the ε of the map's dtype, float32 at least. A map
+    with more than two dimensions of places has the mean rank of its matrices over the last two; one with fewer is a
+    single column, of rank 1 unless it is zero.
 
-    Cost: a pass for each batch, and an elimination of each map.
+    Cost: a forward pass for each batch, and an elimination of each map.
     """
     while maps.ndim < 4:
         maps = maps.unsqueeze(-1)
@@ -47,7 +47,7 @@ def chip(maps: Tensor) -> Tensor:
 
     Mean over samples. Computed in float64 from one eigendecomposition for each sample, to a relative error below 1e-6.
 
-    Cost: a pass for each batch, and one decomposition for each sample and layer.
+    Cost: a forward pass for each batch, and one decomposition for each sample and layer.
     """
     return nuclear_losses(maps.unsqueeze(-1).flatten(2))
 
@@ -62,7 +62,9 @@ def chip(maps: Tensor) -> Tensor:
 def activation(maps: Tensor, *, norm: str = "l1") -> Tensor:
     """Size of a unit's activations, mean |a|, or √ mean a² with `norm` "l2", mean over samples.
 
-    Cost: a pass for each batch.
+    Raises `InputError` for any other `norm`.
+
+    Cost: a forward pass for each batch.
     """
     values = maps.double().unsqueeze(-1).flatten(2)
     if norm == "l1":
@@ -80,8 +82,8 @@ def activation(maps: Tensor, *, norm: str = "l1") -> Tensor:
     paper="Hu et al. 2016, Network Trimming, eq. 1: one minus the average percentage of zeros",
 )
 def apoz(maps: Tensor) -> Tensor:
-    """Share of a unit's activations that are not zero, 1 − APoZ, mean over samples.
+    """Share of non-zero activations of a unit, 1 − APoZ, mean over samples.
 
-    Cost: a pass for each batch.
+    Cost: a forward pass for each batch.
     """
     return (maps != 0).unsqueeze(-1).flatten(2).double().mean(2)

@@ -1,8 +1,8 @@
-"""Criteria that look at what attention heads hand on, and at what the loss makes of it.
+"""Criteria of attention heads, from their outputs and the gradient of the loss.
 
-`attention` is what the heads found, before they are projected together, and `gradient` the gradient of the summed loss
-of a batch at the same place, both [N, heads, tokens, features]; a formula makes of them scores [parts, heads], which
-are averaged.
+`attention` is the output of the heads before the output projection, and `gradient_of_attention` the gradient of the
+summed loss of a batch with respect to it, both [N, heads, tokens, features]; formulas return scores [parts, heads],
+averaged over parts.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ OBSERVED.add("loss_without", "the loss without each unit")
 def head_importance(attention: Tensor, gradient_of_attention: Tensor, *, form: str = "example") -> Tensor:
     """Sensitivity of the loss to a head, E |Att(x)ᵀ ∂L/∂Att(x)|; the mean over samples.
 
-    `form` says what is summed before the absolute value is taken: all of an "example" (the paper's equation), each of
-    its tokens (the authors' code, "token"), or a whole "batch" (as popular ports do it: depends on the batch size).
+    `form` is the unit of the sum inside the absolute value: "example" (the default, the paper's equation), "token"
+    (the authors' code) or "batch" (popular ports; depends on the batch size). Raises `InputError` for any other.
 
-    Cost: a pass there and back for each batch.
+    Cost: a forward and a backward pass for each batch.
     """
     products = (attention * gradient_of_attention).sum(3)  # [N, heads, tokens]
     if form == "example":
@@ -51,8 +51,10 @@ def head_importance(attention: Tensor, gradient_of_attention: Tensor, *, form: s
     paper="Michel et al. 2019, section 3.2: each head masked in turn",
 )
 def head_loss(loss: Tensor, loss_without: Tensor) -> Tensor:
-    """Change of the loss when a head is masked, L without it − L; exact, and as many passes as there are heads.
+    """Exact change of the loss when a head is masked, L without it − L.
 
-    Cost: as many passes as there are heads, for each batch.
+    `loss` is the mean loss, [1], and `loss_without` that without each unit, [units] → [units].
+
+    Cost: a forward pass for each head and batch.
     """
     return loss_without - loss

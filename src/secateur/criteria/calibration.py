@@ -1,7 +1,7 @@
-"""Calibration data: which samples criteria look at, and what was found on them.
+"""Calibration data, with a cache of the statistics measured on them.
 
-Scores that come from running a model on data cost a pass over them. `Calibration` holds the data together with what
-was measured, so that another amount, or another attempt at the same cut, costs none.
+Scores from a model's activations or gradients cost a pass over the data. `Calibration` keeps the results, so that
+another amount, or another attempt at the same cut, costs no pass.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ CalibrationBatch: TypeAlias = tuple[Any, Tensor | None]
 def balanced(dataset: Dataset, per_class: int = 10, seed: int = 0) -> list[tuple[Any, Tensor]]:
     """Return one batch of training samples, `per_class` of every class, for `prune(..., data=...)`.
 
-    The classes take turns, so that equal parts of the batch are balanced too as far as they go. SNIP and GraSP
-    were published with ten a class. Raises `InputError` where a class has fewer.
+    The classes alternate, so that equal parts of the batch are balanced too, up to remainders. The default of ten per
+    class is that of the papers of SNIP and GraSP. Raises `InputError` if a class has fewer samples.
     """
     chosen = dataset.subset(train=per_class * dataset.num_classes, seed=seed).train
     counts = chosen.labels.bincount(minlength=dataset.num_classes)
@@ -42,11 +42,11 @@ def balanced(dataset: Dataset, per_class: int = 10, seed: int = 0) -> list[tuple
 
 
 class Calibration:
-    """Batches of inputs and labels, and what was measured on them.
+    """Batches of inputs and labels, and a cache of the statistics measured on them.
 
-    Pass it as `data=` wherever batches are taken: a second cut of the same model finds its statistics. They are
-    forgotten when the model's tensors change. What has a length, such as a list or a DataLoader, is gone through for
-    each measurement; anything else is read once and kept.
+    Accepted as `data=` in place of batches: a second cut of the same model reuses its statistics, until the model's
+    tensors change. Batches with a length, such as a list or a DataLoader, are iterated for each measurement; an
+    iterator is read once and kept. Raises `InputError` for data that are not iterable.
 
     >>> data = Calibration([(torch.ones(4, 3), None), (torch.ones(2, 3), None)])
     >>> [len(inputs) for inputs, _ in data]
@@ -67,11 +67,11 @@ class Calibration:
 
     @classmethod
     def of(cls, data: Iterable[CalibrationBatch]) -> Calibration:
-        """Return `data` itself where it is calibration data, else what holds them."""
+        """Return `data` itself if it is a `Calibration`, otherwise one of its batches."""
         return data if isinstance(data, cls) else cls(data)
 
     def __iter__(self) -> Iterator[CalibrationBatch]:
-        """Yield pairs of inputs and labels. Raises `InputError` for a batch that is none."""
+        """Yield pairs of inputs and labels, without empty batches. Raises `InputError` for a batch that is no pair."""
         for batch in self._batches:
             if not isinstance(batch, tuple | list) or len(batch) != 2:
                 raise InputError(
@@ -81,24 +81,24 @@ class Calibration:
                 yield batch[0], batch[1]
 
     def __len__(self) -> int:
-        """Return the number of batches. Raises `InputError` where there is none."""
+        """Return the number of batches. Raises `InputError` if it is 0."""
         if not self._size:
             raise InputError("The data holds no batch: pass batches of inputs and labels as data=.")
         return self._size
 
     def digest(self) -> str:
-        """Return the SHA-256 of all inputs and labels, batch by batch: which data these are, in which order."""
+        """Return the SHA-256 of all inputs and labels in their order, in hexadecimal."""
         digest = hashlib.sha256()
         for leaf in tree_leaves(list(self)):
             _update(digest, "", leaf) if isinstance(leaf, Tensor) else digest.update(repr(leaf).encode())
         return digest.hexdigest()
 
     def to_json(self) -> dict[str, Any]:
-        """Return how many samples there are, and their digest."""
+        """Return the number of samples and their digest, as JSON."""
         return {"samples": sum(batch_size(inputs) for inputs, _ in self), "sha256": self.digest()}
 
     def tracked(self, title: str) -> Iterator[CalibrationBatch]:
-        """Yield the same under a progress bar. Raises `InputError` where there is no sample."""
+        """Yield the batches under a progress bar. Raises `InputError` without a sample."""
         none = True
         for batch in track(self, title, len(self)):
             none = False
@@ -107,7 +107,7 @@ class Calibration:
             raise InputError("The data holds no batch: pass batches of inputs and labels as data=.")
 
     def found(self, model: nn.Module, what: str) -> dict[Any, Any]:
-        """Return where to keep what is measured of `model` for one purpose; that of other tensors is forgotten."""
+        """Return the cache of one sort of measurement on `model`, a mutable dict; new tensors empty all caches."""
         digest = _digest(model)
         if digest != self._model:
             self._model, self._found = digest, {}
@@ -120,7 +120,7 @@ def _empty(inputs: Any) -> bool:
 
 
 def _digest(model: nn.Module) -> str:
-    """Return what tells a model's tensors, and its class, from others."""
+    """Return the SHA-256 of a model's class and tensors."""
     digest = hashlib.sha256(type(model).__qualname__.encode())
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         _update(digest, name, tensor)

@@ -1,4 +1,4 @@
-"""Criteria that look at whole filters: rows of what makes a unit, [units, weights of each], or scales, [units]."""
+"""Criteria of whole filters, [units, weights per unit], and of normalisation scales, [units]."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def linf(rows: Tensor) -> Tensor:
     paper="He et al. 2019, Filter Pruning via Geometric Median, eq. 5",
 )
 def fpgm(rows: Tensor, *, distance: str = "l2") -> Tensor:
-    """Sum of a filter's distances to the others, Σ ‖r − r'‖: near the geometric median it can be replaced by them.
+    """Sum of a filter's distances to the others, Σ ‖r − r'‖, lowest near the geometric median.
 
-    `distance` is "l2", "l1" or "cosine" (one minus the cosine).
+    `distance` is "l2", "l1" or "cosine" (one minus the cosine). Raises `InputError` for any other.
 
     Cost: distances between all pairs of filters.
     """
@@ -39,7 +39,7 @@ def fpgm(rows: Tensor, *, distance: str = "l2") -> Tensor:
         return (1 - unit @ unit.T).sum(1)
     if distance not in ("l1", "l2"):
         raise InputError(f"There is no distance '{distance}' for fpgm: choose l2, l1 or cosine.")
-    # a product of matrices instead of differences would lose the small distances that decide
+    # distances from a matrix product would lose the small ones to cancellation
     return torch.cdist(rows, rows, p=float(distance[1]), compute_mode="donot_use_mm_for_euclid_dist").sum(1)
 
 
@@ -51,5 +51,5 @@ def fpgm(rows: Tensor, *, distance: str = "l2") -> Tensor:
     paper="Liu et al. 2017, Network Slimming; cut after training with sparse scales",
 )
 def bn_scale(scale: Tensor) -> Tensor:
-    """Absolute scale of the unit's normalisation, |γ|; layers without one are left alone."""
+    """Absolute scale of the unit's normalisation, |γ|; units without one get no score."""
     return scale.abs()

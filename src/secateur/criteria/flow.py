@@ -1,4 +1,4 @@
-"""How much flows through a network, asked of its weights alone."""
+"""The synaptic flow of a network and its gradient, from the weights alone."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from secateur.criteria.registry import quantity
 def flow_gradient(
     model: nn.Module, tensors: Mapping[str, Tensor], example_inputs: Any, *, batch_norm: str = "eval"
 ) -> dict[str, Tensor]:
-    """Gradient of R, the sum of the outputs for inputs of ones, where every parameter has its absolute value.
+    """Gradient of R, the sum of the outputs for inputs of ones, with the absolute value of every parameter.
 
-    Name → float64 tensor of the weight's shape. All of it is computed in float64, as R is a product over the
-    layers and overflows float32 in deep networks. Of `example_inputs` only the shapes count; tensors of whole
-    numbers, such as tokens, are taken as they are. `batch_norm` is "eval", "train" or "removed".
+    Name → float64 tensor of the weight's shape. R is a product over the layers, which overflows float32 in deep
+    networks. `example_inputs` give the shapes of the ones; integer tensors, such as tokens, are used unchanged.
+    `batch_norm` is "eval" (default), "train" or "removed". Raises `ModelError` if the model does not run on ones.
 
-    Cost: a pass there and back on one input of ones, in each round.
+    Cost: a forward and a backward pass on one input of ones, in each round.
     """
     state = {
         name: tensor.detach().double() if tensor.is_floating_point() else tensor
@@ -57,7 +57,7 @@ def _ones(value: Any) -> Any:
 
 
 def _sum(outputs: Any) -> Tensor:
-    """Sum all that comes out: logits where there are such, or else every tensor."""
+    """Return the sum of the logits, or of all floating-point outputs of a model without logits."""
     found = [
         each
         for each in tree_leaves(getattr(outputs, "logits", outputs))

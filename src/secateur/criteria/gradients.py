@@ -1,4 +1,4 @@
-"""Criteria that look at the loss's gradient."""
+"""Criteria of first and second derivatives of the loss."""
 
 from __future__ import annotations
 
@@ -28,11 +28,12 @@ def taylor(weight: Tensor, gradient: Tensor) -> Tensor:
     paper="Molchanov et al. 2017, eq. 8, and 2019, eq. 8, for coupled units",
 )
 def joint_taylor(change: Tensor, *, power: int = 1) -> Tensor:
-    """First-order change of the loss when a whole unit goes, |Σ w · ∂L/∂w|^power, averaged over batches.
+    """First-order change of the loss when a whole unit is removed, |Σ w · ∂L/∂w|^power, averaged over batches.
 
-    `change` is Σ w · ∂L/∂w of one batch, [units]. With batches of one sample it is averaged over samples.
+    `change` is Σ w · ∂L/∂w of one batch, [units]. With batches of one sample it is averaged over samples. `power` is 1
+    (default) or 2; raises `InputError` for any other.
 
-    Cost: a pass there and back for each batch.
+    Cost: a forward and a backward pass for each batch.
     """
     if power not in (1, 2):
         raise InputError(f"The power is {power!r}: give 1 for absolute values or 2 for squares.")
@@ -46,7 +47,7 @@ def joint_taylor(change: Tensor, *, power: int = 1) -> Tensor:
     paper="Theis et al. 2018, Faster gaze prediction, eq. 9; diagonal of the empirical Fisher matrix",
 )
 def fisher(weight: Tensor, squared_gradient: Tensor) -> Tensor:
-    """Second-order change of the loss with the Fisher diagonal as curvature, ½ w² E[(∂L/∂w)²], samples one by one."""
+    """Second-order change of the loss with the Fisher diagonal as curvature, ½ w² E[(∂L/∂w)²], per sample."""
     return weight.square() * squared_gradient / 2
 
 

@@ -1,4 +1,4 @@
-"""Criteria made for networks that have not been trained yet."""
+"""Criteria for untrained networks: pruning at initialisation."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def snip(weight: Tensor, gradient: Tensor) -> Tensor:
     moment="before",
 )
 def grasp(scored_weight: Tensor, hessian_gradient: Tensor) -> Tensor:
-    """What the gradient's norm loses without a weight, θ ∘ H g: lowest where its removal helps the gradient flow."""
+    """First-order decrease of the squared gradient norm without a weight, θ ∘ H g, up to a factor."""
     return scored_weight * hessian_gradient
 
 
@@ -52,7 +52,7 @@ def synflow(weight: Tensor, flow_gradient: Tensor) -> Tensor:
     measuring={"batch_norm": "train"},
 )
 def iterative_snip(weight: Tensor, gradient: Tensor) -> Tensor:
-    """SNIP, scored again on what is left in each of many rounds, |w · ∂L/∂w|."""
+    """SNIP, |w · ∂L/∂w|, recomputed for the remaining weights in each of many rounds."""
     return snip(weight, gradient)
 
 
@@ -66,5 +66,5 @@ def iterative_snip(weight: Tensor, gradient: Tensor) -> Tensor:
     measuring={"batch_norm": "train"},
 )
 def force(weight: Tensor, gradient: Tensor) -> Tensor:
-    """SNIP with the gradient of the pruned network in many rounds, |w · ∂L/∂(w∘m)|: weights may come back."""
+    """SNIP with the gradient of the pruned network in many rounds, |w · ∂L/∂(w∘m)|; cut weights may regrow."""
     return snip(weight, gradient)

@@ -1,4 +1,4 @@
-"""Wanda: weights by how much they carry, |w| · ‖x‖, x being the input they are multiplied with."""
+"""Wanda: the absolute value of a weight times the norm of its input, |w| · ‖x‖."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ LinearOrConv = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 def input_norm(
     model: nn.Module, tensors: Mapping[str, Tensor], data: CalibrationBatches
 ) -> dict[str, Tensor]:
-    """Root mean square of the input each weight meets, over all samples and places; float32, of the weight's shape.
+    """Root mean square of each weight's input, over all samples and places; name → float32 of the weight's shape.
 
-    It is known for the weights of linear layers and convolutions, and is 1 for all others: biases, which meet ones,
-    and what no linear layer or convolution reads.
+    Measured for the weights of linear layers and convolutions; 1 for biases and all other parameters. Raises
+    `InputError` for NaN or infinite inputs, and for data on which the model does not run.
 
-    Cost: a pass for each batch.
+    Cost: a forward pass for each batch.
     """
     layers = [module for module in model.modules() if isinstance(module, LinearOrConv)]
     energy: dict[nn.Module, Tensor] = {}
@@ -73,7 +73,7 @@ def _rows(module: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def _spread(module: LinearOrConv, norms: Tensor) -> Tensor:
-    """Bring norms of a layer's input channels to the shape of its weight: each output reads those of its group."""
+    """Return the norms of a layer's input channels in the shape of its weight: each output has those of its group."""
     weight = module.weight
     groups = 1 if isinstance(module, nn.Linear) else module.groups
     rows = norms.float().view(groups, -1).repeat_interleave(weight.shape[0] // groups, 0)
@@ -81,7 +81,7 @@ def _spread(module: LinearOrConv, norms: Tensor) -> Tensor:
 
 
 def run_on(model: nn.Module, inputs: Any) -> None:
-    """Run a model on one batch of calibration data. Raises `InputError` where it does not run."""
+    """Run a model on one batch of calibration data. Raises `InputError` if it does not run."""
     try:
         if isinstance(inputs, Mapping):
             model(**inputs)
@@ -94,7 +94,7 @@ def run_on(model: nn.Module, inputs: Any) -> None:
 
 
 def _carried(weight: Tensor, input_norm: Tensor, *, compare: str = "row") -> Tensor:
-    """What a weight adds to its unit's score, |w| · ‖x‖."""
+    """Contribution of a weight to its unit's score, |w| · ‖x‖."""
     return weight.abs() * input_norm
 
 
@@ -106,10 +106,11 @@ def _carried(weight: Tensor, input_norm: Tensor, *, compare: str = "row") -> Ten
     unit=_carried,
 )
 def wanda(weight: Tensor, input_norm: Tensor, *, compare: str = "row") -> Tensor:
-    """Size of a weight times that of its input, |w| · ‖x‖₂, ranked among the weights of its output.
+    """Absolute value of a weight times the norm of its input, |w| · ‖x‖₂, ranked among the weights of its output.
 
-    With `compare` "row", the paper's way, the score is the weight's rank in its row, in (0, 1], so that every row
-    loses the same fraction; with "none" it is |w| · ‖x‖ itself. A unit's is the sum over its weights.
+    With `compare` "row" (default), as in the paper, the score is the weight's rank in its row, in (0, 1], so that every
+    row loses the same fraction; with "none" it is |w| · ‖x‖₂ itself. A unit's score is the sum of |w| · ‖x‖₂ over its
+    weights. Raises `InputError` for any other `compare`.
     """
     carried = _carried(weight, input_norm)
     if compare == "none" or weight.ndim < 2 or not weight.numel():

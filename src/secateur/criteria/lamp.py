@@ -1,4 +1,4 @@
-"""Layer-adaptive magnitudes: scores that can be compared between layers."""
+"""LAMP: layer-adaptive magnitude scores, comparable between layers."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from secateur.criteria.registry import criterion
 
 
 def lamp_scores(scores: Tensor) -> Tensor:
-    """LAMP: s_u² / Σ s_v² over all v that rank at or above u in the tensor (1-D, float64).
+    """Return s_u² / Σ s_v² over all v that rank at or above u, 1-D float64.
 
     The largest score becomes 1 and every other at most ½, so no tensor loses its last nonzero entry as long as
-    at least as many entries are kept as there are tensors. Zeros score 0. Raises `InputError` for a score below
-    0, which squares would rank by its size.
+    at least as many entries are kept as there are tensors. Zeros score 0. Raises `InputError` for negative scores,
+    since their squares reverse their order.
 
     >>> lamp_scores(torch.tensor([1.0, 2.0, 2.0]))
     tensor([0.1111, 0.5000, 1.0000], dtype=torch.float64)
@@ -34,7 +34,7 @@ def lamp_scores(scores: Tensor) -> Tensor:
 
 
 def lamp_of_filters(rows: Tensor) -> Tensor:
-    """Share of a filter's squared norm among those of its layer that are at least as large."""
+    """Share of a filter's squared norm, [filters, weights] → [filters], among those of at least its size."""
     return lamp_scores(torch.linalg.vector_norm(rows, dim=1))
 
 

@@ -30,12 +30,12 @@ Grads = Sequence[Tensor | None]
 def gradient(
     model: nn.Module, tensors: Mapping[str, Tensor], data: CalibrationBatches, *, batch_norm: str = "eval"
 ) -> dict[str, Tensor]:
-    """Gradient of the mean loss over all samples; name → tensor of the weight's shape.
+    """Gradient of the mean loss over all samples; name → tensor of the weight's shape, float32 at least.
 
-    `batch_norm` is "eval" (running statistics), "train" (those of each batch) or "removed". The model's own
-    gradients, frozen state and statistics are left as they were.
+    `batch_norm` is "eval" (default: running statistics), "train" (those of each batch) or "removed". The model's own
+    gradients, frozen state and statistics do not change. Raises `InputError` for data without a finite loss.
 
-    Cost: a pass there and back for each batch.
+    Cost: a forward and a backward pass for each batch.
     """
     with differentiable(model, tensors, batch_norm):
         return _mean(model, tensors, data, lambda loss: _grad(loss, tensors), "gradients")
@@ -53,13 +53,14 @@ def hessian_gradient(
     parts: int = 2,
     redraw: bool = False,
 ) -> dict[str, Tensor]:
-    """Product H g of the loss's Hessian and gradient; name → tensor of the weight's shape.
+    """Product H g of the loss's Hessian and gradient; name → tensor of the weight's shape, float32 at least.
 
-    Both are of the mean over all samples of the cross-entropy of logits / `temperature`. Each batch is run in so
-    many equal `parts`, with statistics of their own where `batch_norm` is "train". With `redraw` they are taken
-    where `scored_weight` has drawn linear weights anew.
+    The loss is the mean over all samples of the cross-entropy of logits / `temperature` (default 200). Each batch is
+    run in `parts` (default 2) equal parts, each with its own statistics if `batch_norm` is "train" (default). With
+    `redraw`, H and g are computed at the redrawn linear weights of `scored_weight`. Raises `InputError` for `parts`
+    below 1 or above the number of samples, and a `temperature` not above 0.
 
-    Cost: two passes there and three back for each batch.
+    Cost: two forward and three backward passes for each batch.
     """
     check_least("option parts", parts, 1)
     if not 0 < temperature < math.inf:
@@ -85,11 +86,12 @@ def hessian_gradient(
 def squared_gradient(
     model: nn.Module, tensors: Mapping[str, Tensor], data: CalibrationBatches, *, batch_norm: str = "eval"
 ) -> dict[str, Tensor]:
-    """Mean over all samples of the square of each sample's own gradient: the diagonal of the empirical Fisher matrix.
+    """Mean of the squared gradients of single samples: the diagonal of the empirical Fisher matrix.
 
-    Samples are run one by one, in constant memory; `batch_norm` as for `gradient`.
+    Name → tensor of the weight's shape, float32 at least. Samples are run one by one, in constant memory; `batch_norm`
+    as for `gradient`.
 
-    Cost: a pass there and back for each sample.
+    Cost: a forward and a backward pass for each sample.
     """
     with differentiable(model, tensors, batch_norm):
         return _mean(
@@ -114,9 +116,10 @@ def hessian_diagonal(
 ) -> dict[str, Tensor]:
     """Diagonal of the mean loss's Hessian, estimated as the mean of v ∘ H v over random signs v.
 
-    Hutchinson 1990; Bekas, Kokiopoulou and Saad 2007. The same `draws` vectors, by seed, serve all batches.
+    Hutchinson 1990; Bekas, Kokiopoulou and Saad 2007. All batches share the same `draws` (default 8) vectors, drawn
+    from (seed, name). Name → tensor of the weight's shape, float32 at least. Raises `InputError` for `draws` below 1.
 
-    Cost: a pass there and back, and one more back for each draw, for each batch.
+    Cost: a forward and a backward pass, and a backward pass more for each draw, for each batch.
     """
     check_least("option draws", draws, 1)
     signs = {
@@ -154,9 +157,9 @@ def hessian_diagonal(
 def scored_weight(
     model: nn.Module, tensors: Mapping[str, Tensor], seed: int, *, redraw: bool = False
 ) -> dict[str, Tensor]:
-    """The weights that are scored: the model's own, or with `redraw` those of linear layers drawn anew.
+    """The scored weights: the model's own, or with `redraw` new random weights of linear layers.
 
-    They are drawn from Xavier's normal distribution, by seed and name; a weight that is zero stays zero.
+    They are drawn from Xavier's normal distribution, by (seed, name); a zero weight stays zero.
     """
     drawn = _redrawn(model, seed) if redraw else {}
     return {name: drawn.get(name, tensor).detach() for name, tensor in tensors.items()}
@@ -165,7 +168,7 @@ def scored_weight(
 def gradients(
     model: nn.Module, tensors: Mapping[str, Tensor], data: CalibrationBatches, *, batch_norm: str = "eval"
 ) -> Iterator[tuple[dict[str, Tensor], int]]:
-    """Yield for each batch the gradient of its mean loss, by name, and how many samples it has."""
+    """Yield for each batch the gradient of its mean loss, by name, and its number of samples."""
     with differentiable(model, tensors, batch_norm):
         for summed, size in derivatives(model, tensors, data, lambda loss: _grad(loss, tensors), "gradients"):
             yield {name: grad / size for name, grad in summed.items()}, size
@@ -180,7 +183,7 @@ def _mean(
     temperature: float = 1.0,
     parts: int | None = 1,
 ) -> dict[str, Tensor]:
-    """Mean over all samples of what `derive` makes of the summed loss of some; zeros where it gives None."""
+    """Return the mean over all samples of `derive(summed loss of a part)`, by name; zeros for None."""
     total = {
         name: torch.zeros_like(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32))
         for name, tensor in tensors.items()
@@ -206,7 +209,11 @@ def derivatives(
     temperature: float = 1.0,
     parts: int | None = 1,
 ) -> Iterator[tuple[dict[str, Tensor], int]]:
-    """Yield what `derive` makes of the summed loss of each part of each batch, by name, and its number of samples."""
+    """Yield `derive(summed loss)` of each part of each batch, by name, and its number of samples.
+
+    `parts` is the number of equal parts of a batch, None for single samples. Raises `InputError` for a NaN or infinite
+    loss, a loss without gradient, and a `temperature` other than 1 without labels.
+    """
     for inputs, labels in Calibration.of(data).tracked(title):
         if labels is None and temperature != 1:
             raise InputError(
@@ -228,14 +235,17 @@ def derivatives(
 
 
 def _grad(output: Tensor, tensors: Mapping[str, Tensor], create_graph: bool = False) -> Grads:
-    """Gradient in each of the tensors, None where the output does not depend on one."""
+    """Return the gradient in each of the tensors, None for one that the output does not depend on."""
     if not output.requires_grad:
         return [None] * len(tensors)
     return torch.autograd.grad(output, list(tensors.values()), allow_unused=True, create_graph=create_graph)
 
 
 def loss_of(outputs: Any, labels: Tensor | None, temperature: float = 1.0) -> Tensor:
-    """Mean loss of a batch: cross-entropy with its labels, or what the model computed itself."""
+    """Return the mean loss of a batch: cross-entropy with its labels, or the model's own without labels.
+
+    Raises `InputError` if there are neither labels nor a loss of the model.
+    """
     if labels is None:
         loss: Tensor | None = getattr(outputs, "loss", None)
         if loss is None:
@@ -257,9 +267,9 @@ def finite(loss: Tensor) -> Tensor:
 
 
 def _parts(inputs: Any, labels: Tensor | None, parts: int | None) -> Iterator[tuple[Any, Tensor | None, int]]:
-    """Split a batch into equal parts, as far as it goes, or samples: inputs, labels and number of samples of each.
+    """Yield inputs, labels and number of samples of each of `parts` equal parts, or of each sample for None.
 
-    Keywords that hold no sample each, such as use_cache=False, go with every part.
+    Keywords without a batch dimension, such as use_cache=False, are repeated in every part.
     """
     size = batch_size(inputs) if isinstance(inputs, Mapping) else len(inputs)
     length = 1 if parts is None else max(1, math.ceil(size / parts))
@@ -278,7 +288,7 @@ def _parts(inputs: Any, labels: Tensor | None, parts: int | None) -> Iterator[tu
 
 @contextmanager
 def differentiable(model: nn.Module, tensors: Mapping[str, Tensor], batch_norm: str) -> Iterator[None]:
-    """Let frozen tensors have gradients while the block runs."""
+    """Enable gradients of all `tensors` in the block, frozen ones too, with batch normalisation as in `normalising`."""
     frozen = [tensor for tensor in tensors.values() if not tensor.requires_grad]
     with normalising(model, batch_norm), torch.enable_grad():
         for tensor in frozen:
@@ -292,7 +302,7 @@ def differentiable(model: nn.Module, tensors: Mapping[str, Tensor], batch_norm: 
 
 @contextmanager
 def _twice_differentiable(model: nn.Module) -> Iterator[None]:
-    """Choose kernels whose gradients have gradients: plain attention, and recurrent layers step by step."""
+    """Use kernels with second derivatives in the block: math attention, and unfused recurrent layers."""
     recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
     with unfused() if recurrent else sdpa_kernel(SDPBackend.MATH):
         yield
@@ -300,7 +310,7 @@ def _twice_differentiable(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _lent(model: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
-    """Let parameters hold other values while the block runs."""
+    """Replace the values of parameters in the block."""
     own = {name: model.get_parameter(name).data for name in values}
     for name, value in values.items():
         model.get_parameter(name).data = value
@@ -312,7 +322,7 @@ def _lent(model: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
 
 
 def _redrawn(model: nn.Module, seed: int) -> dict[str, Tensor]:
-    """Draw the weights of linear layers anew."""
+    """Return new weights of all linear layers from Xavier's normal distribution; zeros stay zero."""
     drawn = {}
     linear = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}
     for name, weight in model.named_parameters():

@@ -1,4 +1,4 @@
-"""What batch normalisation does while a network is looked at."""
+"""Modes of batch normalisation during a measurement: running statistics, batch statistics, or none."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from secateur.core.contexts import evaluating
 from secateur.core.registry import Registry
 
 BATCH_NORMS: Registry[Callable[[_BatchNorm, ExitStack], None]] = Registry("batch_norm")
-"""How a batch normalisation takes part: by name, what is done to the module until the stack is closed."""
+"""Name → function that changes a batch normalisation until the stack is closed."""
 
 
 @contextmanager
 def normalising(model: nn.Module, batch_norm: str) -> Iterator[None]:
-    """Run the block in eval mode, with batch normalisation as `batch_norm` says; nothing of it stays.
+    """Run the block in eval mode, with batch normalisation in the mode `batch_norm`; restore the model after it.
 
-    "eval" uses the running statistics, "train" those of the batch (and leaves the running ones alone), "removed"
-    lets the inputs through. Dropout is off. Raises `InputError` for any other name.
+    "eval" uses the running statistics, "train" those of the batch (without an update of the running ones), "removed"
+    is the identity. Dropout is off. Raises `InputError` for any other name.
     """
     change = BATCH_NORMS[batch_norm]
     with evaluating(model), ExitStack() as stack:
@@ -37,7 +37,7 @@ def running_statistics(module: _BatchNorm, stack: ExitStack) -> None:
 
 @BATCH_NORMS.register("train")
 def batch_statistics(module: _BatchNorm, stack: ExitStack) -> None:
-    """Normalise by the batch's statistics without remembering them."""
+    """Normalise by the batch's statistics, without an update of the running ones."""
     stack.callback(setattr, module, "track_running_stats", module.track_running_stats)
     module.train()  # `evaluating` puts it back
     module.track_running_stats = False
@@ -45,5 +45,5 @@ def batch_statistics(module: _BatchNorm, stack: ExitStack) -> None:
 
 @BATCH_NORMS.register("removed")
 def removed(module: _BatchNorm, stack: ExitStack) -> None:
-    """Let the inputs through."""
+    """Return the inputs."""
     stack.enter_context(module.register_forward_hook(lambda module, inputs, output: inputs[0]))

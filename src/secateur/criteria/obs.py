@@ -1,7 +1,7 @@
-"""Optimal brain surgeon: what removing a weight costs once the others have made up for it.
+"""Optimal brain surgeon: the rise of the loss without a weight, after the optimal update of the others.
 
-The curvature of the loss in a layer's weights is taken as a Kronecker product A ⊗ G of the second moments of its inputs
-and of the gradients of its outputs (Martens & Grosse 2015, Optimizing Neural Networks with Kronecker-Factored
+The curvature of the loss in a layer's weights is approximated by a Kronecker product A ⊗ G of the second moments of its
+inputs and of the gradients of its outputs (Martens & Grosse 2015, Optimizing Neural Networks with Kronecker-Factored
 Approximate Curvature; Grosse & Martens 2016 for convolutions), whose inverse is that of the factors.
 """
 
@@ -26,7 +26,7 @@ from secateur.criteria.registry import criterion, quantity
 from secateur.linalg.damping import damped
 
 INPUT_CHUNK = 2**24
-"""Numbers of a layer's inputs that are brought together at once."""
+"""Entries of a layer's patches per chunk."""
 
 
 @quantity("inverse_curvature", "the inputs that weights meet")
@@ -40,13 +40,14 @@ def inverse_curvature(
 ) -> dict[str, Tensor]:
     """Diagonal of the inverse curvature, [A⁻¹]_jj · [G⁻¹]_ii for the weight from input j to output i.
 
-    A = E[x xᵀ] over all samples and places, x being a layer's input or what a kernel looks at. With `outputs`, G = E[g
-    gᵀ], g being the gradients of a sample's loss in the layer's outputs, summed over places and averaged over samples;
-    otherwise G is 1. Both get `damping` times their mean diagonal, more where they can't be inverted, and a factor
-    that is all zero has an infinite inverse. It is known for weights and biases, which meet ones, of linear layers and
-    convolutions, and 1 for all others. Float32 at least.
+    Name → tensor of the weight's shape, float32 at least. A = E[x xᵀ] over all samples and places, x being a layer's
+    input or the patch under a kernel. With `outputs`, G = E[g gᵀ], g being the gradients of a sample's loss in the
+    layer's outputs, summed over places and averaged over samples; otherwise (default) G is 1. `damping` (default 0.01)
+    times its mean diagonal is added to each factor, more if it is singular; an all-zero factor has an infinite inverse.
+    Measured for weights and biases (of input 1) of linear layers and convolutions; 1 for all other parameters. Raises
+    `InputError` for negative `damping` and for NaN or infinite inputs or gradients.
 
-    Cost: a pass for each batch, there and back with `outputs`, and the inverse of each layer's moments.
+    Cost: a forward pass for each batch, a backward pass too with `outputs`, and the inverse of each layer's moments.
     """
     check_least("option damping", damping, 0.0)
     own = dict(model.named_parameters(remove_duplicate=False))
@@ -118,9 +119,9 @@ class Moment:
         self.rows += rows.shape[1]
 
     def inverse_diagonal(self, count: int, damping: float) -> Tensor:
-        """Return the diagonal of the inverse of the damped mean, [groups, n]; infinite where all of it is zero.
+        """Return the diagonal of the inverse of the damped mean, [groups, n]; infinite for an all-zero matrix.
 
-        Raises `InputError` where rows hold NaN or infinity.
+        Raises `InputError` for NaN or infinite rows.
         """
         assert self.total is not None
         mean = self.total / max(1, count)
@@ -135,7 +136,7 @@ class Moment:
 
 
 def patches(module: LinearOrConv, inputs: Tensor) -> Iterator[Tensor]:
-    """Yield what a layer looks at for each of its outputs, [groups, samples and places, columns of the flat weight]."""
+    """Yield the input patches of a layer's outputs, [groups, samples and places, columns of the flat weight]."""
     if isinstance(module, nn.Linear):
         yield inputs.reshape(1, -1, inputs.shape[-1])
         return
@@ -171,7 +172,7 @@ def channels(module: LinearOrConv, outputs: Tensor) -> Tensor:
     paper="Hassibi & Stork 1993, Optimal Brain Surgeon, eq. 5; factors as in Wang et al. 2019, EigenDamage",
 )
 def obs(weight: Tensor, inverse_curvature: Tensor) -> Tensor:
-    """Rise of the loss when a weight goes and the others of its layer make up for it, w² / (2 [H⁻¹]).
+    """Rise of the loss without a weight, after the optimal update of the others of its layer, w² / (2 [H⁻¹]).
 
     The loss is the mean squared change of the layer's outputs or, with `outputs`, the model's own.
     """

@@ -1,7 +1,7 @@
-"""Quantities that criteria need and only the model can tell, such as gradients.
+"""Measured quantities of criteria, such as gradients.
 
-A quantity is a function whose positional parameters name what it needs (fields of `QuantitySource`) and whose
-keyword-only parameters are its options. Registered by `quantity`, it can be named by formulas among their parameters.
+A quantity is a function whose positional parameters are fields of `QuantitySource` and whose keyword-only parameters
+are its options. Registered by `quantity`, it is passed to every formula with a parameter of its name.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from secateur.core.errors import InputError
 from secateur.criteria.registry import CRITERIA, QUANTITIES
 
 CalibrationBatches: TypeAlias = Iterable[tuple[Any, Tensor | None]]
-"""Calibration data: pairs of what the model takes (a tensor, or a dict of keywords) and its labels, int64 [N].
+"""Calibration data: pairs of the model's inputs (a tensor, or a dict of keywords) and labels, int64 [N].
 
-Labels are None where the model computes its own loss, as those of transformers do from `labels` among the keywords.
+Labels are None for a model that computes its own loss, as those of transformers do from the keyword `labels`.
 """
 
 
 @dataclass(frozen=True)
 class QuantitySource:
-    """All that something may be measured on; a quantity's positional parameters are fields of it.
+    """The inputs of a measurement; a quantity's positional parameters are fields of it.
 
-    `tensors` are the parameters to score, by name, and `seed` is for measurements that draw at random.
+    `tensors` are the parameters to score, by name, and `seed` (default 0) that of random measurements.
     """
 
     model: nn.Module
@@ -40,11 +40,11 @@ MISSING_SOURCE = {
     "data": "{quantity} on some data: pass batches of inputs and labels as data=",
     "example_inputs": "example inputs, whose shapes the model runs on: pass them after the model",
 }
-"""What to say where a source is needed and there is none."""
+"""Field of `QuantitySource` → end of the error message if it is missing."""
 
 
 def sources(criterion: str) -> frozenset[str]:
-    """Return what the quantities of `criterion` are measured on: names of fields of `QuantitySource`.
+    """Return the fields of `QuantitySource` that the quantities of `criterion` need.
 
     >>> sorted(sources("taylor")), sorted(sources("magnitude"))
     (['data', 'model', 'tensors'], [])
@@ -64,10 +64,10 @@ def measured(
     seed: int = 0,
     **options: Any,
 ) -> dict[str, dict[str, Tensor]]:
-    """Measure what the formula of `criterion` needs: quantity → name → tensor; nothing where weights suffice.
+    """Return the quantities of the formula of `criterion`: quantity → name → tensor; empty for weights alone.
 
-    `options` are the criterion's; each quantity gets those that are its own. The model is left as it was. Raises
-    `InputError` where data or example inputs are needed and there are none.
+    `options` are the criterion's; each quantity gets its own. The model does not change. Raises `InputError` for
+    missing data or example inputs.
     """
     entry = CRITERIA[criterion]
     source = QuantitySource(model, tensors, data, example_inputs, seed)

@@ -1,4 +1,4 @@
-"""Products that read units, as criteria see them."""
+"""Products that read units, as the input of criteria."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from secateur.graph.labels import Vector
 class Reader:
     """A product y = x M that reads units: `gram`, E[xᵀx], [inputs, inputs], and `weight`, M, [inputs, outputs].
 
-    Outputs are as a batch normalisation behind the product scales them. `variance` is that of the value they are part
-    of, of the residual stream where they are added to one, summed over all outputs. `unit` says which of the `units`
-    each input is of, −1 for one that stays. Tensors are float64.
+    Outputs include the scale of a batch normalisation after the product. `variance` is that of the outputs, or of the
+    residual stream they are added to, summed over all outputs. `unit`, [inputs], is the unit of each input, in [0,
+    `units`), −1 for one outside the group. Tensors are float64.
     """
 
     gram: Tensor

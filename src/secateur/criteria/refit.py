@@ -1,4 +1,4 @@
-"""The criterion that knows what follows: a unit is worth what is lost once all that reads it is fitted anew."""
+"""The criterion for cuts with reconstruction: the error left after a least-squares refit of a unit's readers."""
 
 from __future__ import annotations
 
@@ -26,16 +26,17 @@ OBSERVED.add("readers", "the inputs and outputs of what reads the units")
     "Frantar & Alistarh 2022, Optimal Brain Compression, eq. 4",
 )
 def refit(readers: list[Reader], *, damping: float = 1e-3, steps: int = 128) -> Tensor:
-    """Error that remains when a unit goes and all that reads it is fitted anew by least squares.
+    """Error without a unit after a least-squares refit of all its readers.
 
-    Units go one after another, the cheapest first. Taking the block of inputs u of a unit from a product with weights
-    M, [inputs, outputs], and H = E[xᵀx] raises its squared error by Mᵤᵀ ([H⁻¹]ᵤᵤ)⁻¹ Mᵤ, and leaves M and H⁻¹ without
-    u. A unit's score is that as a fraction of the variance of what the outputs are part of (the residual stream, where
-    they are added to one), summed over all that reads it, at the time it goes; where that is less than for a unit gone
-    before, a trace more than that one's, so that any cut takes units in this order. At most `steps` times some go
-    together; `damping` is added to H, as a fraction of its mean diagonal.
+    Units are removed greedily, the cheapest first. Removal of the input block u of a unit from a product with weights
+    M, [inputs, outputs], and H = E[xᵀx] raises its squared error by Mᵤᵀ ([H⁻¹]ᵤᵤ)⁻¹ Mᵤ, and updates M and H⁻¹. A unit's
+    score is this rise when it is removed, as a fraction of the variance of the outputs (of the residual stream, if they
+    are added to one), summed over all readers; raised to slightly more than the score of the unit removed before, if
+    it is lower, so that any cut removes units in this order. Units are removed in at most `steps` (default 128) equal
+    batches; `damping` (default 1e-3) is added to H, as a fraction of its mean diagonal. Raises `InputError` for `steps`
+    below 1.
 
-    Cost: a pass for each batch, and the inverse of the inputs' second moments of every product.
+    Cost: a forward pass for each batch, and the inverse of the inputs' second moments of every product.
     """
     check_least("option steps of refit", steps, 1)
     solvers = [Solver(reader, damping) for reader in readers]
@@ -54,7 +55,7 @@ def refit(readers: list[Reader], *, damping: float = 1e-3, steps: int = 128) -> 
         if len(left):
             for solver in solvers:
                 solver.remove(order[-1])
-    # A running maximum alone would tie.
+    # A running maximum alone would leave ties.
     apart = 1 + 2 * torch.finfo(torch.float64).eps * torch.arange(units, dtype=torch.float64)
     scores = torch.empty(units, dtype=torch.float64)
     scores[torch.cat(order)] = torch.cat(errors).cummax(0).values * apart
@@ -62,20 +63,20 @@ def refit(readers: list[Reader], *, damping: float = 1e-3, steps: int = 128) -> 
 
 
 class Solver:
-    """One product: what it costs to take units from it, and taking them."""
+    """One product: the costs of units, and their removal."""
 
     def __init__(self, reader: Reader, damping: float) -> None:
         lower = damped(reader.gram[None], damping).lower[0]
         self.variance = max(reader.variance, torch.finfo(torch.float64).tiny)
         sizes = np.bincount(reader.unit[reader.unit >= 0], minlength=reader.units)
-        spare = int(sizes.max() - sizes.min())  # inputs no one reads fill up units that have fewer
+        spare = int(sizes.max() - sizes.min())  # unread inputs pad the units that have fewer
         self.inverse = nn.functional.pad(torch.cholesky_inverse(lower), (0, spare, 0, spare))
         self.inverse.diagonal()[len(lower) :] = 1
         self.weight = nn.functional.pad(reader.weight, (0, 0, 0, spare))
         self.index = torch.from_numpy(_padded(reader.unit, sizes)).to(self.weight.device)
 
     def costs(self, units: Tensor) -> Tensor:
-        """Return Mᵤᵀ ([H⁻¹]ᵤᵤ)⁻¹ Mᵤ, summed over outputs, over their variance, for each of these units."""
+        """Return Mᵤᵀ ([H⁻¹]ᵤᵤ)⁻¹ Mᵤ, summed over outputs, divided by their variance, float64 [units]."""
         rows = self.index[units.to(self.index.device)]
         blocks = self.inverse[rows[:, :, None], rows[:, None]]
         weights = self.weight[rows]  # [units, block, outputs]
@@ -84,7 +85,7 @@ class Solver:
         return costs
 
     def remove(self, units: Tensor) -> None:
-        """Take units, and fit the rest anew."""
+        """Remove units, and refit the rest."""
         rows = self.index[units.to(self.index.device)].flatten()
         across = self.inverse[:, rows]
         solved = torch.linalg.solve(self.inverse[rows[:, None], rows], across.T)
@@ -93,7 +94,7 @@ class Solver:
 
 
 def _padded(unit: Vector, sizes: Vector) -> Vector:
-    """Return the inputs of each unit, [units, most]; the spare ones, behind all others, where there are fewer."""
+    """Return the inputs of each unit, [units, most]; shorter units are padded with the unread inputs at the end."""
     most = int(sizes.max())
     index = np.tile(len(unit) + np.arange(most)[::-1], (len(sizes), 1))
     order = np.argsort(unit, kind="stable")[np.count_nonzero(unit < 0) :]

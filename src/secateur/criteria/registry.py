@@ -1,12 +1,11 @@
-"""The registry of criteria: a criterion is its formula plus what the formula needs.
+"""The registry of criteria: formulas and the quantities they need.
 
 A criterion is a function whose positional parameters name the quantities it needs (`weight`, `generator`, …) and
-whose keyword-only parameters are its options, with their defaults. It returns a tensor of the weight's shape in
-which lower means less important. Registering it is all it takes for the library, the command line, the
-documentation and the shared tests to know it.
+whose keyword-only parameters are its options, with their defaults. It returns a tensor of the weight's shape; lower
+scores are less important. The library, the command line, the documentation and the shared tests read this registry.
 
-A quantity that must be measured on the model is a function of the same kind, registered by `quantity`; its options are
-options of the criteria that name it, too.
+A quantity measured on the model is a function of the same form, registered by `quantity`; the criteria that name it
+have its options too.
 """
 
 from __future__ import annotations
@@ -29,9 +28,9 @@ Measure = TypeVar("Measure", bound=Callable[..., dict[str, Tensor]])
 
 @dataclass(frozen=True)
 class Quantity:
-    """What is measured on a model: `measure(*needs, **options)` → tensors by parameter name.
+    """A quantity measured on a model: `measure(*needs, **options)` → tensors by parameter name.
 
-    `needs` are fields of `quantities.Source`, and `called` is what a sentence calls it.
+    `needs` are fields of `quantities.QuantitySource`, and `called` is its name in messages.
     """
 
     measure: Callable[..., dict[str, Tensor]]
@@ -39,33 +38,33 @@ class Quantity:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """What it is measured on."""
+        """Fields of `QuantitySource` it is measured on."""
         return parameters_of(self.measure)[0]
 
     @property
     def options(self) -> dict[str, Any]:
-        """How it is measured, with the defaults."""
+        """Options of the measurement, with their defaults."""
         return options_of(self.measure)
 
 
 QUANTITIES: Registry[Quantity] = Registry("measured quantity")
 
 OBSERVED: Registry[str] = Registry("observation of units")
-"""What formulas for units need and views take from the model at work on data: name → what a sentence calls it."""
+"""Parameters of formulas for units that views observe in a forward or backward pass: name → name in messages."""
 
 
 @dataclass(frozen=True)
 class Criterion:
-    """A named importance score: `score(*needs, **options)` → tensor of the weight's shape, lowest goes first.
+    """A named importance score: `score(*needs, **options)` → tensor of the weight's shape, the lowest removed first.
 
-    `elements` are what it scores: "weights", "units" ("channels" or "heads" alone for some), "layers". `unit` is the
-    formula for units, and `per` says what of a unit it is given (see `secateur.importance.VIEWS`): with "weight" it is
-    called like `score`, for what each weight adds to the score of a unit it belongs to. `moment` says
-    when in a network's life the score has a meaning: "before", "after" or "during" training, or "any" time.
+    `elements` are the scored elements: "weights", "units" ("channels" or "heads" alone for some), "layers". `unit` is
+    the formula for units, and `per` the view of a unit it is applied to (see `secateur.importance.VIEWS`): with
+    "weight" it has the signature of `score`, for the contribution of each weight to the score of its unit. `moment` is
+    the stage of training at which the score is meaningful: "before", "after" or "during" training, or "any" time.
 
-    `own` holds the formula's options, `measuring` those of the measured quantities whose default is another here.
-    `rounds` says how often a cut of weights scores what is left, unless told otherwise; where it `regrows`, each
-    round chooses from all weights again.
+    `own` holds the formula's options, `measuring` the changed defaults of the measured quantities' options. `rounds`
+    (default 1) is the default number of rounds of a cut of weights, each with new scores of the remaining weights, or
+    of all weights if it `regrows`.
     """
 
     name: str
@@ -88,7 +87,7 @@ class Criterion:
 
     @property
     def cost(self) -> str:
-        """What the score takes: the lines "Cost: …" of the formula's docstring and of those of its quantities."""
+        """Cost of the score: the lines "Cost: …" of the docstrings of the formula and its quantities."""
         documented = (self.score, *(QUANTITIES[each].measure for each in self.measures))
         lines = [line for each in documented for line in (inspect.getdoc(each) or "").splitlines()]
         found = [line.removeprefix("Cost: ").rstrip(".") for line in lines if line.startswith("Cost: ")]
@@ -96,19 +95,19 @@ class Criterion:
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """The quantities among its needs that are measured on the model."""
+        """The needs that are quantities measured on the model."""
         return tuple(need for need in self.needs if need in QUANTITIES)
 
     @property
     def needs_data(self) -> bool:
-        """Whether the score takes calibration data."""
+        """Whether the score needs calibration data."""
         return any(need in OBSERVED for need in self.needs) or any(
             "data" in QUANTITIES[each].needs for each in self.measures
         )
 
     @property
     def needs_labels(self) -> bool:
-        """Whether what it takes of the data is the loss or its gradient, for which samples need labels."""
+        """Whether the score needs the loss or its gradient, and so labels."""
         return self.needs_data and not set(self.needs) & {
             "maps",
             "readers",
@@ -118,18 +117,18 @@ class Criterion:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The options of the formula and of what is measured for it, with their defaults."""
+        """The options of the formula and of its measured quantities, with their defaults."""
         measured = [QUANTITIES[each].options for each in self.measures]
         defaults = {name: default for options in measured for name, default in options.items()}
         return {**defaults, **self.measuring, **self.own}
 
     @property
     def granularities(self) -> frozenset[str]:
-        """The kinds of granularity whose elements it scores."""
+        """The kinds of granularity with elements it scores."""
         return frozenset(kinds_where(lambda each: bool(each.elements & self.elements)))
 
     def check(self, granularity: str, options: Mapping[str, Any]) -> None:
-        """Raise `InputError` unless the criterion scores a granularity, told by text or kind, and has the `options`."""
+        """Raise `InputError` unless the criterion scores a granularity, a text or kind, and has the `options`."""
         if not kind_of(granularity).elements & self.elements:
             known = ", ".join(sorted(self.granularities))
             raise InputError(
@@ -143,7 +142,7 @@ CRITERIA: Registry[Criterion] = Registry("criterion")
 
 
 def parameters_of(function: Callable[..., Any]) -> tuple[tuple[str, ...], dict[str, Any]]:
-    """Return what a formula or a measurement needs, its positional parameters, and its options with their defaults.
+    """Return the positional parameters of a formula or a measurement, and its options with their defaults.
 
     >>> parameters_of(lambda weight, *, norm="l1": weight)
     (('weight',), {'norm': 'l1'})
@@ -156,7 +155,7 @@ def parameters_of(function: Callable[..., Any]) -> tuple[tuple[str, ...], dict[s
 
 
 def quantity(name: str, called: str) -> Callable[[Measure], Measure]:
-    """Register the decorated measurement as the quantity `name`, which sentences call `called`."""
+    """Register the decorated measurement as the quantity `name`, with the name `called` in messages."""
 
     def register(measure: Measure) -> Measure:
         QUANTITIES.add(name, Quantity(measure, called))
@@ -179,8 +178,9 @@ def criterion(
 ) -> Callable[[Score], Score]:
     """Register the decorated formula as a criterion called `name`, for `elements` such as {"weights", "units"}.
 
-    `unit` is the formula for units, where it is another than for single weights, and `per` what it is given.
-    `measuring` holds the options of the measured quantities whose default is another for this criterion.
+    `unit` is the formula for units, by default that for single weights, and `per` (default "weight") the view it is
+    applied to. `measuring` holds changed defaults of the measured quantities' options. For `moment` (default "any"),
+    `rounds` (default 1) and `regrows` see `Criterion`.
     """
 
     def register(score: Score) -> Score:

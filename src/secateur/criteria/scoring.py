@@ -1,4 +1,4 @@
-"""From a model's tensors and a criterion to scores: hand each formula the quantities it names."""
+"""Scores of a model's tensors by a criterion."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def score(
     measured: Mapping[str, Mapping[str, Tensor]] | None = None,
     **options: Any,
 ) -> dict[str, Tensor]:
-    """Score every tensor by the registered `criterion`: name → scores of the tensor's shape, lowest goes first.
+    """Score every tensor by the registered `criterion`: name → scores of the tensor's shape, the lowest removed first.
 
-    `measured` holds what formulas need that was measured on the model (see `quantities`): quantity → name → tensor;
-    `options` may hold the options of that measuring too.
-    A random criterion draws from (seed, name), so a layer's scores don't depend on the other layers.
-    Raises `InputError` for an unknown criterion, option or combination with `granularity`, and for a formula
-    that needs what is not provided or does not score every weight.
+    `measured` holds the quantities measured on the model (see `quantities`): quantity → name → tensor; `options` may
+    hold their options too. A random criterion draws from (`seed`, name), so a layer's scores don't depend on the other
+    layers. `granularity` (default "weight") selects the formula for weights or for units. Raises `InputError` for an
+    unknown criterion, option or combination with `granularity`, for a formula with a parameter that is not provided,
+    and for one that returns another shape.
 
     >>> score("magnitude", {"w": torch.tensor([-2.0, 1.0])})
     {'w': tensor([2., 1.])}

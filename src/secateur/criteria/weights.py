@@ -1,4 +1,4 @@
-"""Criteria that look at the weights alone."""
+"""Criteria of the weights alone: magnitude and random."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MAGNITUDE_NORMS = ("l1", "l2")
 
 
 def _powers(weight: Tensor, *, norm: str = "l1") -> Tensor:
-    """What a weight adds to its unit's norm: |w|, or w² to the square of it."""
+    """Contribution of a weight to its unit's norm: |w|, or w² to the squared norm."""
     if _known(norm) == "l1":
         return weight.abs()
     return weight.to(torch.promote_types(weight.dtype, torch.float32)).square()
@@ -27,8 +27,8 @@ def _powers(weight: Tensor, *, norm: str = "l1") -> Tensor:
 def magnitude(weight: Tensor, *, norm: str = "l1") -> Tensor:
     """Absolute value of each weight, |w|.
 
-    `norm` is "l1" or "l2", by which a unit is measured. A single weight is a unit of its own, with |w| for
-    either norm: squaring it would change no rank, but overflow and underflow.
+    `norm` is that of a unit, "l1" (default) or "l2"; raises `InputError` for any other. Single weights have |w| for
+    either: squares have the same ranks, but overflow and underflow.
     """
     _known(norm)
     return weight.abs()
@@ -46,5 +46,5 @@ def _known(norm: str) -> str:
     paper="baseline; Blalock et al. 2020, ShrinkBench",
 )
 def random(weight: Tensor, generator: torch.Generator) -> Tensor:
-    """Uniform noise in [0, 1): the baseline every criterion has to beat."""
+    """Uniform noise in [0, 1): the baseline of all criteria."""
     return torch.rand(weight.shape, generator=generator, dtype=torch.float64).to(weight.device)

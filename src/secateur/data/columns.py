@@ -13,7 +13,8 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from secateur.core.errors import DataError, InputError, MissingExtraError
+from secateur.core.errors import DataError, InputError
+from secateur.core.extras import need
 from secateur.data.dataset import Dataset, DatasetInputs, Split, pixel_statistics
 from secateur.data.registry import Request
 
@@ -136,12 +137,9 @@ def _tokenizer(request: Request) -> Any:
         raise InputError(
             f"{request.name} is text: name a tokenizer, as a folder or an id of the Hugging Face hub."
         )
+    library = need("transformers", extra="transformers", for_="Reading text")
     try:
-        from transformers import AutoTokenizer
-    except ImportError:
-        raise MissingExtraError("transformers", "transformers", "Reading text") from None
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
+        tokenizer = library.AutoTokenizer.from_pretrained(
             request.tokenizer, trust_remote_code=False, local_files_only=not request.download
         )
     except (OSError, ValueError, KeyError, ImportError) as error:

@@ -9,16 +9,19 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from secateur.core.errors import DataError
+from secateur.core.extras import need
 from secateur.core.progress import bar
 from secateur.data.dataset import Split
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 T = TypeVar("T")
 Encoded = bytes | str | os.PathLike[str]
@@ -65,6 +68,7 @@ def resized(split: Split, size: int) -> Split:
 
     Raises `DataError` for more images than half of the available memory holds.
     """
+    need("torchvision", for_="Scaling images")
     from torchvision.transforms import functional
 
     assert isinstance(split.inputs, Tensor)
@@ -106,6 +110,7 @@ def _header(item: Encoded, number: int, origin: str) -> tuple[str, tuple[int, in
 
 def _decoded(item: Encoded, number: int, origin: str, size: int | None, mode: str) -> np.ndarray:
     """Return the pixels, uint8 [H, W, C]."""
+    need("torchvision", for_="Scaling images")
     from torchvision.transforms import functional
 
     with _opened(item, number, origin) as image:
@@ -116,10 +121,11 @@ def _decoded(item: Encoded, number: int, origin: str, size: int | None, mode: st
 
 
 @contextmanager
-def _opened(item: Encoded, number: int, origin: str) -> Iterator[Image.Image]:
+def _opened(item: Encoded, number: int, origin: str) -> Iterator[Image]:
     """Open an image; any failure becomes a `DataError` that names it."""
+    library = need("PIL.Image", for_="Reading images")
     try:
-        with Image.open(io.BytesIO(item) if isinstance(item, bytes) else item) as image:
+        with library.open(io.BytesIO(item) if isinstance(item, bytes) else item) as image:
             yield image
     except Exception as error:  # decoders answer corrupt files with exceptions of every type
         name = f"image {number} of {origin}" if isinstance(item, bytes) else os.fspath(item)

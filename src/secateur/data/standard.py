@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from secateur.core.errors import DataError
+from secateur.core.extras import need
 from secateur.data.dataset import Dataset, Split, pixel_statistics
 from secateur.data.registry import Constants, Request, source
 from secateur.data.sampling import balanced_order, generator
@@ -29,6 +30,7 @@ DIGITS_TEST = 360
 @source("digits", summary="scikit-learn's 1,797 handwritten digits, 1×8×8; needs no download")
 def digits(request: Request) -> Dataset:
     """Read the digits, grey levels 0..16 spread over 0..255; 36 of each class are held out for testing."""
+    need("sklearn", for_="The data set digits")
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -84,6 +86,7 @@ def _torchvision(
     classes: tuple[str, ...] | None = None,
 ) -> Dataset:
     """Read both splits with the class `loader` of torchvision.datasets."""
+    need("torchvision", for_=f"The data set {request.name}")
     from torchvision import datasets
 
     kind = getattr(datasets, loader)

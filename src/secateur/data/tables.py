@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from secateur.core.errors import DataError, MissingExtraError
+from secateur.core.errors import DataError
+from secateur.core.extras import need
 from secateur.data.dataset import Dataset
 from secateur.data.registry import Request, source
 
@@ -27,6 +28,7 @@ HELD_OUT = ("test", "dev", "validation", "valid", "val")
 )
 def parquet(request: Request) -> Dataset:
     """Read PATH/train*.parquet and PATH/test*.parquet (dev*, validation*), or TRAIN_FILE,TEST_FILE."""
+    need("pyarrow", for_="Reading parquet files")
     from pyarrow import parquet
 
     return _read(request, (".parquet",), lambda path: parquet.read_table(path, partitioning=None))
@@ -42,6 +44,7 @@ def table(request: Request) -> Dataset:
 
     Tab-separated files know no quoting, comma-separated ones quote with ".
     """
+    need("pyarrow", for_="Reading tables")
     from pyarrow import csv
 
     def read(path: Path) -> pa.Table:
@@ -59,10 +62,7 @@ def table(request: Request) -> Dataset:
 )
 def hub(request: Request) -> Dataset:
     """Load NAME or NAME:CONFIG with the `datasets` library; splits with hidden labels are skipped."""
-    try:
-        import datasets
-    except ImportError:
-        raise MissingExtraError("datasets", "datasets", "Reading the Hugging Face hub") from None
+    datasets = need("datasets", extra="datasets", for_="Reading the Hugging Face hub")
     name, _, config = request.argument.partition(":")
     try:
         loaded: Any = datasets.load_dataset(

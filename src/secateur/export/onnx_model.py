@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from secateur.core.errors import MissingExtraError
+from secateur.core.extras import need
 from secateur.export.formats import EXPORT_FORMATS, ExportFormat, ExportRunner
 from secateur.measure.inputs import ModelInputs, arguments
 
@@ -20,9 +19,8 @@ if TYPE_CHECKING:
 
 
 def _check() -> None:
-    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
-    if missing:
-        raise MissingExtraError(missing[0], "onnx", "A file ending in .onnx")
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        need(name, extra="onnx", for_="A file ending in .onnx")
 
 
 def _write(program: ExportedProgram, path: Path, names: Sequence[str]) -> None:

@@ -23,7 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from secateur.core.contexts import evaluating
-from secateur.core.errors import InputError, MissingExtraError, ModelError, StoreError
+from secateur.core.errors import InputError, ModelError, StoreError
+from secateur.core.extras import need
 from secateur.core.files import make_folder, os_errors
 from secateur.graph.trace import tensors_of
 from secateur.measure.inputs import ModelInputs, forward
@@ -225,11 +226,8 @@ def _opens(folder: Path, model: Any, example_inputs: ModelInputs, expected: list
 
 
 def _require_transformers(model: object) -> None:
-    try:
-        from transformers import PreTrainedModel
-    except ImportError as error:
-        raise MissingExtraError("transformers", "transformers", "A folder for from_pretrained") from error
-    if not isinstance(model, PreTrainedModel):
+    library = need("transformers", extra="transformers", for_="A folder for from_pretrained")
+    if not isinstance(model, library.PreTrainedModel):
         raise InputError(
             f"{type(model).__name__} is no model of transformers: keep it with secateur.save, or use secateur.export."
         )

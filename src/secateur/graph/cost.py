@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
+from secateur.graph.coupling import argument
 from secateur.graph.cut import Cut
+from secateur.graph.operators import operator_of
 from secateur.graph.program import Node
-
-ShapeLookup = Callable[[int], tuple[int, ...]]
 
 
 def parameters(cut: Cut) -> int:
@@ -34,31 +35,13 @@ def macs(cut: Cut) -> int:
             shapes[value] = cut.shape(value)
         return shapes[value]
 
-    return sum(MACS[node.op](node, shape) for node in cut.coupling.program.evaluation if node.op in MACS)
+    return sum(
+        product.macs(partial(argument, node), partial(_shape_of, node, shape))
+        for node in cut.coupling.program.evaluation
+        if (product := operator_of(node).product) is not None
+    )
 
 
-def _matrix(first: int) -> Callable[[Node, ShapeLookup], int]:
-    """[…, i, k] × [k, j]: all of the left times the right's columns."""
-
-    def count(node: Node, shape: ShapeLookup) -> int:
-        return math.prod(shape(node.args[first].id)) * shape(node.args[first + 1].id)[-1]
-
-    return count
-
-
-def _convolution(node: Node, shape: ShapeLookup) -> int:
-    """Each weight is used once for each output position (transposed: input position) and sample."""
-    transposed = node.args[6]
-    at = shape(node.args[0].id if transposed else node.outputs[0])
-    return math.prod(shape(node.args[1].id)) * at[0] * math.prod(at[2:])
-
-
-MACS: dict[str, Callable[[Node, ShapeLookup], int]] = {
-    "mm": _matrix(0),
-    "addmm": _matrix(1),
-    "bmm": _matrix(0),
-    "baddbmm": _matrix(1),
-    "_grouped_mm": _matrix(0),
-    "convolution": _convolution,
-    "_convolution": _convolution,
-}
+def _shape_of(node: Node, shape: Callable[[int], tuple[int, ...]], name: str) -> tuple[int, ...]:
+    """Return the shape of a node's argument, or of its result for an empty name."""
+    return shape(argument(node, name).id if name else node.outputs[0])

@@ -3,7 +3,7 @@
 Every dimension of a value either has a *vector* of labels, one per index, or None: its size must stay. Parameters
 start with fresh labels in every dimension, inputs with None. Each operator's rule (see `rules`) says how the
 vectors of its outputs follow from those of its operands and what it unites or locks on the way. An operator without
-a rule locks what it touches.
+a rule locks what it touches, and so does one whose rule fails (see `guard`).
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from secateur.graph.coupling import Coupling
+from secateur.graph.guard import follow, follow_call
 from secateur.graph.labels import FIXED, Lock, Vector
 from secateur.graph.program import Program, Value, refs
-from secateur.graph.rules import CALL_RULES, rule_of, unknown
 from secateur.sparsity.targets import DTYPES
 
 
@@ -72,18 +72,11 @@ def _couple(program: Program, locks: Sequence[tuple[int, str]], picks: Mapping[s
                 if vector is not None:
                     coupling.labels.lock(vector, lock)
     for node in program.nodes:
-        try:
-            rule_of(node)(coupling, node)
-        except (ValueError, IndexError, TypeError):  # a form of the operator the rule does not know
-            unknown(coupling, node)
-        for output in node.outputs:
-            if output not in coupling.dims:
-                coupling.dims[output] = [None] * len(program.values[output].shape)
+        follow(coupling, node)
     _follow_siblings(coupling)
     _lock_unreached(coupling)
     for number, call in enumerate(program.calls):
-        if call.name in CALL_RULES:
-            CALL_RULES[call.name](coupling, number, call)
+        follow_call(coupling, number, call)
     for number, reason in locks:
         call = program.calls[number]
         lock = Lock(reason, f"{call.name} in {call.module or 'the model'} ({call.source})")

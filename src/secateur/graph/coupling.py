@@ -6,12 +6,14 @@ Every dimension of a value either has a *vector* of labels, one per index, or No
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from secateur.core.schemas import REQUIRED, given
 from secateur.graph.labels import Labels, Lock, Vector
 from secateur.graph.program import Node, Program, Ref, Value
 
@@ -39,20 +41,29 @@ class ReshapeChoice:
     of: int
 
 
+class RuleFault(NamedTuple):
+    """A rule of secateur's that failed: for which operator, with what error on which of its lines."""
+
+    operator: str
+    error: str
+    line: str
+
+
 @dataclass
 class Coupling:
     """What coupling knows of a program.
 
     `dims[v]` are the label vectors of value v. `crossed` holds the operators whose statistic runs over labelled
-    dimensions, `unknown` the operators without a rule, by how often each was met, `heads` the vectors along which
-    matrix products run in parallel.
+    dimensions, `unknown` the operators without a rule, or in a form that theirs does not know, by how often each was
+    met, `faults` the rules that failed, `heads` the vectors along which matrix products run in parallel.
     """
 
     program: Program
     labels: Labels = field(default_factory=Labels)
     dims: dict[int, Dims] = field(default_factory=dict)
     crossed: list[tuple[Node, Vector]] = field(default_factory=list)
-    unknown: dict[str, int] = field(default_factory=dict)
+    unknown: Counter[str] = field(default_factory=Counter)
+    faults: Counter[RuleFault] = field(default_factory=Counter)
     divided: set[tuple[int, int]] = field(default_factory=set)
     """(value, dimension) whose entries are divided by their norm: zeros there would give 0/0."""
     choices: dict[str, ReshapeChoice] = field(default_factory=dict)
@@ -145,6 +156,9 @@ def varies(labels: Vector) -> list[int]:
     ]
 
 
-def argument(node: Node, position: int, name: str, default: Any = None) -> Any:
-    """Return an operator's argument by position or name."""
-    return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
+def argument(node: Node, name: str, default: Any = REQUIRED) -> Any:
+    """Return an operator's argument by the name its schema gives it, as it was given or the schema's default.
+
+    `default` is for operators that have no such argument; without one, these raise `TypeError`.
+    """
+    return given(node.overload, node.args, node.kwargs, name, default)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from secateur.graph.coupling import Coupling
+from secateur.graph.coupling import Coupling, RuleFault
 from secateur.graph.labels import FIXED, KERNEL, Lock, Vector
 from secateur.graph.readers import reading
 
@@ -82,8 +82,13 @@ class Groups:
 
     @property
     def unknown(self) -> dict[str, int]:
-        """Operators without a rule, by how often they were met."""
-        return self.coupling.unknown
+        """Operators without a rule, or in a form it does not know, by how often they were met."""
+        return dict(self.coupling.unknown)
+
+    @property
+    def faults(self) -> dict[RuleFault, int]:
+        """The rules that failed, by how often they did."""
+        return dict(self.coupling.faults)
 
 
 def group(coupling: Coupling) -> Groups:

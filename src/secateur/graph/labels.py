@@ -35,6 +35,8 @@ class Labels:
         self._stuck = np.zeros(1, dtype=bool)
         self._count = 1
         self._locks: list[tuple[Vector, Lock]] = []
+        self.united: list[Vector] = []
+        """What was united since somebody last emptied this list."""
 
     def __len__(self) -> int:
         return self._count
@@ -66,6 +68,7 @@ class Labels:
         """Make each label of `left` one with its partner in `right`; what meets a fixed position is locked."""
         left, right = np.broadcast_arrays(left, right)
         left, right = left.ravel(), right.ravel()
+        self.united += (left, right)
         fixed = (left == FIXED) | (right == FIXED)
         if fixed.any():
             self.lock(np.concatenate([left[fixed], right[fixed]]), lock)

@@ -20,8 +20,8 @@ from secateur.core.errors import InputError, ModelError, SecateurError, reason_o
 from secateur.graph.attention import stand_in
 from secateur.graph.copies import copy_with, is_plain_attention
 from secateur.graph.forwards import call_name
+from secateur.graph.functions import SIZE_READERS
 from secateur.graph.program import Call, Program, Ref
-from secateur.graph.recorder import SIZE_READERS
 from secateur.measure.inputs import ModelInputs, arguments, batch_size
 
 

@@ -13,6 +13,9 @@ from typing import Any
 
 import torch
 
+WRITE = "write"
+"""Name of the nodes, no operators of torch, that write into a part of a memory; see `Node`."""
+
 
 @dataclass(frozen=True)
 class Ref:
@@ -39,8 +42,8 @@ class Value:
 class Node:
     """One aten operator: `outputs` and the `Ref`s among `args` and `kwargs` index the program's values.
 
-    `call` is the index of the call it ran in, None outside any. For "write" (no operator of torch) args are the
-    overwritten value, the nodes that view it, and the new content of the view.
+    `call` is the index of the call it ran in, None outside any. For `WRITE`, args are the overwritten value, the nodes
+    that view it, and the new content of the view.
     """
 
     op: str

@@ -5,14 +5,15 @@ Of a unit's members, those that are read consume it; the others produce it, shif
 
 from __future__ import annotations
 
+from collections.abc import Container
+from functools import partial
+
 import numpy as np
 
-from secateur.graph.coupling import Coupling
+from secateur.graph.coupling import Coupling, argument
 from secateur.graph.labels import Vector
-from secateur.graph.program import Node, Ref, refs
-
-WEIGHT_OPERANDS = {"mm": 1, "bmm": 1, "linear": 1, "addmm": 2, "baddbmm": 2, "mv": 1, "_grouped_mm": 1}
-"""Products whose operand at this place, and the one before it, may be a weight."""
+from secateur.graph.operators import operator_of
+from secateur.graph.program import Node, refs
 
 
 def reading(coupling: Coupling) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
@@ -37,20 +38,20 @@ def reading(coupling: Coupling) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
 
 def summed(coupling: Coupling, node: Node, weights: set[int]) -> list[Vector | None]:
     """Return the dimensions of `weights`, by the ids of their values, that a product sums over; else none."""
-    if "convolution" in node.op:
-        weight: Ref = node.args[1]
-        transposed, groups = node.args[6], node.args[8]
-        makes = transposed and groups > 1  # the groups are units: it makes what it reads
-        if weight.id not in weights or makes:
-            return []
-        return [coupling.of(weight)[0 if transposed else 1]]
-    if node.op not in WEIGHT_OPERANDS:
+    product = operator_of(node).product
+    if product is None:
         return []
-    right = WEIGHT_OPERANDS[node.op]
-    found = []
-    for at, dim in ((right - 1, -1), (right, -2 if node.op != "linear" else -1)):
-        operand = node.args[at] if at >= 0 else None
-        if isinstance(operand, Ref) and operand.id in weights:
-            dims = coupling.of(operand)
-            found.append(dims[dim] if len(dims) >= -dim else dims[-1])
-    return found
+    over = ((argument(node, name), dim) for name, dim in product.over(partial(argument, node)))
+    return [coupling.of(operand)[dim] for operand, dim in over if operand.id in weights]
+
+
+def summed_activations(coupling: Coupling, node: Node, weights: Container[int]) -> list[Vector]:
+    """Return the dimensions that a product sums over where none of its factors is one of `weights`; else none."""
+    product = operator_of(node).product
+    if product is None:
+        return []
+    factors = [argument(node, name).id for name in (product.left, product.right)]
+    if any(factor in weights for factor in factors):
+        return []
+    over = ((argument(node, name), dim) for name, dim in product.over(partial(argument, node)))
+    return [vector for operand, dim in over if (vector := coupling.of(operand)[dim]) is not None]

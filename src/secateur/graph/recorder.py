@@ -18,13 +18,15 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from secateur.core.schemas import operator_name
 from secateur.graph.copies import tensors_in
 from secateur.graph.forwards import call_name
-from secateur.graph.program import Call, ModuleCall, Node, Program, Ref, Value, refs, replace
+from secateur.graph.functions import SIZE_READERS
+from secateur.graph.operators import run_known, run_meta
+from secateur.graph.program import WRITE, Call, ModuleCall, Node, Program, Ref, Value, refs, replace
 from secateur.graph.sizes import Extent, TracedSize
 
 CallArguments = tuple[tuple[Any, ...], dict[str, Any]]
-SIZE_READERS = {"torch.Tensor.shape.__get__", "torch.Tensor.size"}
 
 
 class Recorder:
@@ -142,7 +144,7 @@ class Recorder:
         ]
         views = any(r.alias_info is not None and not r.alias_info.is_write for r in schema.returns)
         at = len(self.program.nodes)
-        node = Node(overload._schema.name.partition("::")[2], overload, *before, [], self.call)
+        node = Node(operator_name(overload), overload, *before, [], self.call)
         self.program.nodes.append(node)
         if written:
             for target in written:
@@ -180,7 +182,7 @@ class Recorder:
         self.root[content], self.seen[content] = root, content
         self.latest[root] = self.seen[index] = content
         self.view[index] = self.view[old]
-        self.program.nodes.append(Node("write", None, args, {}, [content], self.call))
+        self.program.nodes.append(Node(WRITE, None, args, {}, [content], self.call))
         return index
 
 
@@ -195,40 +197,14 @@ class Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         if func.namespace == "prim":  # asks a tensor for its device or layout
             return func(*args, **kwargs)
+        out = run_known(self, func, args, kwargs)
+        if out is not NotImplemented:
+            return out
         before = self.recorder.refer(args), self.recorder.refer(kwargs)
-        shortcut = SHORTCUTS.get(func._schema.name) if self.recorder.program.tensors_were == "meta" else None
-        out = shortcut(*args) if shortcut else func(*args, **kwargs)
+        meta = self.recorder.program.tensors_were == "meta"
+        out = run_meta(func, args, kwargs) if meta else func(*args, **kwargs)
         self.recorder.node(func, before, args, kwargs, out)
         return out
-
-
-def _like(source: Tensor, *_: Any) -> Tensor:
-    return torch.empty_like(source)
-
-
-def _itself(source: Tensor, *_: Any) -> Tensor:
-    return source
-
-
-def _batch_normalised(source: Tensor, *_: Any) -> tuple[Tensor, ...]:
-    return torch.empty_like(source), source.new_empty(0), source.new_empty(0)
-
-
-def _layer_normalised(source: Tensor, shape: list[int], *rest: Any) -> tuple[Tensor, ...]:
-    if list(source.shape[-len(shape) :]) != list(shape):
-        return torch.native_layer_norm(source, shape, *rest)  # which says what is wrong
-    rows = source.new_empty(*source.shape[: -len(shape)], *(1 for _ in shape))
-    return torch.empty_like(source), rows, torch.empty_like(rows)
-
-
-SHORTCUTS: dict[str, Callable[..., Any]] = {
-    "aten::native_batch_norm": _batch_normalised,
-    "aten::_native_batch_norm_legit_no_training": _batch_normalised,
-    "aten::native_layer_norm": _layer_normalised,
-    **{f"aten::{name}": _like for name in ("hardtanh", "hardswish", "hardsigmoid", "gelu")},
-    **{f"aten::{name}_": _itself for name in ("hardtanh", "hardswish", "hardsigmoid", "gelu")},
-}
-"""Operators whose meta kernels are slow, being written in Python; what they return has only a shape."""
 
 
 class Functions(TorchFunctionMode):

@@ -1,7 +1,7 @@
-"""Scores of units: what a criterion says of the tensors a unit runs through, brought together to one number.
+"""Scores of units: a criterion's scores of the tensors of a unit, reduced to one number.
 
-data flow: criterion → view (`parts`: what it says of each unit in each tensor) → reduction over the tensors →
-normalisation over the group.
+Data flow: criterion → view (scores of each unit in each tensor) → reduction over the tensors → normalisation over the
+group.
 """
 
 from secateur.importance.change import change_parts

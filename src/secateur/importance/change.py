@@ -1,4 +1,4 @@
-"""Looking at what the loss would do, to first order, if a whole unit went."""
+"""View of units: the first-order change of the loss without a whole unit."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ GroupKey: TypeAlias = tuple[tuple[str, int, bytes], ...]
 
 @VIEWS.register("change")
 def change_parts(question: Question) -> ScoreParts:
-    """Score Σ w · ∂L/∂w over all weights of a unit, [units], batch by batch; the mean over all samples."""
+    """Score Σ w · ∂L/∂w over all weights of a unit, [units], batch by batch; mean over all samples, float64 [units].
+
+    Raises `InputError` without a batch.
+    """
     parameters = question.parameters()
     groups = {_key(group): group for group in question.groups}
 
@@ -45,5 +48,5 @@ def change_parts(question: Question) -> ScoreParts:
 
 
 def _key(group: Group) -> GroupKey:
-    """Return what tells a group from others: the tensors it runs through and the units of their indices."""
+    """Return a key that identifies a group: its tensors' names and dimensions, and the units of their indices."""
     return tuple((member.name, member.dim, member.unit.tobytes()) for member in group.members)

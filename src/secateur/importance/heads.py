@@ -1,6 +1,6 @@
-"""Looking at what units hand on to the products that read them: with its gradient, or by leaving it out.
+"""Views of units: their activations at the products that read them, with gradients or with units masked.
 
-For heads of attention this is what each of them found, before the output projection brings them together.
+For attention heads these are the outputs of the heads, before the output projection.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from secateur.measure.inputs import batch_size
 
 
 class Reading(NamedTuple):
-    """Activations on their way into a product, and the unit of each index there, −1 for none."""
+    """The activations at the input of a product, and the unit of each index there, −1 for none."""
 
     spot: Spot
     unit: tuple[int, ...]
@@ -35,7 +35,10 @@ class Reading(NamedTuple):
 
 @VIEWS.register("attention")
 def attention_parts(question: Question) -> ScoreParts:
-    """Score what heads hand on, and its gradient, both [N, heads, tokens, features] → [parts, heads]; the mean."""
+    """Score the heads' outputs and their gradients, both [N, heads, tokens, features] → [parts, heads]; the mean.
+
+    Raises `InputError` for data without a loss, and `ModelError` for a model without gradients.
+    """
     readings = _readings(question)
     means = remembered(
         question,
@@ -47,7 +50,10 @@ def attention_parts(question: Question) -> ScoreParts:
 
 @VIEWS.register("masked")
 def masked_parts(question: Question) -> ScoreParts:
-    """Score the mean loss over all samples, [1], and that without each unit, [units] → [units]."""
+    """Score the mean loss over all samples, [1], and that without each unit, [units] → [units].
+
+    Raises `InputError` for data without a loss.
+    """
     readings = {name: tuple(found) for name, found in _readings(question).items() if found}
     losses = remembered(question, readings.values(), lambda data, missing: _losses(question, data, missing))
     score, options = question.criterion.unit, question.options
@@ -62,7 +68,7 @@ def _part(scores: Tensor) -> ScorePart:
 
 
 def _readings(question: Question) -> dict[str, list[Reading]]:
-    """Return where each group is read by weights."""
+    """Return group name → inputs of the products that read it."""
     sites = Sites(coupling_of(question))
     return {
         group.name: [
@@ -73,7 +79,7 @@ def _readings(question: Question) -> dict[str, list[Reading]]:
 
 
 def _sensitivities(question: Question, data: Calibration, wanted: Sequence[Reading]) -> dict[Reading, Tensor]:
-    """Return the mean score of each unit over all parts, float64 [units], in one pass over the data."""
+    """Return the mean score of each unit over all parts, float64 [units], from one pass over the data."""
     probe = Probe(question.model, coupling_of(question).program, [reading.spot.place for reading in wanted])
     score, options = question.criterion.unit, question.options
     folds = {reading: _Fold(np.array(reading.unit)) for reading in wanted}
@@ -105,7 +111,7 @@ def _sensitivities(question: Question, data: Calibration, wanted: Sequence[Readi
 
 
 class _Fold:
-    """Brings [N, indices, …] to [N, units, tokens, features]; units with fewer indices get zeros."""
+    """Reshapes [N, indices, …] to [N, units, tokens, features]; units with fewer indices are padded with zeros."""
 
     def __init__(self, unit: Vector) -> None:
         order = np.argsort(unit, kind="stable")[np.count_nonzero(unit < 0) :]
@@ -125,7 +131,7 @@ class _Fold:
 def _losses(
     question: Question, data: Calibration, wanted: Sequence[tuple[Reading, ...]]
 ) -> dict[tuple[Reading, ...], Tensor]:
-    """Return the mean loss over all samples as it is and with each unit zero wherever it is read, [1 + units]."""
+    """Return the mean loss over all samples, unmasked and with each unit zero at all its readers, [1 + units]."""
     places = [reading.spot.place for readings in wanted for reading in readings]
     probe = Probe(question.model, coupling_of(question).program, places)
     units = {readings: max(max(reading.unit) for reading in readings) + 1 for readings in wanted}

@@ -1,4 +1,4 @@
-"""Looking at the feature maps of units: what they are for real inputs."""
+"""View of units: their feature maps on calibration data."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ from secateur.measure.inputs import batch_size
 
 @VIEWS.register("map")
 def map_parts(question: Question) -> ScoreParts:
-    """Score the maps of what produces each unit, [N, channels, *places] → [N, channels]; the mean over all samples."""
+    """Score the maps of each unit's producers, [N, channels, *places] → [N, channels]; mean over all samples.
+
+    Raises `InputError` for maps with NaN or infinity.
+    """
     sites = Sites(coupling_of(question))
     maps = {group.name: dict(sites.maps(group)) for group in question.groups}
     means = remembered(
@@ -39,7 +42,7 @@ def map_parts(question: Question) -> ScoreParts:
 
 
 def _means(question: Question, data: Calibration, wanted: Sequence[Spot]) -> dict[Spot, Tensor]:
-    """Return the mean score of each channel over all samples, float64 [channels], in one pass over the data."""
+    """Return the mean score of each channel over all samples, float64 [channels], from one pass over the data."""
     probe = Probe(question.model, coupling_of(question).program, [spot.place for spot in wanted])
     score, options = question.criterion.unit, question.options
     spots: dict[TensorPlace, list[Spot]] = defaultdict(list)

@@ -1,4 +1,4 @@
-"""What views of units share that look at a model at work: the trace, the data, and what was measured on them before."""
+"""Common parts of views that observe activations: the trace, the data, and the cache of earlier measurements."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ObservedValue = TypeVar("ObservedValue")
 
 
 def coupling_of(question: Question) -> Coupling:
-    """Return what the groups were found in. Raises `InputError` where the caller left it out."""
+    """Return the coupling of the question's groups. Raises `InputError` if it is None."""
     if question.coupling is None:
         raise InputError(
             f"The criterion {question.criterion.name} looks at the model at work: pass groups.coupling as coupling=."
@@ -28,11 +28,11 @@ def coupling_of(question: Question) -> Coupling:
 
 
 def calibration_of(question: Question) -> Calibration:
-    """Return the data to look at the model on. Raises `InputError` where there is none."""
+    """Return the question's calibration data. Raises `InputError` without data."""
     if question.data is None:
-        what = " and ".join(OBSERVED[need] for need in question.criterion.needs if need in OBSERVED)
+        observations = " and ".join(OBSERVED[need] for need in question.criterion.needs if need in OBSERVED)
         raise InputError(
-            f"The criterion {question.criterion.name} needs {what} on some data: "
+            f"The criterion {question.criterion.name} needs {observations} on some data: "
             "pass batches of inputs and labels as data=."
         )
     return Calibration.of(question.data)
@@ -43,22 +43,21 @@ def remembered(
     keys: Iterable[ObservedKey],
     measure: Callable[[Calibration, Sequence[ObservedKey]], dict[ObservedKey, ObservedValue]],
 ) -> dict[ObservedKey, ObservedValue]:
-    """Return what is known of every key; `measure` is asked for those that no earlier question was about."""
+    """Return the value of every key; `measure(data, keys)` is called for keys without a cached value."""
     data = calibration_of(question)
-    asked = list(dict.fromkeys(keys))
+    wanted = list(dict.fromkeys(keys))
     options = {**question.criterion.options, **question.options}
     found = data.found(question.model, f"{question.criterion.name} {sorted(options.items())}")
-    missing = [key for key in asked if key not in found]
+    missing = [key for key in wanted if key not in found]
     if missing:
         found.update(measure(data, missing))
-    return {key: found[key] for key in asked}
+    return {key: found[key] for key in wanted}
 
 
 def by_samples(tensor: Tensor, along: int | None, samples: int, dim: int) -> Tensor:
-    """Return a tensor as [N, units, …]: samples, which lie along one dimension, first, and dimension `dim` second.
+    """Return a tensor as [N, units, …], with the samples, dimension `along`, first, and dimension `dim` second.
 
-    A dimension that holds several rows of each sample becomes two. Where none is known to hold the samples, each row
-    counts as one.
+    A dimension with several rows of each sample is split in two. If `along` is None, each row counts as a sample.
     """
     if samples == 1:
         return tensor.movedim(dim, 0)[None]
@@ -71,7 +70,7 @@ def by_samples(tensor: Tensor, along: int | None, samples: int, dim: int) -> Ten
 
 
 def check_reached(wanted: Iterable[Spot], found: Container[Spot]) -> None:
-    """Raise `InputError` unless the data have come to everything that was to be looked at."""
+    """Raise `InputError` unless every spot of `wanted` was observed."""
     for spot in wanted:
         if spot not in found:
             raise InputError(

@@ -1,7 +1,7 @@
-"""What a criterion says of the units of a group, tensor by tensor, and how that becomes one number a unit.
+"""Scores of a group's units per tensor, and their reduction to one number for each unit.
 
-A *view* is how a criterion looks at a group: at every weight, at the rows of what produces it, at its feature maps.
-A criterion names its view when it is registered; a view is added by registering a function.
+A *view* is the input of a criterion for units: every weight, the rows of the producing weights, the feature maps, ….
+A criterion names its view in its registration; a view is a function registered in `VIEWS`.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from secateur.sparsity.targets import DTYPES, role
 
 
 class ScorePart(NamedTuple):
-    """Of one tensor dimension: the sum of scores of each unit, float64 [units], and of how many scores it is."""
+    """Scores along one tensor dimension: their sum in each unit and their number, both float64 [units]."""
 
     total: Tensor
     counted: Tensor
 
     @property
     def mean(self) -> Tensor:
-        """Mean score of each unit, 0 where there is none."""
+        """Mean score of each unit, float64 [units]; 0 for a unit without one."""
         return self.total / self.counted.clamp(min=1)
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is to be scored, by which criterion, and what it may look at."""
+    """The arguments of a view: the groups to score, the criterion with its options, and the model, trace and data."""
 
     model: nn.Module
     groups: Sequence[Group]
@@ -47,7 +47,7 @@ class Question:
     seed: int = 0
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """Return name → floating-point parameter of all that the groups run through."""
+        """Return name → parameter, for all floating-point parameters of the groups."""
         needed = {member.name for group in self.groups for member in group.members}
         return {
             name: tensor
@@ -65,7 +65,7 @@ class Question:
 
 
 ScoreParts = dict[str, list[ScorePart]]
-"""Group name → what was found in each of its tensors, in the order of its members."""
+"""Group name → scores in each of its tensors, in the order of its members."""
 
 VIEWS: Registry[Callable[[Question], ScoreParts]] = Registry("view of units")
 
@@ -74,25 +74,25 @@ REDUCTIONS: Registry[Callable[[Sequence[ScorePart]], Tensor]] = Registry("reduct
 
 @REDUCTIONS.register("mean")
 def mean(parts: Sequence[ScorePart]) -> Tensor:
-    """Mean over all scores of a unit: units of wide and narrow layers can be compared."""
+    """Mean over all scores of a unit, comparable between wide and narrow layers."""
     return ScorePart(_sum([part.total for part in parts]), _sum([part.counted for part in parts])).mean
 
 
 @REDUCTIONS.register("sum")
 def total(parts: Sequence[ScorePart]) -> Tensor:
-    """Sum over all scores of a unit: all that would go."""
+    """Sum over all scores of a unit."""
     return _sum([part.total for part in parts])
 
 
 @REDUCTIONS.register("max")
 def largest(parts: Sequence[ScorePart]) -> Tensor:
-    """Largest of the tensors' means: a unit stays if it matters anywhere."""
+    """Largest of the means of a unit's tensors."""
     return torch.stack([part.mean for part in parts]).amax(0)
 
 
 @REDUCTIONS.register("first")
 def first(parts: Sequence[ScorePart]) -> Tensor:
-    """Mean in the first tensor alone, which is what makes the unit: most papers' filter criteria."""
+    """Mean in the first tensor alone, the weight that produces the unit, as most papers' filter criteria."""
     return parts[0].mean
 
 
@@ -101,7 +101,7 @@ def _sum(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def gather(member: Member, units: int, scores: Tensor, counts: Tensor | None = None) -> ScorePart:
-    """Bring scores of a dimension's indices, [indices], to the units they belong to."""
+    """Sum scores and counts (default: ones) of a dimension's indices, both [indices], over each unit's indices."""
     unit = torch.from_numpy(member.unit)
     inside = unit >= 0
     scores = scores.detach().double().cpu()

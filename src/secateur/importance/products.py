@@ -1,7 +1,7 @@
-"""The products of activations and weights in a traced model, and what happens to their outputs next.
+"""The products of activations and weights in a traced model, with the normalisation and residual sum after them.
 
-A product is written as y = x M + b for rows x: the columns of a linear layer's input, or the patches that a convolution
-looks at. A batch normalisation that alone reads y is taken together with it, since it only shifts and scales.
+A product is written as y = x M + b for rows x: the rows of a linear layer's input, or the input patches of a
+convolution. A batch normalisation that alone reads y belongs to the product, since it only shifts and scales.
 """
 
 from __future__ import annotations
@@ -10,34 +10,22 @@ import math
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from secateur.graph.cost import MACS
-from secateur.graph.coupling import Coupling
+from secateur.graph.coupling import Coupling, argument
+from secateur.graph.operators import Effect, operator_of
 from secateur.graph.probe import TensorPlace
 from secateur.graph.program import Node, Ref, refs
 from secateur.importance.sites import Sites
-
-LINEAR = {"linear": (0, 1), "mm": (0, 1), "addmm": (1, 2)}
-"""Operator → where among its arguments input and weight are."""
-CARRY = (
-    "dropout",
-    "native_dropout",
-    "clone",
-    "detach",
-    "alias",
-    "_to_copy",
-    "view",
-    "_unsafe_view",
-    "reshape",
-)
+from secateur.measure.products import Convolution, MatrixProduct
 
 
 @dataclass(frozen=True)
 class Norm:
-    """A batch normalisation with running statistics: names of its tensors, and where its input goes in."""
+    """A batch normalisation with running statistics: names of its tensors, and the place of its input."""
 
     weight: str
     bias: str
@@ -50,10 +38,10 @@ class Norm:
 
 @dataclass(frozen=True)
 class Product:
-    """One product: where its input and its output can be seen, the names of its tensors, and what reads its output.
+    """One product: the places of its input and output, the names of its tensors, and the normalisation after it.
 
-    `rows` is the dimension of the weight that the product sums over. `residual` is where a value can be seen, made
-    before, that is added to the output.
+    `rows` is the dimension of the weight that the product sums over. `residual` is the place of an earlier value that
+    is added to the output.
     """
 
     node: Node
@@ -69,7 +57,7 @@ class Product:
     @property
     def convolution(self) -> bool:
         """Whether the weight is a kernel."""
-        return "convolution" in self.node.op
+        return isinstance(operator_of(self.node).product, Convolution)
 
     @property
     def kernel(self) -> tuple[int, ...]:
@@ -78,21 +66,21 @@ class Product:
 
     @property
     def groups(self) -> int:
-        """How many parts of the channels are convolved apart."""
-        return int(self.node.args[8]) if self.convolution else 1
+        """Number of channel groups of a convolution; 1 for a linear layer."""
+        return int(argument(self.node, "groups")) if self.convolution else 1
 
 
 class Products:
-    """Finds the products of a traced model."""
+    """The products of a traced model."""
 
     def __init__(self, coupling: Coupling) -> None:
         self.coupling, self.program = coupling, coupling.program
         self.sites = Sites(coupling)
         self.made_at = {output: at for at, node in enumerate(self.program.nodes) for output in node.outputs}
-        self.work = Counter(node.call for node in self.program.evaluation if node.op in MACS)
+        self.work = Counter(node.call for node in self.program.evaluation if operator_of(node).product)
 
     def __iter__(self) -> Iterator[Product]:
-        """Yield the products whose values can be seen and whose weight is a parameter, in the order they run."""
+        """Yield the products with observable input and output whose weight is a parameter, in order of execution."""
         for node in self.program.evaluation:
             if (found := self._product(node)) is not None:
                 yield found
@@ -127,20 +115,24 @@ class Products:
 
     def operands(self, node: Node) -> tuple[int, int, int] | None:
         """Return input and weight of a product, as values, and the weight's dimension that is summed over."""
-        if "convolution" in node.op and not node.args[6]:
-            return node.args[0].id, node.args[1].id, 1
-        if node.op not in LINEAR:
+        product, given = operator_of(node).product, partial(argument, node)
+        if isinstance(product, Convolution) and not product.is_transposed(given):
+            return given(product.left).id, given(product.right).id, 1
+        if not isinstance(product, MatrixProduct) or not product.of_rows:
             return None
-        inputs, weight = (node.args[at] for at in LINEAR[node.op])
-        value, moved = self._origin(weight.id)
-        return (inputs.id, value, 1 if (node.op == "linear") != moved else 0) if value is not None else None
+        value, moved = self._origin(given(product.right).id)
+        rows = product.letters[1].index(product.summed)
+        return None if value is None else (given(product.left).id, value, 1 - rows if moved else rows)
 
     def _origin(self, value: int) -> tuple[int | None, bool]:
-        """Return the parameter a weight is, and whether it was transposed on the way."""
+        """Return the value of a weight before transpositions, None if computed, and whether it was transposed."""
         moved = False
         while self.program.values[value].kind == "result":
             node = self.program.nodes[self.made_at[value]]
-            if node.op not in ("t", "transpose", "permute") or len(self.program.values[value].shape) != 2:
+            if (
+                operator_of(node).effect is not Effect.TRANSPOSED
+                or len(self.program.values[value].shape) != 2
+            ):
                 return None, False
             value, moved = node.args[0].id, not moved
         return value, moved
@@ -152,25 +144,25 @@ class Products:
         return self.program.values[value].name
 
     def _seen_of(self, value: int, given: Collection[int]) -> int | None:
-        """Return the value among those a call is given that an operator's input is, or was reshaped from."""
+        """Return the argument in `given` that an operator's input `value` is, or was reshaped from."""
         while value not in given:
             at = self.made_at.get(value)
-            if at is None or self.program.nodes[at].op not in CARRY:
+            if at is None or not operator_of(self.program.nodes[at]).carries:
                 return None
             value = self.program.nodes[at].args[0].id
         return value
 
     def _next(self, value: int) -> tuple[Norm | None, TensorPlace | None]:
-        """Return the batch normalisation that alone reads a value, and what is then added to it."""
+        """Return the batch normalisation that alone reads a value, and the place of the residual added after it."""
         norm = None
         at = self.made_at[value]
         while len(self.sites.users[value]) == 1 and value not in self.program.outputs:
             (node,) = self.sites.users[value]
-            if (norm is None and (norm := self.norm(node)) is not None) or node.op in CARRY:
+            if (norm is None and (norm := self.norm(node)) is not None) or operator_of(node).carries:
                 value = node.outputs[0]
                 continue
             if (
-                node.op in ("add", "add_")
+                operator_of(node).adds
                 and len(node.args) == 2
                 and all(isinstance(a, Ref) for a in node.args)
                 and not node.kwargs  # alpha: a multiple is added
@@ -184,24 +176,26 @@ class Products:
 
     def norm(self, node: Node) -> Norm | None:
         """Return a node as a batch normalisation in eval mode; None for anything else."""
-        if "batch_norm" not in node.op or node.call is None or len(node.args) < 8:
+        norm = operator_of(node).norm
+        if norm is None or norm.over != "channels" or node.call is None or argument(node, "training", False):
             return None
-        names = [self.program.values[a.id].name if isinstance(a, Ref) else "" for a in node.args[1:5]]
+        given = [argument(node, name, None) for name in norm.tensors]
+        names = [self.program.values[a.id].name if isinstance(a, Ref) else "" for a in given]
         if not all(names):
             return None
         weight, bias, mean, variance = names
         place = None
         if node.call < len(self.sites.places.calls):
             place = self.sites.places.into(node.call, node.args[0].id)
-        return Norm(weight, bias, mean, variance, float(node.args[7]), place, node.call)
+        return Norm(weight, bias, mean, variance, float(argument(node, norm.epsilon)), place, node.call)
 
 
 def draw(
     product: Product, output: Tensor, count: int, generator: torch.Generator
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Draw `count` of a product's outputs, without putting back; all of them where there are no more.
+    """Draw `count` rows of a product's output without replacement, or all if there are fewer.
 
-    Returns the output with its channels last, and the index of each that was drawn in every dimension before.
+    Returns the output with its channels last, and the indices of the drawn rows in each of the other dimensions.
     """
     last = channels_last(product, output)
     total = math.prod(last.shape[:-1])
@@ -215,7 +209,7 @@ def channels_last(product: Product, output: Tensor) -> Tensor:
 
 
 def patches(inputs: Tensor, product: Product, picked: tuple[Tensor, ...]) -> Tensor:
-    """Return what a product looks at for some of its outputs, [groups, outputs, inputs · kernel].
+    """Return the input rows of the picked outputs of a product, [groups, outputs, inputs · kernel].
 
     `inputs` is [N, C, *size] for a convolution, otherwise […, C]; `picked` holds, for each dimension of the output but
     the channels, the index of each picked output.
@@ -223,7 +217,9 @@ def patches(inputs: Tensor, product: Product, picked: tuple[Tensor, ...]) -> Ten
     if not product.convolution:
         return inputs[picked].unsqueeze(0)
     kernel = product.kernel
-    stride, padding, dilation = (_each(product.node.args[at], len(kernel)) for at in (3, 4, 5))
+    stride, padding, dilation = (
+        _each(argument(product.node, name), len(kernel)) for name in ("stride", "padding", "dilation")
+    )
     edges = [edge for size in reversed(padding) for edge in (size, size)]
     inputs = nn.functional.pad(inputs, edges) if any(edges) else inputs
     sample, *at = picked

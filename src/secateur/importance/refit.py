@@ -1,4 +1,4 @@
-"""Looking at what reads units: the second moments of its inputs, its weights, and how much its outputs vary."""
+"""View of units: their readers, with second moments of inputs, weights, and variance of outputs."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ from secateur.linalg.ridge import Squares
 from secateur.shrink.plan import named_tensors
 
 ROWS_PER_ENTRY = 64
-"""Rows of inputs looked at for each entry of one."""
+"""Sampled rows of inputs per entry of a row."""
 
 
 class ProductMoments(NamedTuple):
-    """Of one product: E[xᵀx], float64 [groups, inputs, inputs]; how much what it adds to varies, all outputs together.
+    """Moments of one product: `gram`, E[xᵀx], float64 [groups, inputs, inputs], and the variance of its outputs.
 
-    `scale` is what a batch normalisation behind it multiplies each output by, float64 [groups, 1, outputs].
+    `variance` is that of the residual stream, if the outputs are added to one, summed over all outputs. `scale` is the
+    factor of a batch normalisation after the product, float64 [groups, 1, outputs].
     """
 
     gram: Tensor
@@ -38,7 +39,10 @@ class ProductMoments(NamedTuple):
 
 @VIEWS.register("readers")
 def reader_parts(question: Question) -> ScoreParts:
-    """Score units by all that reads them, a list of `Reader` → [units]."""
+    """Score units by all their readers, a list of `Reader` → [units].
+
+    Raises `InputError` for NaN or infinite activations.
+    """
     products = {(product.weight, product.rows): product for product in Products(coupling_of(question))}
     wanted = {
         group.name: [
@@ -84,7 +88,7 @@ def _readers(
 
 
 def _moments(question: Question, data: Calibration, products: Sequence[Product]) -> dict[str, ProductMoments]:
-    """Measure in one pass; what no sample comes to is left out."""
+    """Return weight name → moments, from one pass over the data; products without a sample are left out."""
     into = {product.into: product for product in products}
     out = {product.out: product for product in products}
     streams = {product.residual for product in products if product.residual is not None}
@@ -131,7 +135,7 @@ def _moments(question: Question, data: Calibration, products: Sequence[Product])
 
 
 def _scale(product: Product, tensors: Mapping[str, Tensor]) -> Tensor:
-    """Return what each output is multiplied by behind a product, float64 [groups, 1, outputs]."""
+    """Return the factor of the normalisation after a product, 1 without one, float64 [groups, 1, outputs]."""
     weight, norm = tensors[product.weight], product.norm
     if norm is None:
         scale = torch.ones(weight.shape[1 - product.rows], dtype=torch.float64, device=weight.device)

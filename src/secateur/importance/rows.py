@@ -1,4 +1,4 @@
-"""Looking at what makes a unit: the filters that produce it, and the scale its normalisation gives it."""
+"""Views of units: the filters that produce a unit, and the scales of its normalisations."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from secateur.importance.parts import VIEWS, Question, ScoreParts, gather
 
 @VIEWS.register("row")
 def row_parts(question: Question) -> ScoreParts:
-    """Score the rows of every matrix or kernel that produces the unit: [rows, weights of each] → [rows]."""
+    """Score the rows of every matrix or kernel that produces a unit, [rows, weights per row] → [rows]."""
     parameters, roles = question.parameters(), question.roles()
     score, options = question.criterion.unit, question.options
     return {
@@ -24,7 +24,7 @@ def row_parts(question: Question) -> ScoreParts:
 
 @VIEWS.register("scale")
 def scale_parts(question: Question) -> ScoreParts:
-    """Score the scales, [channels], of the normalisations a unit runs through."""
+    """Score the scales of a unit's normalisations, [channels] → [channels]."""
     parameters, roles = question.parameters(), question.roles()
     score, options = question.criterion.unit, question.options
     return {
@@ -38,7 +38,7 @@ def scale_parts(question: Question) -> ScoreParts:
 
 
 def producers(group: Group, roles: dict[str, str]) -> list[Member]:
-    """Return the members that make a group's units: dimensions of matrices and kernels nothing sums over."""
+    """Return the members that produce a group's units: unsummed dimensions of matrices, kernels and embeddings."""
     return [m for m in group.members if not m.reads and roles.get(m.name) in ("weights", "embeddings")]
 
 

@@ -1,4 +1,4 @@
-"""From a criterion to one score a unit."""
+"""One score for each unit, from a criterion."""
 
 from __future__ import annotations
 
@@ -36,12 +36,13 @@ def unit_scores(
     normalization: str = "none",
     **options: Any,
 ) -> dict[str, Tensor]:
-    """Score every unit: group name → float64 [units], lowest goes first.
+    """Score every unit: group name → float64 [units], the lowest removed first.
 
-    A group in which the criterion finds nothing to look at, such as one without normalisation for bn_scale, is
-    left out. `coupling` is what the groups were found in, `data` are batches for a criterion that needs them,
-    `reduction` brings the tensors of a unit together, `normalization` makes groups comparable, `options` are the
-    criterion's own. Raises `InputError` for a criterion that does not score units, or an option it does not have.
+    Groups without input for the criterion, such as those without normalisation for bn_scale, are left out. `coupling`
+    is that of the groups, `data` are batches for a criterion that needs them, `reduction` (default "mean") combines
+    the tensors of a unit, `normalization` (default "none") scales the scores of each group, `options` are the
+    criterion's own. Raises `InputError` for a criterion that does not score units, an option it does not have, missing
+    data or coupling, and NaN or infinite scores.
     """
     entry = CRITERIA[criterion]
     scored = kinds_where(lambda each: each.grouped and bool(each.elements & entry.elements))

@@ -1,4 +1,4 @@
-"""Where the activations of units can be seen in a traced model: what weights make of them, and what weights read."""
+"""Places in a traced model to observe the activations of units: outputs of producing and inputs of reading weights."""
 
 from __future__ import annotations
 
@@ -8,31 +8,23 @@ from typing import NamedTuple
 
 import numpy as np
 
-from secateur.graph.cost import MACS
 from secateur.graph.coupling import Coupling
 from secateur.graph.groups import Group
 from secateur.graph.labels import FIXED, Vector
+from secateur.graph.operators import operator_of
 from secateur.graph.probe import TensorPlace, TensorPlaces
 from secateur.graph.program import Node, refs
-from secateur.graph.rules import RULES, rule_of
-
-FOLLOWED = frozenset(
-    RULES[op] for op in ("pointwise", "native_batch_norm", "native_layer_norm", "native_group_norm")
-)
-"""Rules of the operators that a map is followed through."""
-PRODUCTS = frozenset({*MACS, "linear", "_trilinear", "embedding"})
-"""Operators that make activations of weights, rather than shift or scale them."""
 
 
 class Spot(NamedTuple):
-    """One dimension of a tensor that can be seen."""
+    """One dimension of an observable tensor."""
 
     place: TensorPlace
     dim: int
 
 
 class Sites:
-    """Finds where activations of units can be seen in a traced model."""
+    """The observable activations of units in a traced model."""
 
     def __init__(self, coupling: Coupling) -> None:
         self.coupling, self.program = coupling, coupling.program
@@ -43,7 +35,7 @@ class Sites:
         self._follow_weights()
 
     def _follow_weights(self) -> None:
-        """Note who uses each value, and where what is made of a weight meets an activation."""
+        """Record the users of each value, and the operators that combine each weight with an activation."""
         made_of = self.made_of
         for value in self.program.values:
             if value.kind in ("parameter", "buffer"):
@@ -60,11 +52,10 @@ class Sites:
                     self.products[name].append(node)
 
     def maps(self, group: Group) -> Iterator[tuple[Spot, Vector]]:
-        """Yield where the maps of a group are seen that its weights make, and the unit of each index there.
+        """Yield the spots of the maps that a group's weights produce, and the unit of each index there.
 
-        A map is taken behind the normalisation and activation that follow, and behind the sum where it ends in a
-        residual stream: as far as nothing else uses it on the way. A weight that is used several times makes several;
-        one that works inside of a fused call none.
+        A map is read after the following normalisation, activation and residual sum, up to the first value with
+        several users. A weight used several times has several maps; one inside a fused call has none.
         """
         for node in self._met(group, reads=False):
             outputs = [] if node.call is None else refs(self.program.calls[node.call].outputs)
@@ -76,7 +67,7 @@ class Sites:
                     break
 
     def readings(self, group: Group) -> Iterator[tuple[Spot, Vector]]:
-        """Yield where the activations of a group are seen that its weights read, and the unit of each index there."""
+        """Yield the spots of a group's activations that its weights read, and the unit of each index there."""
         for node in self._met(group, reads=True):
             if node.call is None or node.call >= len(self.places.calls):
                 continue
@@ -89,17 +80,17 @@ class Sites:
                     break
 
     def _met(self, group: Group, *, reads: bool) -> Iterator[Node]:
-        """Yield the products in which weights that read a group, or make it, meet activations."""
+        """Yield the products of activations with weights that read a group, or with those that produce it."""
         for member in group.members:
             if member.reads == reads and not member.buffer:
-                yield from (node for node in self.products[member.name] if node.op in PRODUCTS)
+                yield from (node for node in self.products[member.name] if operator_of(node).makes_maps)
 
     def _followed(self, value: int, dim: int) -> int:
-        """Return the last value that can be seen of those that a map becomes before anything else uses it."""
+        """Return the last observable value of the chain of single users and followed operators after a map."""
         last = value
         while len(self.users[value]) == 1 and value not in self.program.outputs:
             (node,) = self.users[value]
-            if rule_of(node) not in FOLLOWED or not self._same(value, node.outputs[0], dim):
+            if not operator_of(node).keeps_maps or not self._same(value, node.outputs[0], dim):
                 break
             value = node.outputs[0]
             if self.places.out(value) is not None:

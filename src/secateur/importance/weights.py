@@ -1,6 +1,6 @@
-"""Every weight that goes with a unit has a say.
+"""View of units: all weights that are removed with a unit.
 
-A weight that goes with a unit by several of its indices, such as w[i, i] of a state that is carried on, is one weight.
+A weight that belongs to a unit by several of its indices, such as w[i, i] of a recurrent state, counts once.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from secateur.importance.parts import VIEWS, Question, ScorePart, ScoreParts, ga
 
 @VIEWS.register("weight")
 def weight_parts(question: Question) -> ScoreParts:
-    """Sum the scores of the weights in each tensor of each unit."""
+    """Sum the scores of a unit's weights in each of its tensors."""
     parameters = question.parameters()
     name = question.criterion.name
     weights = score(
@@ -43,9 +43,9 @@ def weight_parts(question: Question) -> ScoreParts:
 def sums(
     group: Group, weights: Mapping[str, Tensor], profiles: dict[tuple[str, int], Tensor]
 ) -> Iterable[ScorePart]:
-    """Yield what each tensor's weights, each counted once, add up to in each unit.
+    """Yield the sums of scores in each unit, tensor by tensor, with each weight counted once.
 
-    `weights` are scores of the weights' shapes; `profiles` remembers sums that other groups need too.
+    `weights` are scores of the weights' shapes, by name; `profiles` is a cache of sums shared between groups.
     """
     for at, member in enumerate(group.members):
         if member.name not in weights:
@@ -63,9 +63,9 @@ def sums(
 
 
 def _not_counted_yet(tensor: Tensor, member: Member, earlier: Iterable[Member]) -> tuple[Tensor, Tensor]:
-    """Sum the scores along a member's dimension, without weights that `earlier` dimensions give to the same unit.
+    """Sum the scores along a member's dimension, without weights that `earlier` dimensions assign to the same unit.
 
-    Returns the sums and how many weights each is of.
+    Returns the sums and the number of weights in each.
     """
 
     def units(each: Member) -> Tensor:  # [1, …, n, …, 1]

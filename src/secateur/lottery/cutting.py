@@ -72,10 +72,10 @@ def cut(
     """Return the masks of a level, which cut the least important weights left by `masks`; the model is unchanged.
 
     Every prunable tensor has a mask, even one with the multiple 0 or that no pattern fits. After level t, layers with
-    the multiple r of the `rate` p have lost round((1 − (1 − r p)^t) n) of their n weights. Layers of one multiple are
-    ranked together, by the `scope`. A pattern N:M cuts its own fraction at once. The other arguments and the errors
-    are those of `secateur.prune`; `InputError` is also raised for a level that leaves less than a weight per layer or
-    more than `masks` have left, for units, and for `layer_rates` of a pattern.
+    the multiple r of the `rate` p have lost round((1 − (1 − r p)^t) n) of their n weights, or blocks. Layers of one
+    multiple are ranked together, by the `scope`. A pattern N:M cuts its own fraction at once. The other arguments and
+    the errors are those of `secateur.prune`; `InputError` is also raised for a level that leaves less than a weight per
+    layer or more than `masks` have left, for units, and for `layer_rates` of a pattern.
 
     >>> cut(nn.Linear(10, 10), rate=0.2, level=2).pruned
     36

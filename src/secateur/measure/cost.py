@@ -1,9 +1,10 @@
 """Multiply-accumulates (MACs) of one forward pass, by module, and shapes and parameters of its layers.
 
 A real forward pass is recorded op by op, below autograd. Matrix products, convolutions and attention count, by the
-formulas of `torch.utils.flop_counter` (two FLOPs are one MAC); all other operations (activations, normalisation,
-pooling) count 0, as is the convention. Fused kernels that hide their products (the transformer fast path, fused
-attention, oneDNN's and cuDNN's recurrent layers) are switched off for the count.
+formulas of `torch.utils.flop_counter` (two FLOPs are one MAC), and the products that it leaves out by their own
+(`measure/products.py`); all other operations (activations, normalisation, pooling) count 0, as is the convention. Fused
+kernels that hide their products (the transformer fast path, fused attention, oneDNN's and cuDNN's recurrent layers) are
+switched off for the count.
 
 `macs_nonzero` multiplies each product by the nonzero fraction of its weight operand: the MACs of an ideal kernel
 that skips every zero weight, a lower bound for real ones.
@@ -11,8 +12,7 @@ that skips every zero weight, a lower bound for real ones.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -21,24 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from secateur.core.contexts import evaluating, unfused
+from secateur.core.schemas import given, in_parts, operator_name
 from secateur.measure.inputs import ModelInputs, forward, masked
-
-aten = torch.ops.aten
-FACTORS = defaultdict(
-    tuple[int, ...],
-    {
-        aten.mm: (0, 1),
-        aten.bmm: (0, 1),
-        aten.addmm: (1, 2),
-        aten.baddbmm: (1, 2),
-        aten.convolution: (1,),
-        aten._convolution: (1,),
-    },
-)
-"""Operation → positions of the arguments that may be weights; none for attention."""
+from secateur.measure.products import PRODUCTS
 
 
 @dataclass(frozen=True)
@@ -109,7 +96,10 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds the MACs of every product to all running modules, and to the `own` ones of the innermost."""
 
     def __init__(self, model: nn.Module) -> None:
+        from torch.utils.flop_counter import flop_registry  # which imports triton
+
         super().__init__()  # type: ignore[no-untyped-call]
+        self.formulas: Mapping[Any, Callable[..., int]] = flop_registry
         self.model = model
         self.tallies: dict[str, _ModuleTally] = {}
         self.running: list[str] = []
@@ -161,19 +151,24 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        operation = func._overloadpacket
-        if operation not in flop_registry:
-            with self:  # under inference_mode, composite operations arrive undecomposed
-                output = func.decompose(*args, **kwargs)
+        product = PRODUCTS.get(operator_name(func).rstrip("_"))
+        formula = self.formulas.get(func._overloadpacket)
+        if product is None and formula is None:
+            output = in_parts(self, func, args, kwargs)
             return func(*args, **kwargs) if output is NotImplemented else output
         output = func(*args, **kwargs)
-        macs = flop_registry[operation](*args, **kwargs, out_val=output) // 2
+        argument = partial(given, func, args, kwargs)
+        if formula is not None:
+            macs = formula(*args, **kwargs, out_val=output) // 2
+        else:
+            assert product is not None
+            macs = product.macs(argument, lambda name: tuple((argument(name) if name else output).shape))
         for name in set(self.running):
             self.tallies[name].macs += macs
         innermost = self.tallies[self.running[-1]]
         innermost.own += macs
-        for position in FACTORS[operation]:
-            macs = self._thinned(macs, args[position])
+        for name in product.factors if product is not None else ():
+            macs = self._thinned(macs, argument(name))
         innermost.own_nonzero += macs
         return output
 

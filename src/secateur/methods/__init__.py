@@ -4,13 +4,13 @@
     ...                                   # any loop; loss = task_loss + pruning.penalty()
     masks = pruning.finish()
 
-Each file registers its methods on import.
+Every module of this package registers its methods.
 """
 
 from secateur.core.discovery import import_modules
 from secateur.methods.base import Method, MethodJob
-from secateur.methods.registry import METHODS, Entry, loose_options, method, start
+from secateur.methods.registry import METHODS, Entry, extra_options, method, start
 
-import_modules(__name__, __path__)  # they register
+import_modules(__name__, __path__)
 
-__all__ = ["METHODS", "Entry", "Method", "MethodJob", "loose_options", "method", "start"]
+__all__ = ["METHODS", "Entry", "Method", "MethodJob", "extra_options", "method", "start"]

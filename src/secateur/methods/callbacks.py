@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from secateur.core.errors import MissingExtraError, ModelError, StoreError
+from secateur.core.errors import ModelError, StoreError
+from secateur.core.extras import need
 from secateur.methods.base import Method
 from secateur.methods.registry import METHODS, start
 from secateur.sparsity.masks import Masks
@@ -87,10 +88,9 @@ def hugging_face(name: str, **options: Any) -> Any:
     With fp16, `max_grad_norm` must stay above 0 (the default), so that gradients are unscaled before the penalty is
     added. Raises `MissingExtraError` without Transformers.
     """
-    try:
-        from transformers import TrainerCallback
-    except ImportError:
-        raise MissingExtraError("transformers", "transformers", "A callback for its Trainer") from None
+    need("transformers", extra="transformers", for_="A callback for its Trainer")
+    from transformers import TrainerCallback
+
     pruning = Pruning(name, options)
 
     class PruningCallback(TrainerCallback):
@@ -129,10 +129,9 @@ def lightning(name: str, **options: Any) -> Any:
 
     It is attached to the first optimiser. Raises `MissingExtraError` without Lightning.
     """
-    try:
-        from lightning.pytorch.callbacks import Callback
-    except ImportError:
-        raise MissingExtraError("lightning", "lightning", "A callback for its Trainer") from None
+    need("lightning.pytorch.callbacks", extra="lightning", for_="A callback for its Trainer")
+    from lightning.pytorch.callbacks import Callback
+
     pruning = Pruning(name, options)
 
     class PruningCallback(Callback):

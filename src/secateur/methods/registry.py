@@ -70,7 +70,7 @@ def method(name: str, *, paper: str) -> Callable[[AnyMethod], AnyMethod]:
     return register
 
 
-def loose_options() -> dict[str, str]:
+def extra_options() -> dict[str, str]:
     """Return option → help text of all methods' options: the methods that have it, and its defaults."""
     help_of = {}
     for option in dict.fromkeys(option for entry in METHODS.values() for option in entry.options):

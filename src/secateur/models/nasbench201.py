@@ -35,7 +35,7 @@ USUAL = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_co
 """The default cell, of the benchmark's highest test accuracy on CIFAR-10."""
 
 
-class Convolution(nn.Sequential):
+class ReLUConvBN(nn.Sequential):
     """ReLU, convolution, BatchNorm."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> None:
@@ -49,8 +49,8 @@ class Convolution(nn.Sequential):
 
 OPERATIONS.add("none", None)
 OPERATIONS.add("skip_connect", lambda channels: nn.Identity())
-OPERATIONS.add("nor_conv_1x1", lambda channels: Convolution(channels, channels, 1))
-OPERATIONS.add("nor_conv_3x3", lambda channels: Convolution(channels, channels, 3))
+OPERATIONS.add("nor_conv_1x1", lambda channels: ReLUConvBN(channels, channels, 1))
+OPERATIONS.add("nor_conv_3x3", lambda channels: ReLUConvBN(channels, channels, 3))
 OPERATIONS.add("avg_pool_3x3", lambda channels: nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False))
 
 
@@ -145,8 +145,8 @@ class Reduction(nn.Module):
     def __init__(self, channels: int) -> None:
         """Make the layers."""
         super().__init__()
-        self.conv_a = Convolution(channels, 2 * channels, 3, stride=2)
-        self.conv_b = Convolution(2 * channels, 2 * channels, 3)
+        self.conv_a = ReLUConvBN(channels, 2 * channels, 3, stride=2)
+        self.conv_b = ReLUConvBN(2 * channels, 2 * channels, 3)
         self.pool = nn.AvgPool2d(2, stride=2, ceil_mode=True)
         self.shortcut = nn.Conv2d(channels, 2 * channels, 1, bias=False)
 

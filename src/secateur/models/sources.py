@@ -7,7 +7,6 @@ torch's weights-only unpickler.
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,8 @@ from typing import Any
 
 from torch import nn
 
-from secateur.core.errors import InputError, MissingExtraError, ModelError
+from secateur.core.errors import InputError, ModelError
+from secateur.core.extras import need
 from secateur.core.registry import unknown
 from secateur.models.call import parameters, reason
 from secateur.models.registry import Factory, InputShape, ModelArguments, source
@@ -45,6 +45,7 @@ IMPLIED_BY_WEIGHTS: dict[str, ModelArguments] = {
 
 
 def _torchvision_names() -> list[str]:
+    need("torchvision", for_="A model written torchvision:NAME")
     from torchvision.models import list_models
 
     return list_models(exclude="quantized_*")  # type: ignore[no-any-return]
@@ -52,6 +53,7 @@ def _torchvision_names() -> list[str]:
 
 def _torchvision_untrained(name: str, arguments: ModelArguments) -> ModelArguments:
     """Drop the weights, and set the arguments that torchvision's builders derive from them."""
+    need("torchvision", for_="A model written torchvision:NAME")
     from torchvision.models import get_model_builder, get_model_weights
 
     rest = {key: value for key, value in arguments.items() if key not in ("weights", "weights_backbone")}
@@ -79,6 +81,7 @@ def torchvision(
 
     Raises `InputError` for an unknown name or weights, other than 3 channels, or weights of another number of classes.
     """
+    need("torchvision", for_="A model written torchvision:NAME")
     from torchvision.models import get_model_builder, get_model_weights
 
     known = _torchvision_names()
@@ -128,7 +131,7 @@ def timm(
 
     Raises `InputError` for an unknown name, `MissingExtraError` without timm.
     """
-    library = _optional("timm", extra="timm")
+    library = need("timm", extra="timm", for_="A model written timm:NAME")
     if not library.is_model(name):
         raise InputError(unknown("timm model", name, library.list_models(), "timm.list_models()"))
     if input_shape is not None:
@@ -177,7 +180,7 @@ def _transformers(
     path = os.path.expanduser(path)
     if task not in TASKS:
         raise InputError(unknown("task of the model", task, list(TASKS)))
-    library = _optional("transformers", extra="transformers")
+    library = need("transformers", extra="transformers", for_="A model written hf:NAME")
     auto = getattr(library, TASKS[task])
     access = {"trust_remote_code": False, "local_files_only": _local(path)}
     try:
@@ -217,10 +220,3 @@ def _local(path: str) -> bool:
     if not exists and (path.startswith((".", os.sep)) or path.count("/") > 1):
         raise ModelError(f"There is no folder {path} to load a transformers model from: check the path.")
     return exists or os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
-
-
-def _optional(package: str, *, extra: str) -> Any:
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise MissingExtraError(package, extra, f"A model written {package}:NAME") from error

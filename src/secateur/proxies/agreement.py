@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import torch
-from scipy import stats
 
 from secateur.core.errors import InputError
 from secateur.proxies.pairs import ordered
@@ -28,6 +27,8 @@ def correlations(
     >>> {name: round(number, 3) for name, number in found.items()}
     {'spearman': 0.5, 'kendall': 0.333, 'pairs': 0.667, 'networks': 3}
     """
+    from scipy import stats
+
     known = [row for row in rows if row.name in accuracies]
     if not known:
         raise InputError("There is no accuracy for any of the networks: give theirs, by the same names.")

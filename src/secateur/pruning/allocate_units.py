@@ -1,8 +1,8 @@
-"""How an amount is spread over groups of units: which units go.
+"""Distribution of an amount over groups of units.
 
-The lowest-scored go first, exactly round(amount · n) of them, ties broken by position. No group ever loses all its
-units, nor more of them than `max_amount`; `round_to` keeps the nearest multiple of so many units, of two as near the
-larger, where a group has more.
+The lowest-scored units are removed first, exactly round(amount · n) of them, ties broken by position. Every group
+keeps at least one unit and loses at most the fraction `max_amount`. With `round_to`, a group of more units than that
+keeps the nearest multiple of it, the larger of two equally near.
 """
 
 from __future__ import annotations
@@ -35,9 +35,10 @@ def spread(
     max_amount: float = 1.0,
     round_to: int | None = None,
 ) -> UnitMasks:
-    """Return group name → boolean [units], True for what stays.
+    """Return group name → boolean [units], True for kept units.
 
-    Raises `InputError` for an unknown scope, or scores that are NaN or infinite.
+    `scores` maps group names to tensors [units]; `amount` and `max_amount` are fractions in [0, 1]. Raises
+    `InputError` for an unknown scope, or scores that are NaN or infinite.
     """
     for name, tensor in scores.items():
         if not bool(tensor.isfinite().all()):
@@ -54,7 +55,7 @@ def spread(
 
 
 def most(units: int, max_amount: float) -> int:
-    """Return how many of `units` may go at most: one always stays."""
+    """Return the largest number of `units` that may be removed: at least one is kept."""
     return min(units - 1, math.floor(max_amount * units))
 
 

@@ -1,8 +1,8 @@
-"""How an amount is spread over tensors: from scores to masks with exactly k entries cut.
+"""Distribution of an amount over tensors: from scores to masks with exactly k entries cut.
 
-A scope answers two questions: what makes scores of different tensors comparable, and how many entries each tensor
-loses (or that all tensors are ranked together). Cutting is then the same for all: the k lowest scores go, ties
-broken by position, lowest flat index first.
+A scope defines the normalisation of scores of different tensors, and either the number of entries cut in each tensor
+or one ranking of all tensors. The k lowest scores are cut in every scope, ties broken by position, lowest flat index
+first.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ Counts = Mapping[str, int]
 
 @dataclass(frozen=True)
 class Scope:
-    """A way to spread an amount.
+    """A distribution of an amount over tensors.
 
     `counts(shapes, amount, spent)` gives each tensor's number of cut entries, `spent` of which are cut already;
     None ranks all tensors together, after `normalise` has made one tensor's scores (1-D, those not cut already)
-    comparable to another's. With `each`, every tensor loses its share whatever the others lose.
+    comparable to another's. With `each`, every tensor loses its share independently of the others.
     """
 
     name: str
@@ -57,7 +57,7 @@ def allocate(
 
     `scores` maps names to tensors of any shape; `already` holds masks whose cuts stay cut and count towards the
     amount. With scope `local` every tensor loses exactly round(amount · its own n). With the others, every tensor
-    that has an entry left keeps its highest, and the next lowest elsewhere goes instead, unless `allow_empty`.
+    that has an entry left keeps its highest, and the next lowest elsewhere is cut instead, unless `allow_empty`.
     Raises `InputError` for an amount outside [0, 1] or too large to leave an entry everywhere, an unknown scope,
     scores that are NaN or infinite (or, with `lamp`, negative), masks of other shapes, or less than is cut
     already.
@@ -97,14 +97,14 @@ def allocate(
 def redistributed(
     masks: Masks, scores: Mapping[str, Tensor], amount: float, scope: str, already: Mapping[str, Tensor]
 ) -> dict[str, int]:
-    """Count what `allocate` moved so that no tensor is empty; of its arguments, `masks` are what it returned.
+    """Count the entries that `allocate` moved between tensors so that no tensor is empty.
 
-    Returns by how many entries more (or, below 0, fewer) a tensor keeps than by the plain order of scores; only
-    where there is a difference.
+    `masks` is its result, the others are its arguments. Returns tensor name → entries kept minus entries kept by the
+    plain order of scores, for tensors where the two differ.
     """
     kept = {name: int(mask.count_nonzero()) for name, mask in masks.items()}
     if SCOPES[scope].each or 1 not in kept.values():
-        return {}  # a tensor that is spared keeps just one entry
+        return {}  # a tensor that would be empty keeps exactly one entry
     plain = allocate(scores, amount, scope, already, allow_empty=True)
     moved = {name: count - int(plain[name].count_nonzero()) for name, count in kept.items()}
     return {name: count for name, count in moved.items() if count}
@@ -143,7 +143,7 @@ def check_amount(amount: Any) -> float:
 def local_counts(shapes: Shapes, amount: float, spent: Counts) -> dict[str, int]:
     """The same fraction of every tensor: round(amount · n) each.
 
-    Raises `InputError` where a tensor has lost more than that already.
+    Raises `InputError` for a tensor that has lost more than that already.
     """
     counts = {name: round(amount * math.prod(shape)) for name, shape in shapes.items()}
     for name, cut in spent.items():
@@ -158,7 +158,7 @@ def local_counts(shapes: Shapes, amount: float, spent: Counts) -> dict[str, int]
 def erk_counts(shapes: Shapes, amount: float, spent: Counts) -> dict[str, int]:
     """Erdős–Rényi-Kernel densities: d_l = min(1, ε · Σ dims / Π dims), ε chosen so that the total is exact.
 
-    A tensor that has lost entries already can keep no more than are left.
+    A tensor keeps no more entries than it has left. Evci et al. 2020.
     """
     sizes = {name: math.prod(shape) for name, shape in shapes.items()}
     dims = {name: sum(shape or (1,)) for name, shape in shapes.items()}
@@ -194,7 +194,7 @@ SCOPES.add(
 
 
 def _total_cut(size: int, amount: float, spent: Counts) -> int:
-    """Return round(amount · size). Raises `InputError` where more has been cut already."""
+    """Return round(amount · size). Raises `InputError` if more has been cut already."""
     cut, already = round(amount * size), sum(spent.values())
     if cut < already:
         raise InputError(
@@ -205,14 +205,14 @@ def _total_cut(size: int, amount: float, spent: Counts) -> int:
 
 
 def least_amount(scope: str, sizes: Counts, spent: Counts) -> float:
-    """Return the smallest amount that a scope can take where `spent` entries of tensors of these sizes are cut."""
+    """Return the smallest amount of a scope for tensors of these sizes with `spent` entries cut already."""
     if SCOPES[scope].each:
         return max((spent.get(name, 0) / size for name, size in sizes.items() if size), default=0.0)
     return sum(spent.values()) / max(1, sum(sizes.values()))
 
 
 def _require_one_each(amount: float, stays: int, guarded: Collection[str]) -> None:
-    """Raise `InputError` where not every guarded tensor can keep an entry."""
+    """Raise `InputError` unless every guarded tensor can keep an entry."""
     if stays < len(guarded):
         raise InputError(
             f"The amount {amount} leaves fewer weights ({stays}) than tensors ({len(guarded)}): "
@@ -221,7 +221,7 @@ def _require_one_each(amount: float, stays: int, guarded: Collection[str]) -> No
 
 
 def _none_empty(stays: Counts, guarded: Collection[str]) -> dict[str, int]:
-    """Leave each guarded tensor one entry, at the cost of those that keep most."""
+    """Return the numbers of kept entries with at least one in each guarded tensor, taken from the largest."""
     stays = dict(stays)
     for name in guarded:
         if not stays[name]:
@@ -248,7 +248,7 @@ def _left(name: str, scores: Tensor, rule: Scope, earlier: Tensor | None) -> Ten
 def _keep_highest_of_all(left: dict[str, Tensor], cut: int, guarded: Collection[str]) -> dict[str, Tensor]:
     """Rank all tensors together, on the device of the first.
 
-    The highest of each guarded tensor, of equals the last, stays.
+    The highest entry of each guarded tensor, the last of equal ones, is kept.
     """
     sizes = {name: tensor.numel() for name, tensor in left.items()}
     device = next((tensor.device for tensor in left.values()), None)
@@ -263,7 +263,7 @@ def _keep_highest_of_all(left: dict[str, Tensor], cut: int, guarded: Collection[
 
 
 def _kth_lowest(values: Tensor, k: int) -> Tensor:
-    """The `k`-th lowest, k from 1. Linear time: torch's own needs quadratic time on the CPU for descending values."""
+    """The `k`-th lowest value, k from 1, in linear time: `kthvalue` is quadratic on the CPU for descending values."""
     if values.device.type != "cpu":
         return values.kthvalue(k).values
     return torch.from_numpy(np.partition(values.numpy(), k - 1)[k - 1 : k])

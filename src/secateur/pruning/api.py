@@ -1,8 +1,7 @@
-"""Prune a model: score what could go, spread the amount, cut, prove.
+"""Prune a model: score, allocate, cut and verify, by the pipeline of the granularity.
 
-The one public function hands the settings to the pipeline of their granularity. Weights are set to zero by masks
-(`secateur.pruning.weights`), channels and heads out of the tensors (`secateur.pruning.units`), whole layers are
-bypassed (`secateur.pruning.layers`).
+Weights are set to zero by masks (`secateur.pruning.weights`), channels and heads are removed from the tensors
+(`secateur.pruning.units`), residual blocks are bypassed (`secateur.pruning.layers`).
 """
 
 from __future__ import annotations
@@ -52,20 +51,20 @@ def prune(
     inplace: bool = False,
     **options: Any,
 ) -> Pruned:
-    """Cut the least important of `model` and return the pruned model.
+    """Remove the least important weights, units or blocks of `model` and return the pruned model.
 
     Args:
         model: any module; left as it is unless `inplace`.
         example_inputs: the arguments of its forward: a tensor, a tuple of arguments or a dict of keywords. Needed for
             channels, heads and layers, which are found by running the model, and for criteria such as synflow.
         {settings}
-        options: those of the criterion and the compensation, such as `norm="l2"`, told apart by their names.
+        options: options of the criterion and of the compensation, such as `norm="l2"`, assigned by their names.
 
     Raises:
-        InputError: for an argument that makes no sense.
+        InputError: for an invalid argument.
         ModelError: for a model with nothing to prune or with NaN weights; for units, also one that can't run on
             the example inputs.
-        VerificationError: where the smaller model computes something else.
+        VerificationError: if the smaller model computes other outputs than the large one without the removed units.
 
     >>> result = prune(nn.Linear(4, 2), amount=0.5)
     >>> result.masks.pruned
@@ -76,7 +75,7 @@ def prune(
 
 
 def prune_by(model: nn.Module, example_inputs: ModelInputs | None, settings: Settings) -> Pruned:
-    """Cut the least important of `model` as `settings` say; see `prune`."""
+    """Prune `model` by `settings`; see `prune`."""
     granularity = settings.granularity
     pipeline = prune_weights if granularity.zeroes else prune_units if granularity.grouped else skip_layers
     return pipeline(model, example_inputs, settings)

@@ -1,7 +1,7 @@
-"""Budgets: how much must go for a model to cost a given fraction of what it does.
+"""Budgets: the amount at which a model costs a given fraction of its present cost.
 
-The symbolic cost says what any cut costs, so the amount that meets a budget is found by bisection, and what whole
-units leave of it is filled up. A latency is measured, on real smaller models.
+The symbolic cost is exact for every cut, so the amount is found by bisection, and units are put back while they fit.
+A latency budget is met by measurement of real smaller models.
 """
 
 from __future__ import annotations
@@ -28,31 +28,31 @@ BUDGET_COSTS.add("params", cost.parameters)
 BUDGET_COSTS.add("macs", cost.macs)
 
 BISECTION_STEPS = 24
-"""Bisection steps: amounts are told apart to 2⁻²⁴."""
+"""Bisection steps over amounts in [0, 1]: a resolution of 2⁻²⁴."""
 
 TRIALS = 8
 """Smaller models made and timed to meet a latency."""
 
 CLOSE = 0.005
-"""How far below a budget a cut may stay, as a fraction of it, before units are put back."""
+"""Shortfall of a cut below its budget, as a fraction of the budget, above which units are put back."""
 
 
 class Cutter(Protocol):
-    """Makes cuts: which units go at an amount, and what masks of units mean."""
+    """Masks of units for an amount, and cuts for masks of units."""
 
     def masks(self, amount: float) -> UnitMasks:
-        """Return group name → boolean [units], True for what stays."""
+        """Return group name → boolean [units], True for kept units."""
 
     def cut(self, masks: UnitMasks) -> Cut:
-        """Return the cut these masks make."""
+        """Return the cut of these masks."""
 
     def restored(self, masks: UnitMasks) -> Iterator[UnitMasks]:
-        """Yield the masks with one more unit, the most important that went, for each group that lost any."""
+        """Yield, for each group that lost units, the masks with the most important removed unit kept again."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """`fraction` of the present cost in `kind` (a name from `BUDGET_COSTS`) may be left."""
+    """At most `fraction` of the present cost in `kind`, a name from `BUDGET_COSTS`."""
 
     kind: str
     fraction: float
@@ -60,7 +60,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class LatencyBudget:
-    """One forward pass of `batch` samples may take `milliseconds` on this machine, with torch's present threads."""
+    """At most `milliseconds` per forward pass of `batch` samples on this machine, with torch's present threads."""
 
     milliseconds: float
     batch: int = 1
@@ -96,9 +96,10 @@ def read(budget: Mapping[str, float]) -> Budget | LatencyBudget:
 def per_cost(
     groups: Groups, scores: Mapping[str, Tensor], budget: float | Budget | LatencyBudget
 ) -> dict[str, Tensor]:
-    """Return scores divided by what a unit of its group costs, as a fraction of the model's whole cost.
+    """Return scores divided by the cost of a unit of the group, as a fraction of the model's whole cost.
 
-    A unit of a group costs what one of its units saves while all others stay: MACs, or what the budget counts.
+    The cost of a unit is the saving when one unit of its group is removed alone: in MACs, or in the cost of the
+    budget.
     """
     count = BUDGET_COSTS[budget.kind if isinstance(budget, Budget) else "macs"]
     whole = count(Cut.of(groups.coupling, []))
@@ -115,7 +116,7 @@ def meet_latency(budget: LatencyBudget, cutter: Cutter, time: Callable[[Cut], fl
     """Return the smallest cut found whose measured time keeps the budget.
 
     `time` makes the smaller model of a cut and measures it, in milliseconds. The amount is found by bisection over
-    real models. Raises `InputError` where even the largest cut takes longer.
+    real models. Raises `InputError` if even the largest cut takes longer.
     """
     low, high = 0.0, 1.0
     best = cutter.cut(cutter.masks(high))
@@ -139,7 +140,7 @@ def meet(budget: Budget, cutter: Cutter) -> Cut:
     """Return a cut that costs no more than the budget, and as near to it as whole units allow.
 
     The amount is found by bisection; then units are put back, one at a time, as long as they fit. Raises
-    `InputError` where even the largest cut costs more.
+    `InputError` if even the largest cut costs more.
     """
     count = BUDGET_COSTS[budget.kind]
     whole = count(cutter.cut({name: torch.ones_like(mask) for name, mask in cutter.masks(0.0).items()}))

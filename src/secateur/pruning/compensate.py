@@ -1,4 +1,4 @@
-"""Make up for a cut: compensate, then correct what is left of the change."""
+"""Compensation of a cut, followed by the correction of means and variances."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from secateur.pruning.settings import Settings
 
 
 def make_up(case: Case, coupling: Coupling, settings: Settings) -> dict[str, Any]:
-    """Carry out the compensation of a cut and its correction, and return what they tell of themselves.
+    """Carry out the compensation of a cut and its correction, and return their records, name → value.
 
-    A compensation that chose other weights to cut tells its `Masks` as "masks".
+    The record of a compensation that selects the cut weights itself has their `Masks` under "masks".
     """
     compensate = COMPENSATIONS[settings.compensation].function(str(settings.granularity))
-    told = compensate(case, **settings.compensation_options)
-    if case.corrects and "corrected" not in told:
+    record = compensate(case, **settings.compensation_options)
+    if case.corrects and "corrected" not in record:
         try:
-            told["corrected"] = correct(case, coupling)
+            record["corrected"] = correct(case, coupling)
         except SecateurError as error:
             if settings.correct:
                 raise
-            told["not corrected"] = str(error)
+            record["not corrected"] = str(error)
             warnings.warn(f"Means and variances were not corrected: {error}", SecateurWarning, stacklevel=2)
-    return told
+    return record

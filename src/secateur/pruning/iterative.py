@@ -1,8 +1,8 @@
-"""Iterative pruning: the density after each round, and the scores of units brought back from round to round.
+"""Iterative pruning: the density after each round, and scores of units carried from round to round.
 
-Units keep the places they have in the whole model. Scores found on the smaller model are brought back to them, and
-units that are gone rank below those that are left. So the last round makes a cut of the whole model, which is
-allocated, resized, proved and counted like any other, and only the scores tell that there were rounds.
+Units are indexed by their position in the whole model. Scores of the smaller model are mapped back to these indices,
+and removed units rank below all kept ones. So the last round is one cut of the whole model, allocated, resized,
+verified and counted like a cut in one round; only its scores differ.
 """
 
 from __future__ import annotations
@@ -28,29 +28,29 @@ from secateur.shrink.plan import Plan
 
 DensitySchedule: TypeAlias = Callable[[float, float, float], float]
 PATHS: Registry[DensitySchedule] = Registry("schedule of rounds")
-"""Name → density after the fraction t of the rounds, from one density to another."""
+"""Name → schedule: (start density, end density, fraction t of the rounds) → density."""
 
 
 @PATHS.register("exponential")
 def exponential(start: float, end: float, t: float) -> float:
-    """The same fraction of what is left goes in every round: start · (end / start)^t."""
+    """The same fraction of the remaining entries is cut in every round: start · (end / start)^t."""
     return start * (end / start) ** t if start else 0.0
 
 
 @PATHS.register("linear")
 def linear(start: float, end: float, t: float) -> float:
-    """As many go in every round: start + (end − start) · t."""
+    """The same number of entries is cut in every round: start + (end − start) · t."""
     return start + (end - start) * t
 
 
 Goal: TypeAlias = float | Budget | LatencyBudget
-"""How much goes: the fraction of units to remove, or what may be left of a cost."""
+"""Fraction of units to remove, or a budget."""
 
 
 def goals(goal: Goal, rounds: int | None, schedule: str) -> list[Goal]:
-    """Return the goal of each of so many rounds, 1 for None, along a path of `PATHS`; the last is the goal itself.
+    """Return the goal of each round by a schedule of `PATHS`; the last is `goal` itself. None is one round.
 
-    Raises `InputError` for a latency in more than one round, an unknown path or a number that makes no sense.
+    Raises `InputError` for a latency budget in more than one round, an unknown schedule or fewer than one round.
     """
     if isinstance(goal, float):
         return [*amounts(goal, rounds, schedule)]
@@ -65,7 +65,7 @@ def goals(goal: Goal, rounds: int | None, schedule: str) -> list[Goal]:
 
 
 def amounts(amount: float, rounds: int | None, schedule: str) -> list[float]:
-    """Return the amount after each of so many rounds, as `goals` does.
+    """Return the amount after each round, as `goals` does.
 
     >>> amounts(0.875, 3, "exponential"), amounts(0.75, 3, "linear")
     ([0.5, 0.75, 0.875], [0.25, 0.5, 0.75])
@@ -89,10 +89,10 @@ def scored_again(
     score: Callable[[nn.Module, Groups, Sequence[Group]], Mapping[str, Tensor]],
     example_inputs: ModelInputs,
 ) -> dict[str, Tensor]:
-    """Score what a cut has left and return, for all units of the whole model's `groups`, what ranks them now.
+    """Score the units that a cut kept and return scores for all units of the whole model, group name → [units].
 
-    `small` is what the cut's `plan` has made, `scores` are those it was made by, and `score` gives new ones of some of
-    a model's groups.
+    `small` is the model made by the `plan` of the cut, `scores` are the scores of the cut, and `score` computes new
+    ones for some groups of a model. Removed units rank below all others, by `below`.
     """
     left = group(couple(trace(small, example_inputs, training=True)))
     members = [(each.name, member) for each in groups for member in each.members]
@@ -120,9 +120,9 @@ def scored_again(
 
 
 def below(before: Tensor, now: Tensor, left: Tensor) -> Tensor:
-    """Return the scores `now` of what is `left` and, below all of them and in its old order, what is gone.
+    """Return the scores `now` of units `left`, and the scores `before` of the removed units shifted below all of them.
 
-    What is left and could not be scored, NaN, ranks with the highest.
+    Shapes [units]; `left` is boolean. Units left that could not be scored, NaN, get the highest score.
 
     >>> scores = torch.tensor([1.0, 2.0, 5.0, 6.0]), torch.tensor([0.0, 0.0, 0.5, 0.25])
     >>> below(*scores, torch.tensor([False, False, True, True]))

@@ -1,8 +1,8 @@
-"""Prune whole layers: residual blocks that change little are bypassed.
+"""Layer pruning: the least important residual blocks are bypassed.
 
-A block may go where its input reaches its output by additions alone: without the block, the input is handed on. The
-blocks are found in the trace, among the items of `nn.Sequential` and `nn.ModuleList`; their score is the mean of the
-criterion over their weights.
+A block can be bypassed if its input reaches its output by additions alone: its input becomes its output. Blocks are
+found in the trace, among the items of `nn.Sequential` and `nn.ModuleList`; the score of a block is the mean of the
+criterion over its weights.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from secateur.core.errors import InputError, ModelError
 from secateur.core.progress import track
 from secateur.criteria import Calibration, measured, score
 from secateur.graph import cost
-from secateur.graph.cost import MACS
 from secateur.graph.couple import couple
 from secateur.graph.cut import Cut
+from secateur.graph.operators import operator_of
 from secateur.graph.program import Program, Ref, refs
 from secateur.graph.trace import trace
 from secateur.measure.inputs import ModelInputs
@@ -36,22 +36,16 @@ from secateur.shrink.verify import verify
 from secateur.sparsity.masks import Masks
 from secateur.sparsity.targets import DTYPES, matches
 
-CARRIES = {
-    "add", "clone", "detach", "alias", "_to_copy", "contiguous", "relu", "native_layer_norm", "dropout", "view",
-    "_unsafe_view", "permute", "transpose",
-}  # fmt: skip
-"""Operators through which a residual stream stays what it is, or is normalised."""
-
 
 class ResidualBlock(NamedTuple):
-    """A residual block: where it is, and how many items it returns, 0 for a tensor alone."""
+    """A residual block: its module path, and the number of items it returns, 0 for a single tensor."""
 
     path: str
     items: int
 
 
 def blocks_of(model: nn.Module, program: Program) -> list[ResidualBlock]:
-    """Return the residual blocks of a traced model, in the order they run."""
+    """Return the residual blocks of a traced model, in order of execution."""
     runs = Counter(run.path for run in program.runs)
     found: list[ResidualBlock] = []
     for run in program.runs:
@@ -77,23 +71,23 @@ def blocks_of(model: nn.Module, program: Program) -> list[ResidualBlock]:
 
 
 def _residual(program: Program, source: int, target: int, nodes: range) -> bool:
-    """Whether `source` reaches `target` by carrying operators and at least one sum, beside a product."""
+    """Whether `source` reaches `target` by operators of `CARRIES` with at least one sum, and a product runs beside."""
     if program.values[source].shape != program.values[target].shape:
         return False
     reached, summed, product = {source}, set[int](), False
     for at in nodes:
         node = program.nodes[at]
-        product |= node.op in MACS
-        operands = set(refs(node.args))
-        if node.op.rstrip("_") in CARRIES and operands & reached:
+        operator, operands = operator_of(node), set(refs(node.args))
+        product |= operator.product is not None
+        if (operator.adds or operator.keeps_stream) and operands & reached:
             reached.update(node.outputs[:1])
-            if node.op.startswith("add") or operands & summed:
+            if operator.adds or operands & summed:
                 summed.update(node.outputs[:1])
     return target in summed and product
 
 
 def skip_layers(model: nn.Module, example_inputs: ModelInputs | None, settings: Settings) -> Pruned:
-    """Bypass the least important blocks: exactly round(amount · blocks) of those that may go; one always stays.
+    """Bypass exactly round(amount · blocks) of the selected blocks, the least important first; one is always kept.
 
     Raises `ModelError` for a model without residual blocks. See `secateur.prune`.
     """
@@ -150,12 +144,12 @@ def skip_layers(model: nn.Module, example_inputs: ModelInputs | None, settings: 
 
 
 def _kept(scores: Tensor, amount: float) -> Tensor:
-    """Return which blocks stay; at least one does."""
+    """Return the mask of kept blocks, boolean [blocks], at least one True."""
     return keep_highest(scores, min(round(amount * len(scores)), len(scores) - 1))
 
 
 def _gone(blocks: Sequence[ResidualBlock], kept: Tensor) -> dict[str, int]:
-    """Return the others, and how many items each returns."""
+    """Return the removed blocks, path → number of items returned."""
     return {block.path: block.items for block, stays in zip(blocks, kept.tolist(), strict=True) if not stays}
 
 

@@ -1,4 +1,4 @@
-"""The result of a cut: the pruned model, what was removed, and the bytes and latency saved."""
+"""The result of a cut: the pruned model, the removed parts, and the bytes and latency saved."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from secateur.sparsity.masks import Masks
 
 @dataclass(frozen=True)
 class Pruned:
-    """What `prune` gives back.
+    """The result of `prune`.
 
     `model` is the pruned model (same class), `requested` and `achieved` the fraction of the prunable weights or
-    units to remove and removed, `choices` the arguments that made it, `skipped` what was left alone and why.
+    units to remove and removed, `choices` the settings by name, `skipped` the uncut tensors or groups with the reason.
 
-    A cut of weights has `masks` of what was kept, and in `redistributed` how many weights more (or, below 0, fewer)
-    a tensor kept than the scope alone would have left, so that none is empty.
+    A cut of weights has `masks`, True for kept weights, and `redistributed`: tensor name → weights kept minus weights
+    kept by the scope alone, for tensors changed so that none is empty.
 
-    A cut of units has a `plan`, the `verification` that the smaller model computes what the large one computes
-    without them, `units` (of those that may go), `parameters`, `macs`, `bytes` and, where asked for, `milliseconds`
-    before and after, the `groups` the units belong to (None for whole layers), and in `kept` how many of each group are
-    left. Its `masks` are those given, made smaller too.
+    A cut of units has a `plan`, the `verification` of the smaller model against the large one without the removed
+    units, pairs (before, after) of `units`, `parameters`, `macs`, `bytes` and, with `timed`, `milliseconds`, the
+    `groups` of the units (None for whole layers), and `kept`, group name → number of units left. Its `masks` are the
+    given ones, resized.
 
-    `compensated` is what the compensation tells of itself.
+    `compensated` is the record of the compensation.
     """
 
     model: nn.Module
@@ -56,23 +56,23 @@ class Pruned:
     compensated: Mapping[str, Any] = field(default_factory=dict)
 
     def summary(self) -> str:
-        """Say in a few lines what was removed from where."""
+        """Return a text of a few lines: the removed weights or units, by tensor or group."""
         lines = [
             f"{self.choices['granularity']} pruning by {self.choices['criterion']}, scope {self.choices['scope']}",
         ]
         lines += self._smaller() if self.plan is not None else self._sparser()
         width = max((len(name) for name in self.skipped), default=0)
         lines += [f"  {name:<{width}}  left alone: {reason}" for name, reason in self.skipped.items()]
-        return "\n".join([*lines, *self._made_up()])
+        return "\n".join([*lines, *self._compensation_lines()])
 
-    def _made_up(self) -> list[str]:
-        told = self.compensated
-        done = [f"{len(told[what])} {what}" for what in ("layers", "groups") if what in told]
-        if "corrected" in told:
-            done.append(f"{told['corrected']} normalisations and biases corrected")
+    def _compensation_lines(self) -> list[str]:
+        record = self.compensated
+        done = [f"{len(record[what])} {what}" for what in ("layers", "groups") if what in record]
+        if "corrected" in record:
+            done.append(f"{record['corrected']} normalisations and biases corrected")
         lines = [f"compensation {self.choices['compensation']}: {', '.join(done)}"] if done else []
-        lines += [f"  {name}  not made up for: {reason}" for name, reason in told.get("left", {}).items()]
-        return lines + [f"  not corrected: {told[key]}" for key in ("not corrected",) if key in told]
+        lines += [f"  {name}  not made up for: {reason}" for name, reason in record.get("left", {}).items()]
+        return lines + [f"  not corrected: {record[key]}" for key in ("not corrected",) if key in record]
 
     def _sparser(self) -> list[str]:
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
@@ -113,7 +113,7 @@ class Pruned:
 
 
 def stored_bytes(model: nn.Module) -> int:
-    """Return what a model's tensors take, shared ones once and lazy ones, which have no size yet, not at all."""
+    """Return the bytes of a model's tensors, shared ones counted once, lazy ones, which have no size yet, as none."""
     tensors = (tensor for tensor in named_tensors(model).values() if not is_lazy(tensor))
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
@@ -121,7 +121,7 @@ def stored_bytes(model: nn.Module) -> int:
 def spent(
     large: nn.Module, small: nn.Module, example_inputs: ModelInputs, settings: Settings, before: int
 ) -> dict[str, Any]:
-    """Return fields of `Pruned`: bytes, `before` and now, and where asked for the milliseconds of a pass of each."""
+    """Return fields of `Pruned`: bytes, `before` and now, and with `timed` the milliseconds of a pass of each."""
     times = None
     if settings.timed:
         if settings.inplace:

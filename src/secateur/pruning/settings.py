@@ -1,7 +1,8 @@
-"""The settings of a cut: names, defaults, meanings and checks, each said once.
+"""The settings of a cut: names, defaults, documentation and checks, each declared once.
 
-`Settings` is what `secateur.prune`, the steps that cut and the command line are made from: a field's `help` is its
-documentation everywhere, its `where` names the granularities it has a meaning for, and its `check` is the only one.
+`secateur.prune`, the steps that cut and the command line are made from `Settings`: a field's `help` is its
+documentation everywhere, its `where` names the properties of the granularities it applies to, and its `check`
+validates its value.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from secateur.sparsity.granularity import GRANULARITIES, Granularity, kinds_wher
 from secateur.sparsity.targets import as_names, roles
 
 RENAMED = {"normalisation": "scaling"}
-"""Options of compensations that had another name once: old → new."""
+"""Renamed options of compensations: old name → new name."""
 
 
 def setting(
@@ -42,7 +43,7 @@ def setting(
 ) -> Any:
     """Declare a setting: its default, its documentation, and its check, which raises `InputError`.
 
-    `where` names properties of granularities, such as "zeroes", of which one must hold for it to have a meaning.
+    `where` names properties of granularities, such as "zeroes"; the setting applies if one of them holds.
     """
     metadata = {"help": help, "where": where, "check": check}
     return (
@@ -70,10 +71,10 @@ def _at_least_one(what: str, value: int | None) -> None:
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of `secateur.prune`, checked when they are made.
+    """The settings of `secateur.prune`, checked at construction.
 
-    Raises `InputError` for what makes no sense for any model: a name or an option that is not known, an amount or a
-    budget out of range, missing data, and a setting without a meaning for the granularity.
+    Raises `InputError` for settings invalid for every model: an unknown name or option, an amount or budget out of
+    range, missing data, or a setting that does not apply to the granularity.
     """
 
     amount: float | None = setting(
@@ -130,7 +131,7 @@ class Settings:
     )
     compensation: str = setting(
         "drop",
-        "how the rest makes up for the cut; secateur compensations lists them; drop: not at all",
+        "compensation of the cut by the remaining parameters; secateur compensations lists them; drop: none",
         check=_named(COMPENSATIONS),
     )
     correct: bool | None = setting(
@@ -154,8 +155,8 @@ class Settings:
     )
     rounds: int | None = setting(
         None,
-        "number of rounds, each of which scores what is left and cuts a part; when left out the criterion's own number "
-        "for weights, blocks and patterns, else 1",
+        "number of rounds of scoring and cutting; when left out the criterion's own number for weights, blocks and "
+        "patterns, else 1",
         check=partial(_at_least_one, "number of rounds"),
     )
     schedule: str = setting(
@@ -276,20 +277,20 @@ class Settings:
 
     @property
     def requested(self) -> float:
-        """The fraction to remove: the pattern's own, or the caller's."""
+        """The fraction to remove: the pattern's own, or the amount."""
         own = self.granularity.amount
         return float(self.amount or 0.0) if own is None else own
 
     @cached_property
     def goal(self) -> float | Budget | LatencyBudget:
-        """The fraction of units to remove, or the part of a cost to leave."""
+        """The fraction of units to remove, or the budget."""
         return self.requested if self.budget is None else read(self.budget)
 
     @property
     def corrects(self) -> bool:
-        """Whether means and variances are corrected: unless told, where units go and data is given, after training.
+        """Whether means and variances are corrected: `correct` if set, else for units cut with data after training.
 
-        A cut of weights changes nothing but them unless told, so that masks, rewinding and methods stay what they are.
+        By default a cut of weights changes the cut weights alone, so that rewinding and methods reproduce exactly.
         """
         if self.correct is not None:
             return self.correct
@@ -298,18 +299,18 @@ class Settings:
 
     @property
     def compensation_options(self) -> dict[str, Any]:
-        """The options that are the compensation's; those of the criterion that have the same name are, too."""
+        """The options of the compensation, including those whose name the criterion shares."""
         own = COMPENSATIONS[self.compensation].options(str(self.granularity))
         return {name: value for name, value in self.options.items() if name in own}
 
     @property
     def criterion_options(self) -> dict[str, Any]:
-        """The options that are not the compensation's alone."""
+        """The options of the criterion, including those whose name the compensation shares, and unknown ones."""
         own, others = CRITERIA[self.criterion].options, self.compensation_options
         return {name: value for name, value in self.options.items() if name in own or name not in others}
 
     def choices(self, *more: str) -> dict[str, Any]:
-        """Return what identifies a cut, by name: the settings all granularities share, and `more` of them."""
+        """Return the settings that identify a cut, by name: those of all granularities, and those named in `more`."""
         names = ("scope", "amount", "keep", "layers", "seed", *more)
         return {
             "granularity": str(self.granularity),
@@ -326,7 +327,7 @@ DECLARED = {each.name: each for each in fields(Settings)}
 
 
 def kinds_of(name: str) -> list[str]:
-    """Return the kinds of granularity that a setting has a meaning for.
+    """Return the kinds of granularity that a setting applies to.
 
     >>> kinds_of("max_amount")
     ['channel', 'head']
@@ -340,7 +341,7 @@ def _holds(granularity: type[Granularity], name: str) -> bool:
 
 
 def help_of(name: str) -> str:
-    """Return the documentation of a setting, with the granularities it is for where these are not all.
+    """Return the documentation of a setting, followed by its granularities unless it applies to all.
 
     >>> help_of("keep")
     'layers to leave alone, by name or glob'
@@ -357,7 +358,7 @@ Documented = TypeVar("Documented", bound=Callable[..., Any])
 
 
 def documented(function: Documented) -> Documented:
-    """Put the documentation of all settings in the place of the line `{settings}` of a function's docstring."""
+    """Replace the line `{settings}` of a function's docstring by the documentation of all settings."""
     lines = [
         textwrap.fill(f"{name}: {help_of(name)}.", 112, initial_indent=" " * 8, subsequent_indent=" " * 12)
         for name in DECLARED

@@ -1,8 +1,7 @@
-"""Prune units: find what is coupled, score it, spread the amount, make the model smaller, prove it.
+"""Structured pruning: coupled groups of units are scored, allocated, removed from the tensors and verified.
 
-`analyze` finds the groups; `prune_units` is the whole pipeline for granularities that make a model smaller. Data
-flows one way: trace → couple → score → spread → settle → apply → verify. Where the model's own code turns out not
-to follow a cut, what that place touches is locked, with the reason, and the cut is made again.
+`prune_units` is the pipeline: trace → couple → score → spread → settle → apply → verify. If the model's own code does
+not follow a cut, the groups at that line are locked, with the reason, and the cut is made again.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ from secateur.sparsity.masks import Masks
 from secateur.sparsity.targets import check_finite, matches, require_module
 
 LOCK_ATTEMPTS = 32
-"""How many places in the code that don't follow may be found and locked before a model is given up."""
+"""Largest number of attempts, each of which locks the places in the code that do not follow the cut."""
 
 
 def prune_units(model: nn.Module, example_inputs: ModelInputs | None, settings: Settings) -> Pruned:
@@ -60,7 +59,7 @@ def prune_units(model: nn.Module, example_inputs: ModelInputs | None, settings: 
     _require_values(model)
     check_finite({name: t for name, t in named_tensors(model).items() if isinstance(t, nn.Parameter)})
     program = trace(model, example_inputs, training=True)
-    # scored again where a place in the code is locked
+    # kept for another pass: groups are scored again after a place in the code is locked
     data = None if settings.data is None else Calibration.of(settings.data)
 
     def score(model: nn.Module, groups: Groups, wanted: Sequence[Group]) -> dict[str, Tensor]:
@@ -127,7 +126,7 @@ def prune_units(model: nn.Module, example_inputs: ModelInputs | None, settings: 
     compensated = make_up(case, groups.coupling, settings)
     masks.apply_(small)
     if settings.inplace:
-        small = _taken_over(apply(model, plan, inplace=True), small)
+        small = _with_values_of(apply(model, plan, inplace=True), small)
     return Pruned(
         small,
         masks,
@@ -152,7 +151,7 @@ def prune_units(model: nn.Module, example_inputs: ModelInputs | None, settings: 
 
 @dataclass(frozen=True)
 class _GroupCutter:
-    """Makes the cut of any amount."""
+    """A `Cutter` over scored groups."""
 
     groups: Groups
     chosen: Sequence[Group]
@@ -188,7 +187,7 @@ def _reaching(goal: Goal, cutter: _GroupCutter, model: nn.Module, example_inputs
 
 
 @torch.no_grad()
-def _taken_over(model: nn.Module, other: nn.Module) -> nn.Module:
+def _with_values_of(model: nn.Module, other: nn.Module) -> nn.Module:
     """Give a model the values of another of the same shapes, and return it."""
     for name, tensor in named_tensors(other).items():
         named_tensors(model)[name].copy_(tensor)
@@ -218,7 +217,7 @@ def _require_values(model: nn.Module) -> None:
 
 
 def _chosen(groups: Groups, settings: Settings) -> list[Group]:
-    """Return the groups that may be cut and are meant."""
+    """Return the free groups that the granularity, `keep` and `layers` select."""
     keep, layers = settings.keep, settings.layers
     names = {member.name for each in groups for member in each.members}
     for pattern in (*keep, *layers):
@@ -244,7 +243,7 @@ def _of_heads(granularity: Granularity) -> bool:
 
 
 def _nothing(groups: Groups, granularity: Granularity) -> str:
-    """Say why there is nothing to cut."""
+    """Return the sentence of the reason for which no group can be cut."""
     if _of_heads(granularity) and not any(each.heads for each in groups):
         return "There is nothing to prune by head: the model has no attention heads that were found."
     because = next(

@@ -1,7 +1,7 @@
-"""Prune weights and patterns: targets → scores → masks, in one round or in many.
+"""Pruning of weights, blocks and patterns: targets → scores → masks, in one or several rounds.
 
-A round measures and scores the model with the cuts of the rounds before it, and cuts on to the next step of a
-schedule; the last step is the amount asked for, exactly.
+A round measures and scores the model under the cuts of the earlier rounds, and cuts to the next amount of the
+schedule; the last amount is exactly the requested one.
 """
 
 from __future__ import annotations
@@ -94,9 +94,9 @@ def prune_weights(model: nn.Module, example_inputs: ModelInputs | None, settings
     pruned = model if settings.inplace and not compensates else _copy(model)
     masks.apply_(pruned)
     if compensates:
-        masks, compensated = _made_up(model, pruned, masks, example_inputs, data, settings)
+        masks, compensated = _compensated(model, pruned, masks, example_inputs, data, settings)
         if settings.inplace:
-            pruned = _take_over(model, pruned)
+            pruned = _with_values_of(model, pruned)
     choices = settings.choices("include", "schedule", "allow_empty") | {
         "scope": rule.name if granularity.amount is None else "local",
         "amount": requested,
@@ -114,7 +114,7 @@ def prune_weights(model: nn.Module, example_inputs: ModelInputs | None, settings
     )
 
 
-def _made_up(
+def _compensated(
     model: nn.Module,
     pruned: nn.Module,
     masks: Masks,
@@ -122,7 +122,7 @@ def _made_up(
     data: CalibrationBatches | None,
     settings: Settings,
 ) -> tuple[Masks, dict[str, Any]]:
-    """Let the compensation change the pruned model; return the masks it has then, and what was told."""
+    """Apply the compensation to the pruned model; return its masks afterwards and the record of the compensation."""
     calibration = None if data is None else Calibration.of(data)
     if example_inputs is None:
         example_inputs = next((inputs for inputs, _ in calibration or ()), None)
@@ -143,15 +143,15 @@ def _made_up(
         earlier=earlier,
         granularity=settings.granularity,
     )
-    told = make_up(case, couple(program), settings)
-    masks = told.pop("masks", masks)
+    record = make_up(case, couple(program), settings)
+    masks = record.pop("masks", masks)
     masks.apply_(pruned)
-    return masks, told
+    return masks, record
 
 
 @contextmanager
 def _without(model: nn.Module, cut: Masks) -> Iterator[None]:
-    """Let what is cut be zero while the block runs; then all values are what they were.
+    """Set cut weights to zero while the block runs, then restore them.
 
     A tensor whose cut weights are zero already is not copied. (`measure.inputs.masked` copies single weights, which
     needs less memory and much more time.)
@@ -173,9 +173,9 @@ def _without(model: nn.Module, cut: Masks) -> Iterator[None]:
 def _stages(
     settings: Settings, rounds: int, already: float, regrows: bool
 ) -> list[tuple[Granularity, float]]:
-    """Return the granularity and the amount of each round; the last are those asked for.
+    """Return the granularity and the amount of each round; the last are the requested ones.
 
-    Rounds in which a pattern would cut nothing new are left out, unless weights regrow.
+    Rounds in which a pattern cuts no further weight are left out, unless weights regrow.
     """
     granularity, requested, path = settings.granularity, settings.requested, PATHS[settings.schedule]
     fixed = granularity.amount is not None
@@ -188,14 +188,14 @@ def _stages(
 
 
 def _spread(granularity: Granularity, kept: Masks, shapes: Mapping[str, tuple[int, ...]]) -> Masks:
-    """Return masks of weights for masks of the entries that a granularity cuts."""
+    """Return masks of weights for masks of the entries of a granularity."""
     return Masks({name: granularity.spread(mask, shapes[name]) for name, mask in kept.items()})
 
 
 def _fitting(
     targets: Mapping[str, Tensor], granularity: Granularity
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the tensors that fit a granularity, and the reasons why the others don't."""
+    """Return the tensors that fit a granularity, and for each other one the reason."""
     reasons = {name: granularity.misfit(tuple(target.shape)) for name, target in targets.items()}
     skipped = {name: reason for name, reason in reasons.items() if reason is not None}
     fitting = {name: target for name, target in targets.items() if name not in skipped}
@@ -207,8 +207,8 @@ def _fitting(
 
 
 @torch.no_grad()
-def _take_over(model: nn.Module, pruned: nn.Module) -> nn.Module:
-    """Give `model` the values of its pruned copy, once nothing can go wrong any more."""
+def _with_values_of(model: nn.Module, pruned: nn.Module) -> nn.Module:
+    """Copy the values of the pruned copy to `model`, as the last operation, and return it."""
     values = named_tensors(pruned)
     for name, tensor in named_tensors(model).items():
         tensor.copy_(values[name])

@@ -10,9 +10,9 @@ import re
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from secateur.core.extras import need
 from secateur.report import comparison, sections, theme, words
 from secateur.report.content import ReportContent
 
@@ -56,6 +56,7 @@ def specification(chart: alt.TopLevelMixin) -> dict[str, Any]:
 
 def drawing(spec: dict[str, Any]) -> Markup:
     """Return the chart as a static inline SVG, hidden from screen readers: its container has the description."""
+    need("vl_convert", for_="A drawing of a chart")
     import vl_convert
 
     svg = re.sub(r' (aria-[a-z]+|role)="[^"]*"', "", vl_convert.vegalite_to_svg(spec))
@@ -70,6 +71,7 @@ def unbroken(text: str) -> str:
 @cache
 def vega() -> Markup:
     """Return Vega, Vega-Lite and Vega-Embed as one JavaScript module that defines `window.vegaEmbed`."""
+    need("vl_convert", for_="A drawing of a chart")
     import vl_convert
 
     bundle: str = vl_convert.javascript_bundle(snippet="window.vegaEmbed = vegaEmbed;")
@@ -78,9 +80,13 @@ def vega() -> Markup:
 
 @cache
 def _template() -> Any:
-    loader = PackageLoader("secateur.report", "")
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    jinja = need("jinja2", for_="A report")
+    environment = jinja.Environment(
+        loader=jinja.PackageLoader("secateur.report", ""),
+        autoescape=True,
+        undefined=jinja.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters["unbroken"] = unbroken
     return environment.get_template("page.html")

@@ -8,7 +8,6 @@ does not, so that a wrong operand still shows.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,13 +15,9 @@ import torch
 from torch import Tensor
 
 from secateur.graph.cut import Cut
+from secateur.graph.operators import row
 from secateur.graph.program import Node
-
-SHAPE_DRAWS = {
-    "rand", "randn", "rand_like", "randn_like", "normal", "normal_", "uniform_", "bernoulli_", "exponential_",
-    "cauchy_", "log_normal_", "geometric_",
-}  # fmt: skip
-"""Operators that draw numbers which depend on no tensor, only on the shape of one."""
+from secateur.graph.rules.table import Keep
 
 
 class Draws:
@@ -52,43 +47,22 @@ class Draws:
         return numbers.copy_(whole) if whole.shape == numbers.shape else numbers
 
 
-Keep = Callable[[Tensor], Tensor]
-
-
 def run(func: Any, op: str, args: Any, kwargs: Any, keep: Keep) -> Any:
     """Run an operator; `keep` sees the numbers it draws, if it draws any, and returns those to use.
 
     Numbers from a generator of the model's own are a constant to it, and left as they are.
     """
-    given = any(isinstance(argument, Tensor) for argument in args[1 if op.endswith(("_", "_like")) else 0 :])
-    if kwargs.get("generator") is None and given and op in FROM_NOISE:
-        return FROM_NOISE[op](keep, *args)
-    drawn = func(*args, **kwargs)
-    return keep(drawn) if kwargs.get("generator") is None and op in SHAPE_DRAWS and not given else drawn
-
-
-def _normal(keep: Keep, mean: Tensor | float, std: Tensor | float = 1.0, *_: Any) -> Tensor:
-    """N(mean, std²)."""
-    like: Any = mean + std
-    return mean + std * keep(torch.randn_like(like))
-
-
-def _bernoulli(keep: Keep, source: Tensor, p: float | None = None, *_: Any) -> Tensor:
-    """1 with probability p, which is the operand where it is not given."""
-    return (keep(torch.rand_like(source)) < (source if p is None else p)).to(source.dtype)
-
-
-def _dropout(keep: Keep, source: Tensor, p: float, train: bool | None = True) -> tuple[Tensor, Tensor]:
-    """x / (1 − p), or 0 with probability p."""
-    if train is False:
-        return source.clone(), torch.ones_like(source, dtype=torch.bool)
-    mask = keep(torch.rand_like(source)) >= p
-    return source * mask / max(1 - p, torch.finfo(source.dtype).tiny), mask
-
-
-FROM_NOISE: dict[str, Callable[..., Any]] = {
-    "normal": _normal,
-    "bernoulli": _bernoulli,
-    "native_dropout": _dropout,
-}
-"""Operators that draw numbers which depend on their operands."""
+    known = row(op, func)
+    if kwargs.get("generator") is not None or not (known.draws or known.from_noise):
+        return func(*args, **kwargs)
+    written = op.endswith("_")
+    given = any(
+        isinstance(argument, Tensor) for argument in args[1 if written or op.endswith("_like") else 0 :]
+    )
+    if not given:
+        drawn = func(*args, **kwargs)
+        return keep(drawn) if known.draws else drawn
+    if known.from_noise is None:
+        return func(*args, **kwargs)
+    computed = known.from_noise(keep, *args)
+    return args[0].copy_(computed) if written else computed

@@ -13,7 +13,9 @@ from torch import nn
 
 from secateur.core.errors import reason_of
 from secateur.graph.cut import Cut
+from secateur.graph.operators import Effect, operator_of
 from secateur.graph.program import Call, Node, Program, refs
+from secateur.graph.readers import summed_activations
 from secateur.graph.trace import attempt
 from secateur.measure.inputs import ModelInputs
 
@@ -54,13 +56,12 @@ def _rescaled(program: Program, after: Program) -> list[tuple[int, str]]:
     return []
 
 
-ARITHMETIC = {"add", "sub", "mul", "div", "pow", "rsub", "floor_divide", "clamp"}
-"""Operators in whose arguments whole numbers are values, not sizes or dimensions."""
-
-
 def _numbers(node: Node) -> list[str]:
-    """Return the numbers an operator computes with, written out: NaN is what NaN was."""
-    kinds = (int, float) if node.op.rstrip("_") in ARITHMETIC else (float,)
+    """Return the numbers an operator computes with, written out: NaN is what NaN was.
+
+    Whole numbers are sizes or dimensions, but for a pointwise operator.
+    """
+    kinds = (int, float) if operator_of(node).effect is Effect.POINTWISE else (float,)
     return [repr(float(argument)) for argument in node.args if isinstance(argument, kinds)]
 
 
@@ -70,16 +71,16 @@ def products_of_activations(cut: Cut) -> list[tuple[int, str]]:
     Zeroed weights need not make both of them zero, as in attention without softmax: such a sum is not the same with
     fewer terms.
     """
-    program, dims = cut.coupling.program, cut.coupling.dims
+    program = cut.coupling.program
     weights = {value.id for value in program.values if value.kind in ("parameter", "buffer")}
     found = []
     for node in program.nodes:
-        operands = list(refs(node.args))
-        if operands and set(operands) <= weights:
+        operands = set(refs(node.args))
+        if operands and operands <= weights:
             weights.update(node.outputs)
-        elif node.op in ("mm", "bmm") and node.call is not None and not weights & set(operands):
-            summed = dims[operands[0]][-1]
-            if summed is not None and not cut.kept(summed).all():
+        elif node.call is not None:
+            summed = summed_activations(cut.coupling, node, weights)
+            if not all(cut.kept(vector).all() for vector in summed):
                 found.append(
                     (node.call, "the code sums products over it that are not zero without its weights")
                 )

@@ -6,6 +6,7 @@ model that a smaller one is compared with computes it over the kept indices, and
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from functools import partial
@@ -18,8 +19,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from secateur.core.errors import VerificationError
+from secateur.core.schemas import operator_name, positions
 from secateur.graph.cut import Cut
+from secateur.graph.operators import operator_of, run_known
 from secateur.graph.program import Node, Ref
+from secateur.graph.rules.table import Normalisation
 from secateur.shrink import draws
 
 NARROW = (torch.float16, torch.bfloat16, torch.float32)
@@ -64,9 +68,12 @@ class Widened(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
+        out = run_known(self, func, args, kwargs)
+        if out is not NotImplemented:
+            return out
         if kwargs.get("dtype") is not None:
             kwargs["dtype"] = type_for(kwargs["dtype"], self.dtype)
-        name = func._schema.name.partition("::")[2]
+        name = operator_name(func)
         nth = self.count[name]
         self.count[name] += 1
         node = self.crossing.get(name, {}).get(nth)
@@ -89,8 +96,7 @@ def _over_kept(func: Callable[..., Any], args: Any, kwargs: Any, node: Node, cut
     part = whole
     for dim, indices in stay.items():
         part = part.index_select(dim, indices)
-    rest = ADAPT[node.op](args, stay, part) if node.op in ADAPT else args[1:]
-    out = func(part, *rest, **kwargs)
+    out = func(part, *_following(func, args, node, stay, part), **kwargs)
 
     whole_shapes = iter(node.outputs)
 
@@ -111,40 +117,27 @@ def _over_kept(func: Callable[..., Any], args: Any, kwargs: Any, node: Node, cut
     return tree_map(back, out)
 
 
-def _layer_norm(args: Any, stay: dict[int, Tensor], part: Tensor) -> list[Any]:
-    """Scale and shift lose the indices the input loses."""
-    shape = list(part.shape[-len(args[1]) :])
-    rest: list[Any] = [shape]
-    for affine in args[2:]:
-        if isinstance(affine, Tensor):
-            for dim, indices in stay.items():
-                back = dim - part.ndim
-                if -back <= affine.ndim:
-                    affine = affine.index_select(back, indices)
-        rest.append(affine)
-    return rest
-
-
-def _group_norm(args: Any, stay: dict[int, Tensor], part: Tensor) -> list[Any]:
-    scale, shift, batch, _, size, groups, eps = args[1:]
-    kept = stay[1]
-    affine = [None if each is None else each.index_select(0, kept) for each in (scale, shift)]
-    return [*affine, batch, part.shape[1], size, groups, eps]
-
-
-def _batch_norm(args: Any, stay: dict[int, Tensor], part: Tensor) -> list[Any]:
-    """Everything there is one of for each channel."""
-    if 1 not in stay:
+def _following(func: Any, args: Any, node: Node, stay: dict[int, Tensor], part: Tensor) -> list[Any]:
+    """Return the arguments behind the first for an operand of which the indices `stay` are left, `part`."""
+    norm = operator_of(node).norm
+    if norm is None:
         return list(args[1:])
-    return [each.index_select(0, stay[1]) if isinstance(each, Tensor) else each for each in args[1:]]
+    named = zip(positions(func), args, strict=False)
+    return [_followed(norm, name, given, stay, part) for name, given in named][1:]
 
 
-ADAPT: dict[str, Callable[..., list[Any]]] = {
-    "native_layer_norm": _layer_norm,
-    "_fused_rms_norm": _layer_norm,
-    "rms_norm": _layer_norm,
-    "native_group_norm": _group_norm,
-    "native_batch_norm": _batch_norm,
-    "_native_batch_norm_legit": _batch_norm,
-    "_batch_norm_with_update": _batch_norm,
-}
+def _followed(norm: Normalisation, name: str, given: Any, stay: dict[int, Tensor], part: Tensor) -> Any:
+    """Return an argument of a normalisation: entries of what is left, sizes of what is left, or itself."""
+    if name in norm.tensors and isinstance(given, Tensor):
+        return _left(given, norm.first(part.ndim, given.ndim), stay)
+    if name == norm.shape:
+        return list(part.shape[-len(given) :])
+    return math.prod(list(part.shape)[norm.sizes[name]]) if name in norm.sizes else given
+
+
+def _left(tensor: Tensor, first: int, stay: dict[int, Tensor]) -> Tensor:
+    """Return what is left of a tensor whose dimensions are those of an operand from `first` on."""
+    for dim, indices in stay.items():
+        if first <= dim < first + tensor.ndim:
+            tensor = tensor.index_select(dim - first, indices)
+    return tensor

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from secateur.core.errors import InputError, ModelError
+from secateur.core.typed_json import TypeMismatch, typed
 
 ArgumentPath = tuple[int | str, ...]
 """Position or keyword of an argument of a call, then the index, key or end of a slice in it."""
@@ -172,18 +172,22 @@ class Plan:
             for name, dims in self.kept.items()
             for dim, indices in dims.items()
         }
-        about = _About(
-            dict(self.shapes), dict(self.attributes), self.overrides, self.standins, dict(self.skipped)
-        )
-        return tensors, TypeAdapter(_About).dump_python(about, mode="json")
+        about = {
+            "shapes": dict(self.shapes),
+            "attributes": dict(self.attributes),
+            "overrides": [vars(override) for override in self.overrides],
+            "standins": self.standins,
+            "skipped": dict(self.skipped),
+        }
+        return tensors, json.loads(json.dumps(about))
 
     @classmethod
     def unpack(cls, tensors: Mapping[str, Tensor], about: Any) -> Plan:
         """Undo `pack`. Raises `InputError` for anything that `pack` would not have given."""
         try:
-            rest = TypeAdapter(_About).validate_json(json.dumps(about), strict=True)
-        except ValidationError as error:
-            place = ".".join(str(step) for step in error.errors()[0]["loc"]) or "the whole"
+            rest: _About = typed(_About, about)
+        except TypeMismatch as error:
+            place = error.place or "the whole"
             raise InputError(f"This is no plan: {place} is not what a plan says there.") from None
         kept: dict[str, dict[int, Tensor]] = {name: {} for name in rest.shapes}
         for key, indices in tensors.items():

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 from secateur.graph.coupling import Need
 from secateur.graph.cut import Cut
 from secateur.graph.sizes import Attribute, Extent, Leaf, Scale, TracedSize, evaluate, leaves
+from secateur.shrink import size_arguments
 from secateur.shrink.plan import ArgumentPath, Override
-from secateur.shrink.size_arguments import SIZED
 
 
 class Demand(NamedTuple):
@@ -42,8 +42,7 @@ def settle(cut: Cut) -> Settlement:
     demands = [
         Demand(number, place, size, need)
         for number, call in enumerate(cut.coupling.program.calls)
-        if call.name in SIZED
-        for place, size, need in SIZED[call.name](cut, number, call)
+        for place, size, need in size_arguments.demands(cut, number, call)
         if isinstance(size, int | float)
     ]
     settlement = Settlement(failures=_unmet(cut, demands))

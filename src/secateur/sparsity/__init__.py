@@ -1,1 +1,1 @@
-"""Which parameters a cut may touch, what one cut removes, and the masks that come of it."""
+"""Sparsity: prunable parameters, granularities and masks."""

@@ -1,4 +1,4 @@
-"""Blocks of a matrix that are cut together: single weights, squares, rows, heads."""
+"""Blocks of a weight matrix that are cut together: single weights, tiles, rows, heads."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BLOCK = re.compile(r"([1-9][0-9]{0,6}|all)x([1-9][0-9]{0,6}|all)")
 class Blocks:
     """Blocks of `rows` × `columns` of a weight as a matrix [out, in · kernel]; those at the edges may be smaller.
 
-    0 stands for all. "1x1" is single weights, "1xall" whole outputs (filters, neurons), "64xall" heads of size 64.
+    0 means all. "1x1" is single weights, "1xall" whole outputs (filters, neurons), "64xall" heads of size 64.
     """
 
     rows: int
@@ -26,7 +26,7 @@ class Blocks:
 
     @classmethod
     def parse(cls, text: str) -> Blocks:
-        """Read "32x32", "1xall" and the like. Raises `InputError` for anything else."""
+        """Read a text such as "32x32" or "1xall". Raises `InputError` for any other."""
         match = BLOCK.fullmatch(str(text))
         if match is None:
             raise InputError(
@@ -56,7 +56,7 @@ class Blocks:
         return self.rows == self.columns == 1
 
     def spread(self, values: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """Return a tensor of `shape` with the value of each weight's block; `values` are shaped as from `means`."""
+        """Return a tensor of `shape` with the value of each weight's block; `values` has the shape of `means`."""
         if self.single:
             return values
         height, width, rows, columns = self._sizes(shape)

@@ -1,8 +1,8 @@
-"""Sparsity as a value: one boolean tensor per pruned parameter, True where the weight is kept.
+"""Masks: one boolean tensor per pruned parameter, True for kept weights.
 
-`Masks` is a read-only mapping that validates itself, knows its numbers, zeroes a model, keeps it zeroed while any
-optimiser trains it, and packs itself to one bit a weight for storage. It lives beside the model, never inside it:
-the model's class, its state dict and its exports stay what they were.
+`Masks` is a read-only mapping with validation, counts, zeroing of a model, zeroing under any optimiser, and packing to
+one bit per weight. It is stored beside the model, never inside it: the model's class, state dict and exports are
+unchanged.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Masks(Mapping[str, Tensor]):
     """
 
     def __init__(self, masks: Mapping[str, Tensor]) -> None:
-        """Take a mapping of boolean tensors. Raises `InputError` for anything else."""
+        """Take a mapping of boolean tensors. Raises `InputError` for other types or dtypes."""
         for name, mask in masks.items():
             kind = mask.dtype if isinstance(mask, Tensor) else f"a {type(mask).__name__}"
             if kind != torch.bool:
@@ -64,13 +64,13 @@ class Masks(Mapping[str, Tensor]):
 
     @property
     def sparsity(self) -> float:
-        """Fraction of the covered entries that is cut; 0.0 where none is covered."""
+        """Fraction of the covered entries that is cut; 0.0 if none is covered."""
         return self.pruned / max(1, self.total)
 
     def __and__(self, other: Mapping[str, Tensor]) -> Masks:
-        """Keep what both keep; a tensor that only one of them covers takes that one's mask.
+        """Return the elementwise conjunction; a tensor covered by only one of the two takes its mask.
 
-        Raises `InputError` where the two disagree on a tensor's shape.
+        Raises `InputError` if two masks of a tensor differ in shape.
         """
         merged = {**self, **other}
         for name, mask in self.items():
@@ -89,8 +89,8 @@ class Masks(Mapping[str, Tensor]):
     def of(self, model: nn.Module) -> list[tuple[nn.Parameter, Tensor]]:
         """Pair each mask with its parameter, on the parameter's device and in its memory layout.
 
-        A tied parameter answers to each of its names. Raises `InputError` where the model has no such parameter
-        or another shape.
+        A tied parameter has several valid names. Raises `InputError` if the model has no such parameter or one of
+        another shape.
         """
         require_module(model)
         parameters = dict(model.named_parameters(remove_duplicate=False))
@@ -109,7 +109,7 @@ class Masks(Mapping[str, Tensor]):
 
     @torch.no_grad()
     def apply_(self, model: nn.Module) -> None:
-        """Set every cut weight of `model` to zero, in place, whatever it was (NaN and infinity too)."""
+        """Set every cut weight of `model` to zero, in place, including NaN and infinity."""
         for parameter, mask in self.of(model):
             parameter.masked_fill_(~mask, 0)
 
@@ -121,28 +121,28 @@ class Masks(Mapping[str, Tensor]):
         >>> held = Masks({"weight": torch.tensor([[True, False]])}).hold(layer, optimizer)
 
         Gradients of cut weights are zeroed before the step, so that they move neither momentum nor second
-        moments; the weights are zeroed after it. The first zeroing happens at once. Call `remove()` on the
-        result to let go, or use it in a `with`; call its `zero_gradients()` before clipping a gradient's norm.
-        Put the model on its device first. Zero times a gradient that has overflown is NaN, for cut weights too.
+        moments; the weights are zeroed after it, and once at this call. Call `remove()` on the result to release
+        the model, or use it in a `with`; call its `zero_gradients()` before clipping a gradient's norm. Move the
+        model to its device first. Zero times a gradient that has overflown is NaN, for cut weights too.
         """
         self.apply_(model)
         return Held(self.of(model), optimizer)
 
     @classmethod
     def of_zeros(cls, model: nn.Module) -> Masks:
-        """Read the masks off a sparse model: every matrix or kernel that has zeros, cut where it is exactly zero."""
+        """Return the masks of a sparse model: every matrix or kernel with zeros, cut at entries that equal zero."""
         kept = {name: parameter.detach() != 0 for name, parameter in model.named_parameters()}
         return cls({name: mask for name, mask in kept.items() if mask.ndim > 1 and not bool(mask.all())})
 
     def pack(self) -> dict[str, Tensor]:
-        """Return the masks at one bit per weight: name → uint8 tensor of ⌈numel / 8⌉ bytes."""
+        """Return the masks packed to one bit per weight: name → uint8 tensor [⌈numel / 8⌉]."""
         return {
             name: torch.from_numpy(np.packbits(mask.cpu().numpy().ravel())) for name, mask in self.items()
         }
 
     @classmethod
     def unpack(cls, packed: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> Masks:
-        """Undo `pack`, given each mask's shape. Raises `InputError` where the two don't belong together."""
+        """Invert `pack`, given each mask's shape. Raises `InputError` if names or sizes do not match."""
         if packed.keys() != shapes.keys():
             raise InputError("The packed masks and their shapes do not go by the same names.")
         masks = {}
@@ -158,10 +158,10 @@ class Masks(Mapping[str, Tensor]):
 
 
 class Held:
-    """Masks at work on a model and its optimiser, until `remove()` or the end of a `with`."""
+    """Hooks on an optimiser that keep cut weights at zero, until `remove()` or the end of a `with`."""
 
     def __init__(self, pairs: list[tuple[nn.Parameter, Tensor]], optimizer: torch.optim.Optimizer) -> None:
-        """Keep zeroed weights zero; one fused multiplication serves all of them, which is fast."""
+        """Register the hooks; each multiplies all tensors in one fused call."""
         self.change(pairs)
         self._hooks = (
             before_step(optimizer, self.zero_gradients),
@@ -169,13 +169,13 @@ class Held:
         )
 
     def change(self, pairs: list[tuple[nn.Parameter, Tensor]]) -> None:
-        """Hold other masks from now on, as `Masks.of` pairs them; what they cut is zeroed after the next step."""
+        """Replace the masks, as pairs of `Masks.of`; weights they cut are zeroed after the next step."""
         self._parameters: list[Tensor] = [parameter for parameter, _ in pairs]
         self._factors = [mask.to(parameter.dtype) for parameter, mask in pairs]
 
     @torch.no_grad()
     def zero_gradients(self) -> None:
-        """Zero the gradients of cut weights; the optimiser's step does it by itself."""
+        """Zero the gradients of cut weights; called by every step of the optimiser."""
         gradients = [parameter.grad for parameter in self._parameters]
         present = [
             (grad, factor) for grad, factor in zip(gradients, self._factors, strict=True) if grad is not None
@@ -185,12 +185,12 @@ class Held:
 
     @torch.no_grad()
     def zero_weights(self) -> None:
-        """Zero the cut weights; the optimiser's step does it by itself."""
+        """Zero the cut weights; called by every step of the optimiser."""
         if self._parameters:
             torch._foreach_mul_(self._parameters, self._factors)
 
     def remove(self) -> None:
-        """Let go."""
+        """Remove the hooks."""
         for hook in self._hooks:
             hook.remove()
 
@@ -202,9 +202,9 @@ class Held:
 
 
 def before_step(optimizer: torch.optim.Optimizer, act: Callable[[], None]) -> RemovableHandle:
-    """Have `act` run in every `optimizer.step()` when the gradients are there: after its closure, if it is given one.
+    """Call `act` in every `optimizer.step()` once the gradients are computed: after its closure, if it is given one.
 
-    Returns what takes the hook away again.
+    Returns the handle that removes the hook.
     """
 
     def hook(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -1,8 +1,8 @@
-"""Which parameters a cut may touch.
+"""Prunable parameters.
 
-Every parameter plays one role: `weights` (matrices and kernels), `biases`, `norms` (scale and shift of
-normalisation layers), `embeddings`, `others` (class tokens, position tables, layer scales). A prune names the
-roles it includes and, by name or glob, the layers it is limited to or must keep.
+Every parameter has one role: `weights` (matrices and kernels), `biases`, `norms` (scale and shift of normalisation
+layers), `embeddings`, `others` (class tokens, position tables, layer scales). A cut includes roles, and is limited to
+layers or keeps layers, by name or glob.
 """
 
 from __future__ import annotations
@@ -41,15 +41,14 @@ def prunable(
     keep: str | Iterable[str] | None = (),
     layers: str | Iterable[str] | None = (),
 ) -> dict[str, nn.Parameter]:
-    """Return name → parameter for everything a cut may touch, in the model's order, tied parameters once.
+    """Return name → parameter for all prunable parameters, in the model's order, tied parameters once.
 
-    `include` lists roles (`ROLES`, or "all"); `keep` and `layers` are names or globs of parameters or modules:
-    `keep` takes what it matches out, `layers`, when given, leaves only what it matches. A tied parameter has
-    the role of its first name and is matched by any of them. Parameters of other dtypes than `DTYPES` are
-    never cut.
+    `include` lists roles (`ROLES`, or "all"); `keep` and `layers` are names or globs of parameters or modules: matches
+    of `keep` are excluded, and `layers`, when given, excludes all others. A tied parameter has the role of its first
+    name and is matched by any of them. Parameters of other dtypes than `DTYPES` are never cut.
 
-    Raises `InputError` for an unknown role or a pattern that matches nothing, `ModelError` for a model with
-    nothing to prune, or with weights that are NaN, infinite or not there yet.
+    Raises `InputError` for an unknown role or a pattern without a match, `ModelError` for a model with nothing to
+    prune, or with weights that are NaN, infinite or uninitialised.
     """
     require_module(model)
     wanted, keep, layers = roles(include), as_names(keep), as_names(layers)
@@ -87,14 +86,14 @@ def require_module(model: object) -> None:
 
 
 def as_names(names: str | Iterable[str] | None) -> tuple[str, ...]:
-    """Return names as a tuple; a text alone is one name, None none."""
+    """Return names as a tuple; a single text becomes one name, None an empty tuple."""
     if names is not None and not isinstance(names, str | Iterable):
         raise InputError(f"{names!r} is no name of a layer: give a name, a glob, or a list of them.")
     return (names,) if isinstance(names, str) else tuple(names or ())
 
 
 def matches(parameter_name: str, pattern: str) -> bool:
-    """Whether `pattern`, a name or glob, means this parameter or a module that holds it."""
+    """Whether `pattern`, a name or glob, matches this parameter or a module that contains it."""
     parts = parameter_name.split(".")
     prefixes = (".".join(parts[:length]) for length in range(1, len(parts) + 1))
     return any(fnmatchcase(prefix, pattern) for prefix in prefixes)
@@ -116,7 +115,7 @@ def _finite(tensor: Tensor) -> bool:
 
 
 def roles(include: str | Iterable[str]) -> set[str]:
-    """Return the roles that `include` names. Raises `InputError` for one there is not."""
+    """Return the set of roles in `include`, all for "all". Raises `InputError` for an unknown role."""
     names = as_names(include)
     for name in names:
         if name not in (*ROLES, "all"):

@@ -1,7 +1,12 @@
-"""The steps of the road, each in one file: train → prune → retrain → measure → compare → report.
+"""Steps, each in one file: train → prune → retrain → measure → compare → report.
 
-Importing this package registers them; the order here is the order in which the command line lists them.
+Importing this package registers them, in the order of the command line's list.
 """
+
+from secateur.core.extras import need
+
+for _package in ("pydantic", "rich", "yaml"):
+    need(_package, for_="A step")
 
 from secateur.steps.base import STEPS, Context, Outcome, Step, step
 from secateur.steps.train import Retrain, Train

@@ -1,8 +1,8 @@
-"""A step of the road: one validated value that is a recipe entry, a command and a Python call at once.
+"""Base of steps: one validated value that is a recipe entry, a command and a Python call.
 
-A step's fields are the recipe's keys and the command's options; `perform` does it. Registering a step class is all
-it takes for the command line, the recipe and the documentation to know it. Fields marked `machine` say where and
-how a step runs, not what it computes: a run folder made with other machine fields is still the same run.
+A step's fields are the recipe's keys and the command's options; `perform` executes it. The command line, recipes and
+the documentation find a registered step class by themselves. Fields marked `machine` are not part of the identity of a
+run: a run folder made with other values of them is the same run.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from secateur.data import held
 from secateur.runs.run import RUN_FILE, Run
 
 SAMPLES = 2
-"""How many samples a model is traced on to find its groups."""
+"""Samples of the batch that a model is traced on to find its groups."""
 
 ARGUMENT = {"machine": True, "argument": True}
 
@@ -37,10 +37,12 @@ DataRoot = Annotated[
     str | None,
     Field(description="folder of the data sets; SECATEUR_DATA when left out", json_schema_extra=MACHINE),
 ]
-Overwrite = Annotated[bool, Field(description="replace what the run folder holds", json_schema_extra=MACHINE)]
+Overwrite = Annotated[
+    bool, Field(description="replace the content of the run folder", json_schema_extra=MACHINE)
+]
 Trust = Annotated[
     bool,
-    Field(description="import the user code (package.module:factory) a run names", json_schema_extra=MACHINE),
+    Field(description="allow a run to import user code (package.module:factory)", json_schema_extra=MACHINE),
 ]
 Evaluate = Annotated[
     bool, Field(description="measure the accuracy on the test split", json_schema_extra=MACHINE)
@@ -49,10 +51,10 @@ Evaluate = Annotated[
 
 @dataclass(frozen=True)
 class Context:
-    """Where a step works: relative run folders are taken below `root`; `trust` holds for every step.
+    """Environment of a step: relative run folders are taken below `root`; `trust` applies to every step.
 
-    `taken` is there in a recipe only: what its steps so far have left in each folder. By it a step that was done
-    already is known even where later steps changed the folder.
+    `taken`, in a recipe only, maps each run folder to the identities of its steps so far, so that a completed step is
+    recognised even if later steps changed the folder.
     """
 
     root: Path = Path()
@@ -65,16 +67,16 @@ class Context:
         return self.root / name
 
     def past(self, run: Run) -> list[dict[str, Any]]:
-        """Return the identities of the steps behind `run`: all of them or, in a recipe, those it has come to."""
+        """Return the identities of the steps of `run`: all or, in a recipe, those up to the present step."""
         return (self.taken or {}).get(run.folder.resolve(), identities(run))
 
     def comes_to(self, folder: Path, planned: list[dict[str, Any]]) -> None:
-        """Remember, in a recipe, that its steps have left `planned` in `folder`."""
+        """Record, in a recipe, the identities `planned` as the steps of `folder` so far."""
         if self.taken is not None:
             self.taken[folder.resolve()] = planned
 
     def check_present(self, run: Run) -> None:
-        """Raise `StoreError` where a run has gone on since the recipe's last step there."""
+        """Raise `StoreError` if a run has more steps than the recipe has performed there."""
         if identities(run) != self.past(run):
             raise StoreError(
                 f"{run.folder} has gone on to {run.title} since the step that this one follows: "
@@ -82,16 +84,16 @@ class Context:
             )
 
     def check_code(self, model: str) -> None:
-        """Raise `InputError` where a recipe names user code for a model and nobody has allowed it."""
+        """Raise `InputError` if a recipe names user code for a model without `trust`."""
         if self.taken is not None and not self.trust and models.is_user_code(model):
             raise InputError(f"The recipe names the code {model} to build a model: allow it with --trust.")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a step has to say: sentences, a table, and the same as plain JSON.
+    """The output of a step: sentences, a table, and a record for JSON.
 
-    A tree, where there is one, is what a person sees instead of the table.
+    A tree, if set, replaces the table in text output.
     """
 
     lines: tuple[str, ...] = ()
@@ -107,45 +109,42 @@ class Step(BaseModel):
     do: ClassVar[str] = ""
 
     def __init__(self, **values: Any) -> None:
-        """Take the settings. Raises `InputError` for one that makes no sense."""
+        """Take the settings. Raises `InputError` for an invalid one."""
         try:
             super().__init__(**values)
         except ValidationError as error:
             raise InputError(sentence(error)) from error
 
     def perform(self, context: Context) -> Outcome:
-        """Do the step."""
+        """Perform the step."""
         raise AssertionError(f"{type(self).__name__} does nothing")
 
     def __call__(
         self, root: str | Path = ".", *, trust: bool = False, data_root: str | None = None
     ) -> Outcome:
-        """Do the step from Python: `steps.Eval(run="runs/lenet5")()`; run folders lie below `root`."""
+        """Perform the step from Python: `steps.Eval(run="runs/lenet5")()`; run folders are below `root`."""
         with held():
             return self.perform(Context(Path(root), trust, data_root))
 
     @classmethod
-    def loose_options(cls) -> Mapping[str, str | None]:
-        """Return options a step takes beside its fields, with their help; they go into its field `options`.
-
-        None for help hides an option.
-        """
+    def extra_options(cls) -> Mapping[str, str | None]:
+        """Return the options beside the fields, name → help, stored in the field `options`; help None hides one."""
         return {}
 
     @model_validator(mode="before")
     @classmethod
     def _gather_options(cls, values: Any) -> Any:
-        """Let the loose options stand beside the other keys of a recipe."""
+        """Move the extra options among a recipe's keys to the field `options`."""
         if not isinstance(values, dict):
             return values
-        loose = {key: value for key, value in values.items() if key in cls.loose_options()}
-        rest = {key: value for key, value in values.items() if key not in loose}
-        return {**rest, "options": {**(rest.get("options") or {}), **loose}} if loose else rest
+        extra = {key: value for key, value in values.items() if key in cls.extra_options()}
+        rest = {key: value for key, value in values.items() if key not in extra}
+        return {**rest, "options": {**(rest.get("options") or {}), **extra}} if extra else rest
 
     @model_validator(mode="before")
     @classmethod
     def _no_number_is_true(cls, values: Any) -> Any:
-        """Refuse a truth where a number is wanted: pydantic would take it for 0 or 1."""
+        """Refuse True and False for numbers, which pydantic accepts as 1 and 0."""
         for name, value in values.items() if isinstance(values, dict) else ():
             field = cls.model_fields.get(name)
             if isinstance(value, bool) and field is not None and bool not in kinds_of(field.annotation):
@@ -155,12 +154,12 @@ class Step(BaseModel):
         return values
 
     def config(self) -> dict[str, Any]:
-        """Return what the recipe keeps of this step: every field but the folders it names."""
+        """Return the fields of a recipe entry: all but the folders."""
         names = {"run", "runs", "out", "overwrite", "again", "trust"}
         return self.model_dump(mode="json", exclude=names)
 
     def identity(self) -> dict[str, Any]:
-        """Return what determines the step's result."""
+        """Return the fields that determine the step's result."""
         return identity(self.do, self.config())
 
 
@@ -180,7 +179,7 @@ def step(name: str) -> Callable[[AnyStep], AnyStep]:
 
 
 def identity(do: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `config` without the machine fields of step `do`; a field it does not know of yet has its default."""
+    """Return `config` without the machine fields of step `do`; missing fields have their defaults."""
     fields = STEPS[do].model_fields
     machine = {name for name, field in fields.items() if field.json_schema_extra}
     defaults = {
@@ -192,9 +191,9 @@ def identity(do: str, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_done(folder: Path, planned: list[dict[str, Any]], overwrite: bool) -> bool:
-    """Whether `folder` already holds the result of the `planned` identities (and maybe of steps after them).
+    """Whether `folder` already holds the result of the `planned` identities, possibly with later steps.
 
-    Raises `StoreError` where it holds anything else, unless `overwrite`.
+    Raises `StoreError` for any other content, unless `overwrite`.
     """
     if overwrite or not folder.exists():
         return False
@@ -219,7 +218,7 @@ def is_done(folder: Path, planned: list[dict[str, Any]], overwrite: bool) -> boo
 
 
 def outcome_of(folder: Path, planned: list[dict[str, Any]], line: str) -> Outcome:
-    """Return the outcome of a step whose result `folder` holds already, after the `planned` identities."""
+    """Return the outcome of a completed step from the history of `folder`, after the `planned` identities."""
     entry = Run.open(folder).history[len(planned) - 1]
     return Outcome((line,), record={"run": str(folder), **entry["result"]})
 
@@ -240,14 +239,14 @@ def identities(run: Run) -> list[dict[str, Any]]:
 
 
 class Stopwatch:
-    """Seconds since it was made."""
+    """Time since construction, in seconds."""
 
     def __init__(self) -> None:
         self._start = time.perf_counter()
 
     @property
     def seconds(self) -> float:
-        """Seconds passed."""
+        """Return the elapsed seconds."""
         return time.perf_counter() - self._start
 
 

@@ -1,4 +1,4 @@
-"""Settings that several steps share: which data, which model."""
+"""Settings shared by several steps: data set and model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from secateur.steps.base import Context, DataRoot
 
 
 def registered(registry: Registry[Any]) -> AfterValidator:
-    """Return what refuses, before anything is done, names that `registry` does not know."""
+    """Return the validator that refuses names missing in `registry`."""
 
     def check(name: str) -> str:
         registry[name]
@@ -28,19 +28,19 @@ def registered(registry: Registry[Any]) -> AfterValidator:
 
 
 def _source(name: str) -> str:
-    """Refuse a data set that there is not."""
+    """Refuse an unknown data set."""
     data_sources.DATA[name.partition(":")[0]]
     return name
 
 
 def _model(name: str) -> str:
-    """Refuse a model of our own that there is not."""
+    """Refuse an unknown built-in model."""
     check_name(name)
     return name
 
 
 def _amount(amount: Any) -> Any:
-    """Refuse a fraction that is none."""
+    """Refuse a number that is no fraction."""
     return amount if amount is None or isinstance(amount, str) else check_amount(amount)
 
 
@@ -53,7 +53,7 @@ DataName = Annotated[str, AfterValidator(_source)]
 
 
 class DataOptions(BaseModel):
-    """How a data set is prepared: the arguments of `secateur.data.load` but its name."""
+    """Preparation of a data set: the arguments of `secateur.data.load` except its name."""
 
     data_root: DataRoot = None
     normalize: Annotated[
@@ -63,13 +63,13 @@ class DataOptions(BaseModel):
     tokenizer: Annotated[str | None, Field(description="tokenizer of text data: folder or hub id")] = None
     max_length: Annotated[int, Field(ge=1, description="tokens a text is cut to")] = 128
     train_subset: Annotated[
-        int | None, Field(ge=1, description="train on so many images only, class-balanced")
+        int | None, Field(ge=1, description="number of training images, class-balanced; all when left out")
     ] = None
     download: Annotated[bool, Field(description="fetch missing data", json_schema_extra=MACHINE)] = True
 
 
 class DataChoice(DataOptions):
-    """Which data set, and how it is prepared: the arguments of `secateur.data.load`."""
+    """A data set and its preparation: the arguments of `secateur.data.load`."""
 
     data: Annotated[DataName, Field(description="data set; secateur datasets lists them")]
 
@@ -81,7 +81,7 @@ class DataChoice(DataOptions):
         """Return the arguments of `secateur.data.load`."""
         root = context.data_root or self.data_root
         return {
-            "name": _from_anywhere(self.data),
+            "name": _absolute(self.data),
             "root": None if root is None else str(Path(root).expanduser().absolute()),
             "normalize": self.normalize,
             "image_size": self.image_size,
@@ -92,8 +92,8 @@ class DataChoice(DataOptions):
         }
 
 
-def _from_anywhere(name: str) -> str:
-    """Make the files that a data set's name holds (folder:PATH) absolute, so that they are found from any folder."""
+def _absolute(name: str) -> str:
+    """Return a data set's name with absolute paths (folder:PATH), valid from any working directory."""
     kind, colon, paths = name.partition(":")
     parts = [Path(part).expanduser() for part in paths.split(",")]
     if not colon or not all(part.exists() for part in parts):
@@ -102,7 +102,7 @@ def _from_anywhere(name: str) -> str:
 
 
 class ModelChoice(BaseModel):
-    """Which model: a name and arguments for its factory."""
+    """A model: a name and the arguments of its factory."""
 
     model: Annotated[ModelName, Field(description="model; secateur models lists them")]
     model_args: Annotated[

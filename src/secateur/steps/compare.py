@@ -26,7 +26,7 @@ BatchSizes = Annotated[tuple[int, ...], Field(description="batch sizes to time",
 class Compare(Step):
     """Compare runs in one table.
 
-    Accuracy, sparsity, parameters, MACs, bytes and latency, all measured in this one process.
+    Accuracy, sparsity, parameters, MACs, bytes and latency, all measured in one process.
     """
 
     runs: Runs
@@ -40,7 +40,7 @@ class Compare(Step):
     format: OutputFormat = "text"
 
     def perform(self, context: Context) -> Outcome:
-        """Measure all runs in this process and print one row each."""
+        """Measure all runs in this process; one row each."""
         seen = views(
             open_runs(self.runs, context),
             latency=self.latency,

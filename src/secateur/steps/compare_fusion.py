@@ -1,4 +1,4 @@
-"""Dropping, fusing and reconstructing side by side, group by group and sparsity by sparsity."""
+"""Comparison of dropping, fusing and reconstructing, by group and sparsity."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ from secateur.steps.result_file import Cells
 class CompareFusion(Step, DataOptions):
     """Compare dropping, fusing and reconstructing channels, one group at a time.
 
-    For every group and sparsity the same channels go in each way, without training after it. Parameters, MACs,
-    accuracy and inference time are kept after every cell, so that the same command goes on where it was stopped.
+    For every group and sparsity the same channels are removed in each way, without training afterwards. Parameters,
+    MACs, accuracy and inference time are saved after every cell, so that the same command resumes an interrupted one.
     """
 
     out: Annotated[
@@ -62,7 +62,7 @@ class CompareFusion(Step, DataOptions):
         str | None, Field(description="run folder of the model; or name a model", json_schema_extra=MACHINE)
     ] = None
     model: Annotated[
-        ModelName | None, Field(description="model, when there is no run; taken in as by import")
+        ModelName | None, Field(description="model, instead of a run; imported as by import")
     ] = None
     model_args: Annotated[
         dict[str, Any], Field(description="argument of the model's factory, as name=value")
@@ -78,7 +78,7 @@ class CompareFusion(Step, DataOptions):
     ] = ()
     sparsities: Annotated[
         tuple[Annotated[float, Field(ge=0, lt=1)], ...],
-        Field(min_length=1, description="fractions of a group that go, such as 0.3 0.5 or 0.3,0.5"),
+        Field(min_length=1, description="fractions of a group to remove, such as 0.3 0.5 or 0.3,0.5"),
     ] = (0.3, 0.4, 0.5, 0.6, 0.7)
     criterion: Annotated[str, Field(description="l1, l2, or a criterion; secateur criteria lists them")] = (
         "l1"
@@ -92,11 +92,11 @@ class CompareFusion(Step, DataOptions):
         ),
     ] = None
     calibration: Annotated[
-        int, Field(ge=1, description="training samples for what looks at data, class-balanced")
+        int, Field(ge=1, description="class-balanced training samples for criteria, fits and corrections")
     ] = 512
-    seed: Annotated[int, Field(ge=0, description="seed of what is drawn at random")] = 0
+    seed: Annotated[int, Field(ge=0, description="seed of all random draws")] = 0
     test_samples: Annotated[
-        int | None, Field(ge=1, description="test on so many samples only, class-balanced")
+        int | None, Field(ge=1, description="number of test samples, class-balanced; all when left out")
     ] = None
     devices: Annotated[
         tuple[str, ...],
@@ -107,18 +107,18 @@ class CompareFusion(Step, DataOptions):
     options: Options = {}
     charts: Charts = None
     overwrite: Annotated[
-        bool, Field(description="measure again what is there already", json_schema_extra=MACHINE)
+        bool, Field(description="measure existing results again", json_schema_extra=MACHINE)
     ] = False
     trust: Trust = False
     format: OutputFormat = "text"
 
     @classmethod
-    def loose_options(cls) -> Mapping[str, str | None]:
+    def extra_options(cls) -> Mapping[str, str | None]:
         """Return the options of all criteria and compensations."""
         return options_of_cuts()
 
     def perform(self, context: Context) -> Outcome:
-        """Measure every cell that is not there yet, and show all that were asked for."""
+        """Measure the missing cells, and show all selected ones."""
         criterion, options = self._scored_by()
         for device in self.devices:
             check_device(device)
@@ -166,11 +166,11 @@ class CompareFusion(Step, DataOptions):
 
     @property
     def _ways(self) -> list[str]:
-        """The ways asked for, as records call them."""
+        """The selected ways, by their names in records."""
         return [way for way in WAYS if way != "reconstruction" or self.reconstruct]
 
     def _scored_by(self) -> tuple[str, dict[str, Any]]:
-        """Return the criterion and the options. Raises `InputError` for a criterion or an option there is not."""
+        """Return the criterion and the options. Raises `InputError` for an unknown one."""
         criterion, own = NORM_CRITERIA.get(self.criterion, (self.criterion, {}))
         CRITERIA[criterion].check("channel", {})
         options = {**own, **self.options}
@@ -184,7 +184,7 @@ class CompareFusion(Step, DataOptions):
         return criterion, options
 
     def _cells(self, run: Run, groups: Sequence[Group]) -> list[tuple[int, float]]:
-        """Return the pairs of group and sparsity asked for. Raises `InputError` for a group there is not."""
+        """Return the selected pairs of group and sparsity. Raises `InputError` for an unknown group."""
         require(bool(groups), f"{run.folder} has no group of channels that may be cut.")
         for index in self.groups:
             require(
@@ -196,7 +196,7 @@ class CompareFusion(Step, DataOptions):
         return list(dict.fromkeys(itertools.product(chosen, self.sparsities)))
 
     def _about(self, run: Run) -> dict[str, Any]:
-        """Return what all cells have in common, and what decides what comes out; as it reads back from JSON."""
+        """Return the fields common to all cells, with the settings that determine results, as read from JSON."""
         fields = {"options", "calibration", "correct", "test_samples", "devices", "batch_size", "threads"}
         data = {key: value for key, value in run.data.items() if key not in ("root", "download")}
         about = {
@@ -211,7 +211,7 @@ class CompareFusion(Step, DataOptions):
         return dict(json.loads(json.dumps(about)))
 
     def _run(self, context: Context) -> Run:
-        """Return the run named, or take in the model named, as a run folder below `out`."""
+        """Return the selected run, or import the model as a run folder below `out`."""
         if self.run is not None:
             run = Run.open(context.at(self.run))
             require(
@@ -243,5 +243,5 @@ class CompareFusion(Step, DataOptions):
 
 
 def timestamp() -> str:
-    """Return the time, in UTC, as ISO 8601 writes it."""
+    """Return the present time in UTC, in ISO 8601 format."""
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

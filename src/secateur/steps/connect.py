@@ -1,4 +1,4 @@
-"""The straight line between two models: is there a barrier?"""
+"""Error barrier on the straight line between two models."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PATH_COLUMNS = (
 
 
 class PathOptions(BaseModel):
-    """How a path between two models is measured: the arguments of `secateur.connectivity.path`."""
+    """Measurement of a path between two models: the arguments of `secateur.connectivity.path`."""
 
     points: Annotated[int, Field(ge=3, description="models on the line, both ends included")] = (
         connectivity.PATH_POINTS
@@ -44,10 +44,10 @@ class PathOptions(BaseModel):
             description="of batch normalisations between the ends: estimated on training data, or interpolated"
         ),
     ] = "estimated"
-    batches: Annotated[int, Field(ge=1, description="training batches that statistics are estimated on")] = 50
+    batches: Annotated[int, Field(ge=1, description="training batches for the estimated statistics")] = 50
     samples: Annotated[
         int | None,
-        Field(ge=1, description="measure on so many samples of each split only, class-balanced"),
+        Field(ge=1, description="number of samples of each split, class-balanced; all when left out"),
     ] = None
 
     @field_validator("statistics")
@@ -57,7 +57,7 @@ class PathOptions(BaseModel):
         return value
 
     def path_options(self) -> dict[str, Any]:
-        """Return them by name."""
+        """Return the settings by name."""
         return {name: getattr(self, name) for name in PathOptions.model_fields}
 
 
@@ -103,7 +103,7 @@ class Connect(Step, PathOptions, DataOptions):
         return value
 
     def perform(self, context: Context) -> Outcome:
-        """Read both, walk from one to the other, tell what was met."""
+        """Read both models, evaluate the path, and return errors, losses and barriers."""
         check_device(self.device)
         runs = [self._run(context.at(name)) for name in (self.a, self.b)]
         opened = [run for run in runs if run is not None]
@@ -167,7 +167,7 @@ class Connect(Step, PathOptions, DataOptions):
         return runs[0].load_data(root=root)
 
     def _read(self, context: Context, name: str, run: Run | None, data: Dataset) -> tuple[nn.Module, Masks]:
-        """Return a model and its masks, of a run folder or of somebody's checkpoint."""
+        """Return a model and its masks, of a run folder or a checkpoint file."""
         if run is not None:
             return run.load_model(trust=self.trust or context.trust)
         assert self.model is not None
@@ -179,7 +179,7 @@ class Connect(Step, PathOptions, DataOptions):
         return model, Masks({})
 
     def _write(self, folder: Path, record: dict[str, Any]) -> str:
-        """Write the numbers and the chart, and say where."""
+        """Write the numbers and the chart, and return the sentence with their paths."""
         from secateur.report import charts
 
         here = {"command": command_line(), "environment": environment(self.device)}
@@ -189,7 +189,7 @@ class Connect(Step, PathOptions, DataOptions):
 
 
 def sentences(found: dict[str, float], risen: dict[str, float]) -> list[str]:
-    """Tell of a barrier in words."""
+    """Return the sentences on a barrier."""
     margin = f"the margin is {100 * connectivity.MARGIN:g} %"
     if connectivity.is_stable(found):
         verdict = f"linearly connected, {margin}"

@@ -1,4 +1,4 @@
-"""What a cut came to: as a record of plain values, and as a sentence."""
+"""Results of cuts: records of plain values, and sentences."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from secateur.steps.base import SAMPLES, percent
 
 
 def plain(value: Any) -> Any:
-    """Return what of a value is JSON: tensors and the like are left out, numbers that JSON lacks become None."""
+    """Return a value in JSON types: other objects, such as tensors, are omitted, non-finite numbers become None."""
     if isinstance(value, Mapping):
         return {str(key): plain(part) for key, part in value.items() if _is_plain(part)}
     if isinstance(value, list | tuple):
@@ -29,13 +29,13 @@ def _is_plain(value: Any) -> bool:
 
 
 def sparser(pruned: Pruned) -> dict[str, Any]:
-    """Return what a cut of weights came to."""
+    """Return the record of a cut of weights."""
     counts = {"pruned": pruned.masks.pruned, "prunable": pruned.masks.total}
     return {**counts, **({"redistributed": dict(pruned.redistributed)} if pruned.redistributed else {})}
 
 
 def tell_sparser(result: Mapping[str, Any], of: str = "prunable weights") -> str:
-    """Say it."""
+    """Return the sentence for a record of `sparser`."""
     return (
         f"removed {result['pruned']:,} of {result['prunable']:,} {of} "
         f"({percent(result['achieved'])}, requested {percent(result['requested'])})"
@@ -43,7 +43,7 @@ def tell_sparser(result: Mapping[str, Any], of: str = "prunable weights") -> str
 
 
 def smaller(pruned: Pruned) -> dict[str, Any]:
-    """Return what a cut of units came to: [before, after] of parameters and MACs a sample, proof, and groups."""
+    """Return the record of a cut of units: [before, after] of parameters and MACs a sample, verification, groups."""
     assert pruned.parameters is not None
     assert pruned.macs is not None
     assert pruned.verification is not None
@@ -66,7 +66,7 @@ def smaller(pruned: Pruned) -> dict[str, Any]:
 
 
 def tell_smaller(result: Mapping[str, Any], what: str) -> str:
-    """Say it."""
+    """Return the sentence for a record of `smaller`."""
     costs = [
         f"{before:,} → {after:,} {name} ({percent(after / max(1, before))} left)"
         for name, (before, after) in (("parameters", result["parameters"]), ("MACs", result["macs"]))
@@ -78,6 +78,6 @@ def tell_smaller(result: Mapping[str, Any], what: str) -> str:
 
 
 def _few(lines: Sequence[str], most: int = 6) -> str:
-    """Write the first few of many lines as one."""
+    """Return the first `most` lines as one, with the number of the others."""
     more = f"; and {len(lines) - most} more" if len(lines) > most else ""
     return "; ".join(" ".join(line.split()) for line in lines[:most]) + more

@@ -13,7 +13,7 @@ WRITTEN: Mapping[str, tuple[Any, Any]] = {
     "granularity": (str, "weight"),
     "budget": (dict[str, float] | None, None),
 }
-"""Settings that a user writes in another type: name → that type, and the default in it."""
+"""Settings with another type in fields of steps: name → (type, default)."""
 
 
 def fields_of_settings(*names: str) -> type[BaseModel]:
@@ -33,12 +33,12 @@ def fields_of_settings(*names: str) -> type[BaseModel]:
 if TYPE_CHECKING:
 
     class PruneSettings(BaseModel):
-        """Fields made when the program runs."""
+        """Fields made at runtime."""
 
         def __getattr__(self, name: str) -> Any: ...
 
     class TicketSettings(PruneSettings):
-        """Fields made when the program runs."""
+        """Fields made at runtime."""
 
 else:
     PruneSettings = fields_of_settings(
@@ -49,14 +49,14 @@ else:
 
 
 def settings_of(step: BaseModel, **given: Any) -> Settings:
-    """Return the settings of a cut that the fields of a step make, and those `given`, which come first.
+    """Return the settings of a cut from the fields of a step; those `given` have precedence.
 
-    Raises `InputError` for a combination that makes no sense.
+    Raises `InputError` for an invalid combination.
     """
     own = {name: getattr(step, name) for name in type(step).model_fields if name in DECLARED}
     return Settings.of(**{**own, **given})
 
 
 def check_settings(step: BaseModel, **given: Any) -> None:
-    """Raise `InputError` for fields of a step that make no sense for any model and data."""
+    """Raise `InputError` for fields of a step that are invalid for every model and data set."""
     settings_of(step, **{"data": (), **given})

@@ -1,4 +1,4 @@
-"""What steps that cut share: they open a run, cut its model, measure what came out and keep it as a new run."""
+"""Base of steps that cut: open a run, cut its model, measure the result and save it as a new run."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from secateur.steps.base import (
 )
 from secateur.training import evaluate
 
-BATCH = 64
+CALIBRATION_BATCH = 64
 """Samples in one batch of calibration data."""
 
 
 @dataclass(frozen=True)
 class CutResult:
-    """A model as cut, its masks, what goes into the history as JSON, and the sentences that tell it."""
+    """A pruned model, its masks, the JSON record for the history, and sentences."""
 
     model: nn.Module
     masks: Masks
@@ -44,12 +44,12 @@ class CutResult:
 
 
 class Cutting(Step):
-    """A step that makes a new run of another one's model."""
+    """A step that makes a new run by cutting the model of another one."""
 
     makes: ClassVar[str]
-    """What the new run holds, as a noun."""
+    """The noun for the new model."""
     measured: ClassVar[str]
-    """Of which moment the accuracy is."""
+    """The moment at which the accuracy is measured."""
 
     run: In
     out: Out
@@ -59,7 +59,7 @@ class Cutting(Step):
     trust: Trust = False
 
     def perform(self, context: Context) -> Outcome:
-        """Cut, measure, keep."""
+        """Cut, measure and save."""
         run = Run.open(context.at(self.run))
         folder = context.at(self.out)
         require(
@@ -94,6 +94,6 @@ class Cutting(Step):
 def samples(data: Dataset, count: int, seed: int) -> Iterator[tuple[Any, Tensor]]:
     """Yield `count` training samples, class-balanced, as batches of inputs and labels."""
     chosen = data.subset(train=count, seed=seed).train
-    for start in range(0, len(chosen), BATCH):
-        part = chosen.select(slice(start, start + BATCH))
+    for start in range(0, len(chosen), CALIBRATION_BATCH):
+        part = chosen.select(slice(start, start + CALIBRATION_BATCH))
         yield data.normalised(part.inputs), part.labels

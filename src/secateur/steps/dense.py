@@ -1,4 +1,4 @@
-"""The dense training behind a ticket, as its run folder has it."""
+"""The dense training of a ticket, read from its run folder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from secateur.training.snapshots import snapshot_path
 class Dense:
     """A training from scratch, the first step of `run`; `trust` allows user code to build its model.
 
-    Raises `InputError` for a run that began otherwise, was pruned as it trained, or has no log.
+    Raises `InputError` for a run with another first step, with pruning during training, or without a log.
     """
 
     def __init__(self, run: Run, *, trust: bool = False) -> None:
@@ -54,7 +54,7 @@ class Dense:
         return int(self.rows[-1]["iteration"]) // self.config.epochs
 
     def moment(self, span: str) -> int:
-        """Return the iterations in a span of it. Raises `InputError` where that is not before its end."""
+        """Return the iterations of a span. Raises `InputError` unless it ends before the training does."""
         total = int(self.rows[-1]["iteration"])
         moment = Duration.parse(span).iterations(self.per_epoch, total)
         if moment >= total:
@@ -64,7 +64,7 @@ class Dense:
         return moment
 
     def check_snapshot(self, span: str) -> None:
-        """Raise `InputError` where the weights after `span` are not to be had."""
+        """Raise `InputError` if the weights after `span` are not available."""
         moment = self.moment(span)
         if moment and not snapshot_path(self.run.folder, moment).exists():
             raise InputError(
@@ -72,9 +72,9 @@ class Dense:
             )
 
     def origin(self, span: str) -> dict[str, Tensor]:
-        """Return the weights after a span of it, from a snapshot or, at its very beginning, drawn once more.
+        """Return the weights after a span of the training: a snapshot or, for iteration 0, a repeated initialisation.
 
-        Raises `InputError` where there is no snapshot of that moment.
+        Raises `InputError` if there is no snapshot of that moment.
         """
         self.check_snapshot(span)
         moment = self.moment(span)
@@ -83,11 +83,11 @@ class Dense:
         return drawn(self._as_trained, seed_of("init", self.config.seed))
 
     def fresh(self, seed: int) -> dict[str, Tensor]:
-        """Return newly drawn weights."""
+        """Return newly initialised weights."""
         return drawn(self.build, seed)
 
     def build(self) -> torch.nn.Module:
-        """Return the network before any cut, newly drawn; trained weights are never fetched."""
+        """Return the network before any cut, newly initialised; pretrained weights are not downloaded."""
         spec = {**self.run.model, "num_classes": self.run.num_classes, "input_shape": self.run.input_shape}
         return model_files.build_stored(spec, self.run.folder / MODEL_FILE, trust=self.trust)
 

@@ -1,4 +1,4 @@
-"""Hand a run's model over to other programs."""
+"""Export of a run's model to ONNX or a PyTorch program."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from secateur.steps.base import Context, DataRoot, In, Outcome, Step, Trust, ste
 class Export(Step):
     """Write a run's model as ONNX or as a PyTorch program.
 
-    The file is run beside the model before it takes its name.
+    The outputs of the exported program are compared with those of the model before the file is saved.
     """
 
     run: In
@@ -28,14 +28,12 @@ class Export(Step):
             json_schema_extra=MACHINE,
         ),
     ]
-    dynamic_batch: Annotated[
-        bool, Field(description="take any number of samples at a time", json_schema_extra=MACHINE)
-    ] = True
+    dynamic_batch: Annotated[bool, Field(description="variable batch size", json_schema_extra=MACHINE)] = True
     data_root: DataRoot = None
     trust: Trust = False
 
     def perform(self, context: Context) -> Outcome:
-        """Read, trace, write, compare."""
+        """Read, trace, write and compare."""
         run = Run.open(context.at(self.run))
         model, _ = run.load_model(trust=self.trust or context.trust)
         example = run.example(root=context.data_root or self.data_root)

@@ -1,4 +1,4 @@
-"""Options of criteria and compensations, which stand beside a step's own fields: --norm, --damping and the like."""
+"""Options of criteria and compensations beside a step's own fields: --norm, --damping, …."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ POWER_OF_TEN = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
 
 def _numbers(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Read 1e-3 as the number it is meant to be; to YAML it is a word."""
+    """Convert texts such as 1e-3, which YAML reads as a word, to numbers."""
     return {
         name: float(value) if isinstance(value, str) and POWER_OF_TEN.fullmatch(value) else value
         for name, value in options.items()
@@ -34,7 +34,7 @@ Options = Annotated[
 def options_of_cuts() -> dict[str, str | None]:
     """Return the options of all criteria and compensations, each with its owners and its default.
 
-    Old names of options are among them, without a text, so that a sentence can tell the new ones.
+    Renamed options are included without a help text, so that the error message gives the new name.
     """
     owners: dict[str, dict[tuple[str, str], Any]] = {}
     for criterion in CRITERIA.values():
@@ -44,11 +44,11 @@ def options_of_cuts() -> dict[str, str | None]:
         for label, elements in meanings(compensation).items():
             for option, default in options_of(compensation.functions[elements]).items():
                 owners.setdefault(option, {})["compensation", label] = default
-    return {**{option: _told(of) for option, of in owners.items()}, **dict.fromkeys(RENAMED)}
+    return {**{option: _help(of) for option, of in owners.items()}, **dict.fromkeys(RENAMED)}
 
 
 def meanings(compensation: Compensation) -> dict[str, str]:
-    """Return the names of a compensation's functions, each with one of the elements that it is for.
+    """Return the names of a compensation's functions, each with one of its elements.
 
     >>> meanings(COMPENSATIONS["reconstruct"])
     {'reconstruct of units': 'units', 'reconstruct of weights': 'weights'}
@@ -59,8 +59,8 @@ def meanings(compensation: Compensation) -> dict[str, str]:
     return {f"{compensation.name} of {elements}": elements for elements in sorted(functions.values())}
 
 
-def _told(defaults: Mapping[tuple[str, str], Any]) -> str:
-    """Say whose option it is, and what it is when left out: (kind of owner, its name) → default."""
+def _help(defaults: Mapping[tuple[str, str], Any]) -> str:
+    """Return the help of an option, its owners and its default, for (kind of owner, its name) → default."""
     if len(set(map(str, defaults.values()))) > 1:
         return f"option of {', '.join(f'{name} (default {value})' for (_, name), value in defaults.items())}"
     value = next(iter(defaults.values()))
@@ -68,8 +68,8 @@ def _told(defaults: Mapping[tuple[str, str], Any]) -> str:
     for kind, name in defaults:
         owners.setdefault(kind, []).append(name)
     several = {"criterion": "criteria", "compensation": "compensations"}
-    told = [
+    texts = [
         f"the {several[kind] if len(names) > 1 else kind} {', '.join(names)}"
         for kind, names in owners.items()
     ]
-    return f"option of {' and '.join(told)} [default: {value}]"
+    return f"option of {' and '.join(texts)} [default: {value}]"

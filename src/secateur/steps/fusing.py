@@ -1,7 +1,7 @@
-"""One group of a model made smaller in several ways, and what each leaves of it.
+"""Cuts of one group of a model by several compensations, with their accuracy and cost.
 
 The experiment published with Intra-Fusion (Theus et al. 2024, Towards Meta-Pruning via Optimal Transport): the same
-units go in every way; they are dropped, fused, or made up for by a fit.
+units are removed in every way, by dropping, by fusing, or with a least-squares reconstruction.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from secateur.training import evaluate
 
 ORIGINAL = "original_model"
 WAYS = {"default_pruning": "drop", "intra_fusion": "fuse", "reconstruction": "reconstruct"}
-"""What a record calls a way → the compensation it is."""
+"""Name of a way in records → compensation."""
 
 NORM_CRITERIA = {"l1": ("magnitude", {"norm": "l1"}), "l2": ("magnitude", {"norm": "l2"})}
-"""What the published command calls a criterion → ours, with its options."""
+"""Criterion of the published command → (criterion, options)."""
 
 
 def from_output(model: nn.Module, groups: Groups) -> list[Group]:
     """Return the groups that may be cut, nearest the output first.
 
-    A group is where the last parameter stands that makes its units, in the order of the model's parameters; of groups
-    that end together, the one that begins later is nearer. The classes, which must stay, are none of them.
+    The position of a group is that of the last parameter that produces its units, in the order of the model's
+    parameters; of two groups with the same one, the later first parameter is nearer. The classes are excluded.
     """
     place = {name: index for index, (name, _) in enumerate(model.named_parameters())}
 
@@ -49,7 +49,7 @@ def from_output(model: nn.Module, groups: Groups) -> list[Group]:
 
 
 def alone(groups: Sequence[Group], group: Group) -> dict[str, Any]:
-    """Return the settings by which a cut reaches one group and none of the others."""
+    """Return the settings that limit a cut to one group."""
     own = {member.name for member in group.members}
     others = {m.name for each in groups if each is not group for m in each.members if not m.buffer}
     return {"layers": (group.name,), "keep": tuple(sorted(others - own))}
@@ -57,10 +57,10 @@ def alone(groups: Sequence[Group], group: Group) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class FusionSubject:
-    """A model, what it is tested on, and how its units are scored.
+    """A model, its test data, and the criterion of its units.
 
-    `options` are those of the criterion and of all compensations; each gets its own. `correct` is that of
-    `secateur.prune`; when None, means and variances are corrected where something is fitted, and nowhere else.
+    `options` are those of the criterion and of all compensations; each takes its own. `correct` is the argument of
+    `secateur.prune`; with None, means and variances are corrected for fitted compensations only.
     """
 
     model: nn.Module
@@ -74,7 +74,7 @@ class FusionSubject:
     seed: int = 0
 
     def cut(self, group: Group, sparsity: float, compensation: str) -> nn.Module:
-        """Return the model without a fraction of the units of a group. Raises `ModelError` where others go along."""
+        """Return the model without a fraction of a group's units. Raises `ModelError` if others are removed too."""
         fits = compensation == "reconstruct"
         pruned = prune(
             self.model,
@@ -111,7 +111,7 @@ def known(criterion: str, compensations: Sequence[str]) -> set[str]:
 
 @dataclass(frozen=True)
 class Bench:
-    """Where and how models are measured: on `devices`, the first of which tests them, in batches of `batch_size`."""
+    """Settings of measurements: `devices`, the first of which runs the test, and batches of `batch_size`."""
 
     data: Dataset
     devices: Sequence[str]
@@ -122,7 +122,7 @@ class Bench:
     def measure(
         self, models: Mapping[str, nn.Module], accuracies: Mapping[str, float]
     ) -> dict[str, dict[str, Any]]:
-        """Return what each model costs and how good it is; `accuracies` holds those that are known.
+        """Return the cost, accuracy and times of each model; `accuracies` holds known accuracies.
 
         Times are the median and the interquartile range of one pass in seconds, by device, the models in turns.
         """
@@ -155,7 +155,7 @@ class Bench:
 
 
 def check_device(name: str) -> None:
-    """Raise `InputError` unless there is such a device here."""
+    """Raise `InputError` unless this machine has the device."""
     try:
         torch.ones(1, device=name).item()
     except (RuntimeError, AssertionError):

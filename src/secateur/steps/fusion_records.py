@@ -1,4 +1,4 @@
-"""What comparisons of dropping and fusing found: records in a file, as one table and as a chart."""
+"""Records of comparisons of dropping and fusing: file format, table and chart."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ TITLES = {
     "reconstruction": "Reconstructed",
 }
 TELLING = {"model": "Model", "data": "Data", "criterion": "Criterion", "seed": "Seed", "run": "Run"}
-"""What may differ from result to result, and is a column where it does."""
+"""Fields shown as columns if they differ between records: field → title."""
 
 FUSION_IDENTITY = ("weights", "criterion", "seed", "settings", "group_index", "sparsity")
-"""What tells a cell from all others: the model, the group, how much goes, and all settings."""
+"""Fields that identify a cell: the model, the settings, the group and the sparsity."""
 FusionRecord: TypeAlias = Mapping[str, Any]
 Charts = Annotated[
     str | None, Field(description="folder to write charts to, as SVG and PNG", json_schema_extra=MACHINE)
@@ -32,14 +32,14 @@ Charts = Annotated[
 
 
 def whole(records: Sequence[FusionRecord], cell: FusionRecord) -> dict[str, float]:
-    """Return the accuracy of the whole model, where a record of the same model and settings has it."""
+    """Return the accuracy of the whole model from a record of the same model and settings, empty if none has it."""
     names = ("weights", "seed", "settings")
     same = (record for record in records if all(record[name] == cell[name] for name in names))
     return next(({ORIGINAL: record[ORIGINAL]["accuracy"]} for record in same), {})
 
 
 def is_record(record: Any) -> bool:
-    """Whether what a JSON file holds at one place is a record."""
+    """Whether a value read from JSON is a record."""
     return (
         isinstance(record, dict)
         and {*FUSION_IDENTITY, "group_name", ORIGINAL} <= set(record)
@@ -65,7 +65,7 @@ def _is_number(value: Any) -> bool:
 
 
 def table(records: Sequence[FusionRecord]) -> Table:
-    """Return one row for each group and sparsity, in the order of what was compared."""
+    """Return one row for each group and sparsity, in the order of `ordered`."""
     devices = list(
         dict.fromkeys(device for record in records for device in record[ORIGINAL]["inference_time"])
     )
@@ -93,7 +93,7 @@ def ordered(records: Sequence[FusionRecord]) -> list[FusionRecord]:
 
 
 def varying(records: Sequence[FusionRecord]) -> list[str]:
-    """Return what differs between records."""
+    """Return the fields of `TELLING` that differ between records."""
     return [key for key in TELLING if len({str(record.get(key)) for record in records}) > 1]
 
 
@@ -128,7 +128,7 @@ def _row(record: FusionRecord) -> dict[str, Any]:
 
 
 def _points(records: Sequence[FusionRecord]) -> Iterator[dict[str, Any]]:
-    """Yield what the chart shows; seeds and runs of one panel become their mean."""
+    """Yield the points of the chart; seeds and runs of one panel are averaged."""
     told = [key for key in varying(records) if key not in ("seed", "run")]
     for record in records:
         words = [

@@ -1,4 +1,4 @@
-"""All that comparisons of dropping and fusing found, side by side."""
+"""Table of all results of compare-fusion in a folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from secateur.steps.result_file import are
 class FusionResults(Step):
     """Show all that compare-fusion found in a folder as one table.
 
-    Takes every JSON file of results in the folder and in those below it.
+    Reads every JSON file of results in the folder and its subfolders.
     """
 
     folder: Annotated[str, Field(min_length=1, description="folder of results", json_schema_extra=ARGUMENT)]
@@ -27,7 +27,7 @@ class FusionResults(Step):
     format: OutputFormat = "text"
 
     def perform(self, context: Context) -> Outcome:
-        """Gather and show."""
+        """Read the files and return the table."""
         folder = context.at(self.folder)
         if not folder.exists():
             raise StoreError(f"There is no folder {folder}: make results with secateur compare-fusion.")

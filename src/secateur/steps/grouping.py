@@ -1,4 +1,4 @@
-"""What must live and die together in a model, for people (a tree) and for programs (JSON, CSV)."""
+"""Output of the coupled groups of a model: a tree, a table and JSON."""
 
 from __future__ import annotations
 
@@ -33,17 +33,23 @@ def outcome(run: Run, groups: Groups) -> Outcome:
     ]
     if groups.unknown:
         met = ", ".join(f"{name} ({count})" for name, count in groups.unknown.items())
-        lines.append(f"What these operators touch stays, as they have no rule: {met}")
+        lines.append(f"What these operators touch stays, as no rule knows them: {met}")
+    for fault, count in groups.faults.items():
+        lines.append(
+            f"What {fault.operator} touches stays ({count}): its rule failed with {fault.error} at {fault.line}, "
+            "which is a fault of secateur's; please report it."
+        )
     record = {
         "run": run.name,
         "groups": [{**row, "members": _members(group)} for row, group in zip(rows, groups, strict=True)],
         "unknown": groups.unknown,
+        "faults": [fault._asdict() | {"count": count} for fault, count in groups.faults.items()],
     }
     return Outcome(tuple(lines), Table(GROUP_COLUMNS, rows), record, tree(groups, run.name))
 
 
 def tree(groups: Groups, title: str) -> Tree:
-    """Draw the groups that may be cut with the tensors they run through, then what must stay, by reason."""
+    """Return the tree of the prunable groups with their tensors, followed by the locked groups, by reason."""
     root = Tree(Text(title))
     for group in groups.free:
         branch = root.add(
@@ -61,7 +67,7 @@ def tree(groups: Groups, title: str) -> Tree:
 
 
 def kind(group: Group) -> str:
-    """Name a group's units."""
+    """Return the noun of a group's units."""
     return "heads" if group.heads else "channels"
 
 

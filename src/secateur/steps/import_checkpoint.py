@@ -1,4 +1,4 @@
-"""Take a checkpoint of another program in."""
+"""Import of checkpoints and pretrained models."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ class Import(Step, ModelChoice, DataChoice):
 
     out: Out
     weights: Annotated[
-        str | None, Field(description="checkpoint file; left out, the model as its source builds it")
+        str | None, Field(description="checkpoint file; the weights of the model's source when left out")
     ] = None
     evaluate: Evaluate = True
     overwrite: Overwrite = False
 
     def perform(self, context: Context) -> Outcome:
-        """Build the model, load the weights safely, measure the accuracy, keep all as a run folder."""
+        """Build the model, load the weights safely, measure the accuracy and save a run folder."""
         folder = context.at(self.out)
         context.check_code(self.model)
         planned = [self.identity()]

@@ -1,4 +1,4 @@
-"""Look into a run's model, layer by layer."""
+"""Table of the layers of a run's model, or of its coupled groups."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from secateur.steps.choices import OutputFormat
 class Inspect(Step):
     """Show a run's layers one by one.
 
-    Shapes, parameters, MACs, sparsity, kurtosis and dead units of each, and the totals. With --groups, what must
-    live and die together instead, and what can't be cut and why.
+    Shapes, parameters, MACs, sparsity, kurtosis and dead units of each, and the totals. With --groups, the coupled
+    groups instead, and the units that can't be cut, with the reason.
     """
 
     run: In
@@ -37,7 +37,7 @@ class Inspect(Step):
     format: OutputFormat = "text"
 
     def perform(self, context: Context) -> Outcome:
-        """Count and print."""
+        """Count and return one row for each layer."""
         run = Run.open(context.at(self.run))
         model, masks = run.load_model(trust=self.trust or context.trust)
         example = run.example(root=context.data_root or self.data_root)

@@ -1,4 +1,4 @@
-"""How long a training has to go on until its outcome no longer depends on the order of the data."""
+"""Instability analysis: error barriers between trainings that differ in the noise of SGD."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ from secateur.training.snapshots import snapshot_path
 
 INSTABILITY_FILE, DENSE_FOLDER, CHILDREN = "instability.json", "dense", "children"
 NOT_HERE = ("start_at", "snapshots", "method", "amount", "options")
-"""Settings of a training that this step makes itself, or has no use for."""
+"""Settings of a training that this step sets itself or does not support."""
 
 
 @step("instability")
 class Instability(Step, TrainConfig, PathOptions, ModelChoice, DataChoice):
     """Measure from which moment of a training on its outcome is stable to the noise of SGD.
 
-    Trains a model once. From its weights at every moment --at, children are trained to the end that differ in the order
-    and augmentation of the data; the error barrier between children tells how far apart they got. With --masks the
-    children are tickets. Every pair is kept when it is measured: the same command goes on where it was stopped.
+    Trains a model once. From its weights at every moment --at, children are trained to the end with different orders
+    and augmentations of the data, and the error barrier between every two of them is measured. With --masks the
+    children are tickets. Every pair is saved when it is measured, so that the same command resumes an interrupted one.
     """
 
     out: Annotated[
@@ -53,14 +53,15 @@ class Instability(Step, TrainConfig, PathOptions, ModelChoice, DataChoice):
         ),
     ]
     at: Annotated[
-        tuple[str, ...], Field(min_length=1, description="moments k to part at, such as 0it 100it 1ep 3%")
+        tuple[str, ...],
+        Field(min_length=1, description="moments k of the branches, such as 0it 100it 1ep 3%"),
     ] = ("0it", "1%", "3%", "10%", "30%")
     children: Annotated[int, Field(ge=2, description="children trained from each moment")] = 2
     masks: Annotated[
-        str | None, Field(description="run folder whose masks cut the children, from the moment they part on")
+        str | None, Field(description="run folder whose masks cut the children from moment k on")
     ] = None
     overwrite: Annotated[
-        bool, Field(description="train and measure again what is there already", json_schema_extra=MACHINE)
+        bool, Field(description="train and measure existing results again", json_schema_extra=MACHINE)
     ] = False
     trust: Trust = False
     format: OutputFormat = "text"
@@ -73,7 +74,7 @@ class Instability(Step, TrainConfig, PathOptions, ModelChoice, DataChoice):
         return value
 
     def perform(self, context: Context) -> Outcome:
-        """Train what is missing, measure what is missing, show all that was asked for."""
+        """Train and measure the missing children and pairs, and show all selected ones."""
         context.check_code(self.model)
         folder, data = context.at(self.out), self.load_data(context)
         per_epoch = -(-len(data.train) // self.batch_size)
@@ -114,7 +115,7 @@ class Instability(Step, TrainConfig, PathOptions, ModelChoice, DataChoice):
         return Outcome((line, told, drawn), table(cells), cells)
 
     def _measured(self, children: connectivity.Children, k: int, pair: tuple[int, int]) -> InstabilityRecord:
-        """Return what is between two children."""
+        """Return the record of two children."""
         watch = Stopwatch()
         one, other = (children.get(k, number) for number in pair)
         own: dict[str, Any] = {"batch_size": self.batch_size, "seed": self.seed, "augment": self.augment}
@@ -137,7 +138,7 @@ class Instability(Step, TrainConfig, PathOptions, ModelChoice, DataChoice):
         return TrainConfig(**{name: getattr(self, name) for name in TrainConfig.model_fields})
 
     def _about(self, weights: str, masks: Masks, total: int) -> InstabilityRecord:
-        """Return what all pairs asked for have in common."""
+        """Return the fields common to all pairs."""
         packed = b"".join(name.encode() + bits.numpy().tobytes() for name, bits in masks.pack().items())
         return {
             "weights": weights,
@@ -148,7 +149,7 @@ class Instability(Step, TrainConfig, PathOptions, ModelChoice, DataChoice):
         }
 
     def _cut(self, context: Context, data: Dataset) -> Masks:
-        """Return the masks of the run named, which must fit the model."""
+        """Return the masks of the run of --masks, which must fit the model; none without it."""
         if self.masks is None:
             return Masks({})
         run = Run.open(context.at(self.masks))
@@ -164,16 +165,16 @@ class Instability(Step, TrainConfig, PathOptions, ModelChoice, DataChoice):
         )
 
     def _iterations(self, per_epoch: int, total: int) -> list[int]:
-        """Return the iterations to part at, each once, earliest first."""
+        """Return the iterations of the branches, each once, in ascending order."""
         found = {span: Duration.parse(span).iterations(per_epoch, total) for span in self.at}
         for span, k in found.items():
             require(k < total, f"Children can't part at {span}: the training ends after {total} iterations.")
         return sorted(set(found.values()))
 
     def _dense(self, context: Context, moments: Sequence[int]) -> str:
-        """Train the model that all come from, and return the digest of its weights.
+        """Train the common ancestor, and return the digest of its weights.
 
-        A training is the same every time: a moment asked for later is had by training once more.
+        The training is deterministic: snapshots for further moments are made by repeating it.
         """
         own = (*TrainConfig.model_fields, *ModelChoice.model_fields, *DataChoice.model_fields)
         settings: dict[str, Any] = {name: getattr(self, name) for name in own}
@@ -190,17 +191,17 @@ class Instability(Step, TrainConfig, PathOptions, ModelChoice, DataChoice):
 
 
 InstabilityRecord: TypeAlias = Mapping[str, Any]
-"""What is known of one pair of children; the keys of IDENTITY tell it from all others."""
+"""Record of one pair of children, identified by the keys in `INSTABILITY_IDENTITY`."""
 INSTABILITY_IDENTITY = ("weights", "masks", "settings", "k", "pair")
 
 
 def is_cell(record: Any) -> bool:
-    """Whether what a JSON file holds at one place is a cell."""
+    """Whether a value read from JSON is a record of a pair."""
     return isinstance(record, dict) and {*INSTABILITY_IDENTITY, "barrier", "rows"} <= set(record)
 
 
 def _spread(value: float, spread: float | None = None) -> str:
-    """Write a fraction as percent, with the standard deviation of several."""
+    """Return a fraction as percent, with the standard deviation if given."""
     return percent(value) if spread is None else f"{100 * value:.2f} ± {100 * spread:.2f} %"
 
 
@@ -237,16 +238,16 @@ def _row(k: int, cells: Sequence[InstabilityRecord]) -> dict[str, Any]:
 
 
 def comparable(cell: InstabilityRecord, about: InstabilityRecord) -> bool:
-    """Whether a cell is of the same training and measured alike, whatever its masks."""
+    """Whether a cell is of the same training and measurement, regardless of its masks."""
     return all(cell[key] == about[key] for key in ("weights", "settings"))
 
 
 def points(cells: Sequence[InstabilityRecord]) -> list[dict[str, Any]]:
-    """Return what the chart shows, a series for each split, and for each sparsity where there are several."""
+    """Return the points of the chart: a series for each split, and for each sparsity if there are several."""
     several = len({cell["masks"] for cell in cells}) > 1
     return [
         {
-            "series": f"{_called(cell)}, {split}" if several else split,
+            "series": f"{_title(cell)}, {split}" if several else split,
             "k": cell["k"],
             "barrier": cell["barrier"][f"{split}_error"],
         }
@@ -255,7 +256,7 @@ def points(cells: Sequence[InstabilityRecord]) -> list[dict[str, Any]]:
     ]
 
 
-def _called(cell: InstabilityRecord) -> str:
+def _title(cell: InstabilityRecord) -> str:
     return f"{100 * cell['cut']:.4g} % cut" if cell["masks"] else "dense"
 
 

@@ -1,4 +1,4 @@
-"""Iterative pruning with rewinding and its baselines: levels as run folders."""
+"""Iterative pruning with rewinding and its baselines; each level is a run folder."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ PLANNED = (
     *("rate", "levels", "left", "layer_rates"),
     *("granularity", "criterion", "scope", "include", "keep", "layers"),
 )
-"""The fields that say how far a search goes."""
+"""The fields that determine the levels of a search."""
 
 
 def _names(*, leads: bool) -> str:
-    """List the starts that lead, or those that don't."""
+    """Return the names of the starts that lead, or of the others."""
     return ", ".join(name for name, start in STARTS.items() if start.leads == leads)
 
 
@@ -65,8 +65,7 @@ def _names(*, leads: bool) -> str:
 class Lottery(Step, TicketChoice):
     """Look for lottery tickets: cut, rewind and train again, level by level, with baselines beside it.
 
-    Takes runs that secateur train made, one for each seed. Every level is a run folder; a search that was stopped
-    goes on where it was.
+    Takes runs of secateur train, one for each seed. Every level is a run folder; an interrupted search is resumed.
     """
 
     runs: Annotated[
@@ -80,30 +79,30 @@ class Lottery(Step, TicketChoice):
     out: Annotated[
         str,
         Field(
-            min_length=1, description="folder to make the levels' run folders in", json_schema_extra=MACHINE
+            min_length=1, description="folder for the run folders of the levels", json_schema_extra=MACHINE
         ),
     ]
     rate: Annotated[
         float | None,
-        Field(gt=0, lt=1, description="fraction of what is left that a level takes; 0.2 when left out"),
+        Field(gt=0, lt=1, description="fraction of the remaining weights cut per level; 0.2 when left out"),
     ] = None
-    levels: Annotated[int | None, Field(ge=1, description="how many levels there are")] = None
+    levels: Annotated[int | None, Field(ge=1, description="number of levels")] = None
     left: Annotated[
         float | None,
-        Field(gt=0, lt=1, description="fraction of the weights, or units, that the last level leaves"),
+        Field(gt=0, lt=1, description="fraction of the weights, or units, left by the last level"),
     ] = None
     one_shot: Annotated[bool, Field(description="cut every level from the dense model at once")] = False
     starts: Annotated[
         tuple[str, ...],
         Field(
             min_length=1,
-            description=f"what levels start from: {_names(leads=True)}; and with the masks of the first of these, "
+            description=f"starts of the levels: {_names(leads=True)}; and, with the masks of the first of these, "
             f"{_names(leads=False)}",
         ),
     ] = ("weights",)
     finetune: Annotated[
         int | None,
-        Field(ge=0, description="epochs of the start none; those of the dense training when left out"),
+        Field(ge=0, description="epochs for the start none; those of the dense training when left out"),
     ] = None
     charts: Annotated[
         str | None, Field(description="folder to write charts to, as SVG and PNG", json_schema_extra=MACHINE)
@@ -114,7 +113,7 @@ class Lottery(Step, TicketChoice):
     format: OutputFormat = "text"
 
     @classmethod
-    def loose_options(cls) -> Mapping[str, str | None]:
+    def extra_options(cls) -> Mapping[str, str | None]:
         """Return the options of all criteria."""
         return options_of_criteria()
 
@@ -131,7 +130,7 @@ class Lottery(Step, TicketChoice):
         return self
 
     def perform(self, context: Context) -> Outcome:
-        """Make every level that is not there yet, and show all."""
+        """Make the missing levels, and show all."""
         denses = self._denses(context)
         model, _ = denses[0].run.load_model(trust=denses[0].trust)
         rate, levels = plan(model, **self._planned(denses[0], context))
@@ -172,7 +171,7 @@ class Lottery(Step, TicketChoice):
         return planned
 
     def _denses(self, context: Context) -> list[Dense]:
-        """Return the dense trainings. Raises `InputError` unless they are that, and differ in their seeds only."""
+        """Return the dense trainings. Raises `InputError` for other runs, or if more than their seeds differ."""
         denses = []
         for run in open_runs(self.runs, context):
             steps = context.past(run)
@@ -206,7 +205,7 @@ class Lottery(Step, TicketChoice):
         return denses
 
     def _ticket(self, out: Path, dense: Dense, job: PlannedTraining, rate: float, level: float) -> Ticket:
-        """Return the step that makes what a level starts from."""
+        """Return the step that makes the ticket of a level."""
 
         def folder(start: str, number: int) -> str:
             return str(out / folder_of(dense.run.name, start, number, self.one_shot))
@@ -227,24 +226,24 @@ class Lottery(Step, TicketChoice):
     def _level(
         self, ticket: Ticket, dense: Dense, job: PlannedTraining, context: Context
     ) -> tuple[Trained, bool]:
-        """Make a level, where it is not there, and return it, and whether it was made."""
+        """Return a level, made if missing, and whether it was made now."""
         folder = Path(ticket.out)
         planned = [*context.past(Run.open(ticket.run)), ticket.identity()]
         at = len(planned) - 1
-        self._start_over(ticket, planned, context)
+        self._make_ticket(ticket, planned, context)
         training = self._training(folder, dense, job.start, Run.open(folder).history[at]["result"])
         fresh = len(Run.open(folder).history) == at + 1
         if not fresh:
-            fresh = self._start_over(ticket, [*planned, training.identity()], context)
+            fresh = self._make_ticket(ticket, [*planned, training.identity()], context)
         if not fresh:
             Run.open(folder).check_model()
         training.perform(context)
         return Trained(Run.open(folder), at, dense.run.name, self.one_shot), fresh
 
-    def _start_over(self, ticket: Ticket, planned: list[dict[str, Any]], context: Context) -> bool:
-        """Make what a level starts from, and return whether something else had to go for it.
+    def _make_ticket(self, ticket: Ticket, planned: list[dict[str, Any]], context: Context) -> bool:
+        """Make the ticket of a level, and return whether other content of its folder was replaced.
 
-        Raises `StoreError` where the folder holds something else than what is planned, unless --overwrite.
+        Raises `StoreError` if the folder holds anything but the planned level, unless --overwrite.
         """
         folder = Path(ticket.out)
         begun = (folder / RUN_FILE).exists()
@@ -271,7 +270,7 @@ class Lottery(Step, TicketChoice):
         )
 
     def _alike(self, level: Trained, dense: Dense, ticket: Ticket, jobs: list[PlannedTraining]) -> bool:
-        """Whether a level of another call may stand beside this call's: it differs in seed, start and level only."""
+        """Whether a level of another call is comparable with this call's: only seed, start and level may differ."""
         if level.settings != (_but_seed(dense), common(ticket.identity())) or level.start not in STARTS:
             return False
         if level.start not in self.starts:
@@ -285,5 +284,5 @@ class Lottery(Step, TicketChoice):
 
 
 def _but_seed(dense: Dense) -> dict[str, Any]:
-    """Return what determines a dense training, less its seed."""
+    """Return the fields that determine a dense training, without its seed."""
     return common(identity("train", dense.run.history[0]["config"]))

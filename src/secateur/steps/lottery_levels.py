@@ -1,4 +1,4 @@
-"""The levels that a folder holds, whichever call of `secateur lottery` made them."""
+"""The levels in a folder, from any calls of `secateur lottery`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def folder_of(dense: str, start: str, number: int, one_shot: bool) -> str:
 
 @dataclass(frozen=True)
 class Trained:
-    """A level that was trained: of `run`, the step number `at` is its ticket and the next one its training.
+    """A trained level: step number `at` of `run` is its ticket, the next one its training.
 
     `dense` is the name of the dense run.
     """
@@ -40,12 +40,12 @@ class Trained:
 
     @property
     def start(self) -> str:
-        """What it started from."""
+        """Name of its start."""
         return str(self.ticket["start"])
 
     @property
     def number(self) -> int:
-        """Its level, counted from 1; the last of a search may not be a whole one."""
+        """Its number from 1; that of the last level of a search, which may be fractional, is rounded up."""
         return math.ceil(float(self.ticket["level"]))
 
     @property
@@ -60,12 +60,12 @@ class Trained:
 
     @property
     def settings(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What determined its dense training and its ticket, less what differs within a search."""
+        """Settings of its dense training and its ticket, without those that vary within a search."""
         return self._settings(0), self._settings(self.at)
 
     @property
     def rounds(self) -> Iterator[tuple[str, Mapping[str, Any], dict[str, Any]]]:
-        """Start, result of the ticket and settings of the training, for the levels before it and for itself."""
+        """Start, result of the ticket and settings of the training, for the earlier levels and this one."""
         for at, entry in enumerate(self.run.history[: self.at + 1]):
             if entry["do"] == "ticket":
                 yield entry["config"]["start"], entry["result"], self._settings(at + 1)
@@ -76,7 +76,7 @@ class Trained:
 
 
 def common(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings without those that differ from level to level and from seed to seed."""
+    """Return settings without those that vary between levels and seeds."""
     return {name: value for name, value in settings.items() if name not in ("seed", "start", "level")}
 
 
@@ -96,16 +96,18 @@ def levels_in(folder: Path) -> Iterator[Trained]:
 
 
 def difference(held: Sequence[Mapping[str, Any]], planned: Sequence[Mapping[str, Any]]) -> str:
-    """Say what sets a run apart from the one planned, by their identities; nothing where it is that, or went on."""
+    """Return the differences of a run from the planned one, by their identities; "" if it begins with all of them."""
     for has, wants in zip(held, planned, strict=False):
         names = [name for name in wants if has.get(name) != wants[name]]
         if has["do"] == wants["do"] and names:
-            return ", ".join(f"{_told(name, has.get(name))} instead of {wants[name]}" for name in names)
+            return ", ".join(
+                f"{_setting_text(name, has.get(name))} instead of {wants[name]}" for name in names
+            )
     steps, wanted = ([each["do"] for each in every] for every in (held, planned))
     return "" if steps[: len(wanted)] == wanted else " → ".join(steps)
 
 
-def _told(name: str, value: Any) -> str:
-    """Write a setting; a level that is not whole is the last one of a search with --left."""
+def _setting_text(name: str, value: Any) -> str:
+    """Return the text of a setting; a fractional level is the last one of a search with --left."""
     cut_short = name == "level" and not float(value).is_integer()
     return f"{name} {value}{' (where --left ended)' if cut_short else ''}"

@@ -1,4 +1,4 @@
-"""What a search for lottery tickets found: a record for each level, as one table and as charts."""
+"""Results of a search for lottery tickets: a record for each level, a table and charts."""
 
 from __future__ import annotations
 
@@ -77,11 +77,11 @@ def _measured(result: LotteryRecord, rows: Sequence[MetricsRow]) -> dict[str, An
 def gathered(
     own: Sequence[LotteryRecord], others: Sequence[Trained], earlier: Sequence[LotteryRecord]
 ) -> list[LotteryRecord]:
-    """Return the records of a call and of other levels, dense runs first, then level by level for each of them.
+    """Return the records of a call and of other levels, dense runs first, then by seed and level.
 
-    A dense run of another call has its record among the `earlier` ones; without it the iteration of its lowest loss is
-    not known, which the log of its training would tell. Of two dense runs with the same seed, which are no two
-    samples, the call's own counts, or the first.
+    The record of another call's dense run is taken from `earlier`; without it the iteration of its lowest loss, which
+    is in the log of its training, is missing. Two dense runs with the same seed are one sample: the call's own one, or
+    else the first.
     """
     known = {record["dense"]: record for record in earlier if record["level"] == 0}
     found, samples = list(own), {record["seed"]: record["dense"] for record in own}
@@ -103,20 +103,20 @@ def _place(record: LotteryRecord) -> tuple[Any, ...]:
 
 
 def keep(records: Sequence[LotteryRecord], path: Path) -> None:
-    """Write the records, unless they are there already."""
+    """Write the records, unless the file holds the same ones."""
     plain = [dict(record) for record in records]
     if not path.exists() or read_json(path) != plain:
         write_json(path, plain)
 
 
 def read(path: Path) -> list[LotteryRecord]:
-    """Return the records of earlier calls; none where there is no file, or no such one."""
+    """Return the records of earlier calls, an empty list without a file of records."""
     found = read_json(path) if path.exists() else []
     return found if are(found, is_record) else []
 
 
 def is_record(record: Any) -> bool:
-    """Whether it is what this command keeps of a training."""
+    """Whether a value read from JSON is a record of a training."""
     return isinstance(record, dict) and {"dense", "seed", "level", "top1"} <= set(record)
 
 
@@ -129,15 +129,15 @@ def _iteration(mean: float, spread: float | None = None) -> str:
 
 
 SHOWN = {"top1": ("top-1", Format(_accuracy)), "early_stop": ("early stop", Format(_iteration))}
-"""What the table shows of each start: key of a record → title and format."""
+"""Columns of each start in the table: key of a record → (title, format)."""
 
 
 def table(records: Sequence[LotteryRecord]) -> Table:
-    """Return one row for each level, with mean and standard deviation over the dense runs of what each start reached.
+    """Return one row for each level: the results of each start, as mean and standard deviation over the dense runs.
 
     The dense training is level 0 of every start that leads.
     """
-    starts = {_called(record): STARTS[record["start"]] for record in records if record["level"]}
+    starts = {_title(record): STARTS[record["start"]] for record in records if record["level"]}
     what = counted(records)
     columns = [Column("level", "Level", Format(str)), Column("left", f"{what.capitalize()} left", PERCENT)]
     columns += [] if what == "weights" else [Column("macs_left", "MACs left", PERCENT)]
@@ -152,7 +152,7 @@ def table(records: Sequence[LotteryRecord]) -> Table:
         row: dict[str, Any] = {"level": level, "left": fmean(record["left"] for record in own)}
         row |= {"macs_left": fmean(record["macs_left"] for record in own)} if what != "weights" else {}
         for name, start in starts.items():
-            of_start = [r for r in own if _called(r) == name or (level == 0 and start.leads)]
+            of_start = [r for r in own if _title(r) == name or (level == 0 and start.leads)]
             for key in SHOWN:
                 row |= _summed(f"{key}_{name}", [r[key] for r in of_start if r[key] is not None])
         rows.append(row)
@@ -160,18 +160,18 @@ def table(records: Sequence[LotteryRecord]) -> Table:
 
 
 def counted(records: Sequence[LotteryRecord]) -> str:
-    """Return what is left, as a plural: weights, channels, heads or layers."""
+    """Return the noun of the counted elements: weights, channels, heads or layers."""
     kinds = (parse(record.get("granularity") or "weight") for record in records)
     return next((f"{kind}s" for kind in kinds if kind.removes), "weights")
 
 
 def _row(record: LotteryRecord) -> tuple[int, float]:
-    """Return the level, and what it leaves: with --left the last one leaves more than the level of that number."""
+    """Return the level and the fraction left: with --left the last one leaves more than a full level."""
     return record["level"], float(f"{record['left']:.4g}")
 
 
-def _called(record: LotteryRecord) -> str:
-    """Return what a start is called in tables and charts."""
+def _title(record: LotteryRecord) -> str:
+    """Return the title of a start in tables and charts."""
     return f"{'oneshot-' if record.get('one_shot') else ''}{record['start']}"
 
 
@@ -193,7 +193,7 @@ def draw(records: Sequence[LotteryRecord], folder: Path) -> list[Path]:
 
 
 def points(records: Sequence[LotteryRecord], key: str) -> Iterator[dict[str, Any]]:
-    """Yield what a chart shows of the records: start, fraction left, and the value under `key`."""
+    """Yield the points of a chart: start, fraction left, and the value under `key`."""
     for record in records:
         if record[key] is not None:
-            yield {"start": _called(record), "left": record["left"], "value": record[key]}
+            yield {"start": _title(record), "left": record["left"], "value": record[key]}

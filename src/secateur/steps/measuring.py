@@ -1,4 +1,4 @@
-"""Runs as the report and the comparison see them: read, measured side by side, labelled."""
+"""Measurement and labels of runs, for the report and the comparison."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from secateur.steps.base import Context
 
 
 def open_runs(names: Sequence[str], context: Context) -> list[Run]:
-    """Open the named run folders; a name with * or ? means every run folder it matches, in order of name.
+    """Open the named run folders; a name with * or ? stands for all run folders it matches, in order of name.
 
-    Raises `InputError` where nothing matches, `StoreError` for a folder that is no finished run.
+    Raises `InputError` for a name without a match, `StoreError` for a folder that is no finished run.
     """
     runs: list[Run] = []
     for name in names:
@@ -41,7 +41,7 @@ def views(
     data_root: str | None = None,
     trust: bool = False,
 ) -> list[RunView]:
-    """Read and measure `runs`; latencies are taken in turns in this one process, so that they compare."""
+    """Read and measure `runs`; latencies are measured in turns in one process, so that they are comparable."""
     labels = [run.name for run in runs]
     if len(set(labels)) < len(labels):
         labels = [str(run.folder) for run in runs]
@@ -77,7 +77,7 @@ def views(
 
 
 def notes(measurements: Sequence[Measurement]) -> tuple[str, ...]:
-    """Return the note on masks once for all measurements that have one."""
+    """Return the note on masks, one for all measurements that have one."""
     noted = sorted((measured for measured in measurements if measured.note), key=lambda each: each.sparsity)
     if len(noted) < 2:
         return tuple(measured.note for measured in noted)
@@ -89,7 +89,7 @@ def notes(measurements: Sequence[Measurement]) -> tuple[str, ...]:
 
 
 def _same_inputs(labels: Sequence[str], runs: Sequence[Run]) -> list[list[tuple[str, Run]]]:
-    """Group runs whose models take the same inputs: only their latencies compare."""
+    """Group runs by the input shape of their models: only their latencies are comparable."""
     groups: dict[tuple[int, ...] | None, list[tuple[str, Run]]] = {}
     for label, run in zip(labels, runs, strict=True):
         groups.setdefault(run.input_shape, []).append((label, run))
@@ -97,6 +97,6 @@ def _same_inputs(labels: Sequence[str], runs: Sequence[Run]) -> list[list[tuple[
 
 
 def _label(name: str, run: Run) -> str:
-    """Name a run with how it was cut and the fraction removed: "p80 (magnitude, global, 80 %)"."""
+    """Return a run's name with its cut and the fraction removed: "p80 (magnitude, global, 80 %)"."""
     cuts = [entry for entry in run.history if is_cut(entry)]
     return f"{name} ({method(cuts[-1])}, {100 * removed(run.history):.4g} %)" if cuts else name

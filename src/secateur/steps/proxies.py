@@ -1,4 +1,4 @@
-"""Zero-cost proxies of many networks, and how well they agree with accuracies."""
+"""Zero-cost proxies of many networks, and their rank correlation with accuracies."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ PROXY_IDENTITY = ("name", "settings")
 class Proxies(Step, DataChoice):
     """Guess how good networks will be before they are trained.
 
-    Scores every network by zero-cost proxies on one batch. With accuracies of trained networks it tells how well each
-    proxy ranks them. Scores are kept after every network, so that the same command goes on where it was stopped.
+    Scores every network by zero-cost proxies on one batch. With accuracies of trained networks, the rank correlation of
+    each proxy is computed. Scores are saved after every network, so that the same command resumes an interrupted one.
     """
 
     models: Annotated[
@@ -57,7 +57,7 @@ class Proxies(Step, DataChoice):
         dict[str, Any], Field(description="argument of every network's factory, as name=value")
     ] = {}
     nasbench201: Annotated[
-        int | None, Field(ge=1, description="so many cells of NAS-Bench-201, drawn by the seed")
+        int | None, Field(ge=1, description="number of cells of NAS-Bench-201, drawn by the seed")
     ] = None
     cells: Annotated[
         str | None,
@@ -78,7 +78,7 @@ class Proxies(Step, DataChoice):
     ] = None
     device: Annotated[str, Field(description="cpu, cuda, …", json_schema_extra=MACHINE)] = "cpu"
     overwrite: Annotated[
-        bool, Field(description="score again what is there already", json_schema_extra=MACHINE)
+        bool, Field(description="compute existing scores again", json_schema_extra=MACHINE)
     ] = False
     format: OutputFormat = "text"
 
@@ -88,7 +88,7 @@ class Proxies(Step, DataChoice):
         return tuple(PROXIES[name].name for name in names)
 
     def perform(self, context: Context) -> Outcome:
-        """Score what is not there yet, and show what was asked for."""
+        """Score the missing networks, and show the selected ones."""
         check_device(self.device)
         names = self._networks(context)
         accuracies = None if self.accuracies is None else read_accuracies(context.at(self.accuracies))
@@ -107,7 +107,7 @@ class Proxies(Step, DataChoice):
         return Outcome((*told(rows), line), table, record)
 
     def _rows(self, context: Context, names: Sequence[str]) -> tuple[list[NetworkScores], int]:
-        """Return a row for each network, and how many were scored now."""
+        """Return a row for each network, and the number scored now."""
         data = self.load_data(context)
         chosen = data.subset(train=self.batch, seed=self.seed).train
         inputs = each(lambda tensor: tensor.to(self.device), data.normalised(chosen.inputs))
@@ -134,7 +134,7 @@ class Proxies(Step, DataChoice):
         return rows, fresh
 
     def _networks(self, context: Context) -> list[str]:
-        """Return the names of the networks. Raises `InputError` for one there is not, and where there is none."""
+        """Return the names of the networks. Raises `InputError` for an unknown one, or if there is none."""
         names = [canonical(name) for name in self.models]
         for name in names:
             context.check_code(name)
@@ -164,7 +164,7 @@ class Proxies(Step, DataChoice):
         return model.to(self.device)
 
     def _settings(self, context: Context) -> dict[str, Any]:
-        """Return what decides the scores, as it reads back from JSON."""
+        """Return the settings that determine the scores, as read from JSON."""
         data = {
             key: value
             for key, value in self.data_arguments(context).items()

@@ -1,4 +1,4 @@
-"""What scoring by proxies reads from files, and the tables it shows: networks, best first, or proxies."""
+"""Input files of scoring by proxies, and its tables: networks, best first, and proxies."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ RATIO = Format(lambda value: f"{value:.3f}".replace("-", "−"))
 
 
 def is_cell(name: str) -> bool:
-    """Whether a name is a cell of NAS-Bench-201, as it is usually written."""
+    """Whether a name is a cell of NAS-Bench-201 in its usual notation."""
     return name.startswith("|")
 
 
 def canonical(name: str) -> str:
-    """Return a name, a cell as it is usually written. Raises `InputError` for a cell that can't be read."""
+    """Return a name, a cell in its usual notation. Raises `InputError` for an invalid cell."""
     return nasbench201.written(nasbench201.parse(name)) if name.startswith(("|", "[")) else name
 
 
 def read_cells(path: Path) -> list[str]:
-    """Return the cells in a JSON file. Raises `InputError` where it holds anything else."""
+    """Return the cells in a JSON file. Raises `InputError` for other content."""
     content = read_json(path)
     if (
         not isinstance(content, list | dict)
@@ -41,7 +41,7 @@ def read_cells(path: Path) -> list[str]:
 
 
 def read_accuracies(path: Path) -> dict[str, float]:
-    """Return accuracies by name of the network. Raises `InputError` where a JSON file holds anything else."""
+    """Return the accuracies in a JSON file, by name of the network. Raises `InputError` for other content."""
     content = read_json(path)
     if not isinstance(content, dict) or not content:
         raise InputError(
@@ -56,7 +56,7 @@ def read_accuracies(path: Path) -> dict[str, float]:
 
 
 def is_record(record: Any) -> bool:
-    """Whether something read from JSON is the record of a network."""
+    """Whether a value read from JSON is the record of a network."""
     return (
         isinstance(record, dict)
         and isinstance(record.get("name"), str)
@@ -67,18 +67,18 @@ def is_record(record: Any) -> bool:
 
 
 def by_network(rows: Sequence[NetworkScores], asked: Sequence[str]) -> Table:
-    """Return a line for each network, the best first by the first vote asked for or else the first proxy."""
+    """Return a row for each network, best first by the first selected vote or else the first proxy."""
     first = next((name for name in asked if PROXIES[name].voters), asked[0])
     best = sorted(rows, key=lambda row: -row.scores.get(first, -math.inf))
     columns = [Column("name", "Network"), *(Column(name, name, NUMBER) for name in asked)]
-    lines = [{"name": row.name, **row.scores, "seconds": _taken(row)} for row in best]
+    lines = [{"name": row.name, **row.scores, "seconds": _seconds(row)} for row in best]
     return Table([*columns, Column("seconds", "Time", MILLISECONDS)], lines)
 
 
 def by_proxy(
     rows: Sequence[NetworkScores], asked: Sequence[str], found: Mapping[str, Mapping[str, float | None]]
 ) -> Table:
-    """Return a line for each proxy: how well it ranks the networks, and the mean time for one of them."""
+    """Return a row for each proxy: its rank correlations with the accuracies, and the mean time per network."""
     lines = [
         {
             "proxy": name,
@@ -100,7 +100,7 @@ def by_proxy(
 
 
 def told(rows: Sequence[NetworkScores]) -> list[str]:
-    """Say why scores are missing, what several networks or proxies share once."""
+    """Return the reasons for missing scores, each once for all networks and proxies with it."""
     found: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         own = {name: reason for name, reason in row.reasons.items() if not PROXIES[name].voters}
@@ -111,19 +111,19 @@ def told(rows: Sequence[NetworkScores]) -> list[str]:
 
 
 def _listed(names: Sequence[str], most: int = 3) -> str:
-    """Write one name, or how many there are and the first of them."""
+    """Return the only name, or the number of names and the first `most`."""
     if len(names) == 1:
         return names[0]
     return f"{len(names)} networks ({', '.join(names[:most])}{', …' if len(names) > most else ''})"
 
 
 def mean(values: Sequence[float]) -> float | None:
-    """Return the mean, None of nothing."""
+    """Return the mean, None for no values."""
     return math.fsum(values) / len(values) if values else None
 
 
-def _taken(row: NetworkScores) -> float | None:
-    """Seconds of all proxies that score a network on its own, each alone."""
+def _seconds(row: NetworkScores) -> float | None:
+    """Return the total seconds of the proxies that score networks one by one."""
     taken = [seconds for name, seconds in row.seconds.items() if not PROXIES[name].voters]
     return math.fsum(taken) if taken else None
 

@@ -1,4 +1,4 @@
-"""Cut a run's model into a new run."""
+"""Pruning of a run's model into a new run."""
 
 from __future__ import annotations
 
@@ -25,37 +25,35 @@ from secateur.steps.extra_options import Options, options_of_cuts
 class Prune(Cutting, PruneSettings):
     """Cut a run's model into a new run.
 
-    Removes the least important weights, channels, heads or layers by the criterion, as many as the amount, or the
-    budget, and the scope say. Weights are set to zero; all others are cut out, which makes the model smaller.
+    Removes the least important weights, channels, heads or layers by the criterion; the amount, or the budget, and the
+    scope determine their numbers. Weights are set to zero; channels, heads and layers are removed from the model.
     """
 
     makes, measured = "cut", "as cut"
     amount: Annotated[
         float | Literal["safe", "optimum"] | None,
         AmountCheck,
-        Field(description="fraction to remove, or safe or optimum: the rates secateur safe-rate finds"),
+        Field(description="fraction to remove, or safe or optimum: the rates of secateur safe-rate"),
     ] = None
     calibration: Annotated[
         int,
         Field(
             ge=1,
-            description="training samples that criteria such as taylor and compensations such as reconstruct look at, "
-            "class-balanced",
+            description="class-balanced training samples for criteria such as taylor and compensations such as "
+            "reconstruct",
         ),
     ] = 512
-    seed: Annotated[
-        int, Field(ge=0, description="seed of criteria that draw at random, and of the training samples")
-    ] = 0
+    seed: Annotated[int, Field(ge=0, description="seed of random criteria and of the training samples")] = 0
     options: Options = {}
 
     @classmethod
-    def loose_options(cls) -> Mapping[str, str | None]:
-        """Return the options of all criteria and compensations: --norm, --damping and the like."""
+    def extra_options(cls) -> Mapping[str, str | None]:
+        """Return the options of all criteria and compensations: --norm, --damping, …."""
         return options_of_cuts()
 
     @model_validator(mode="after")
-    def _makes_sense(self) -> Prune:
-        """Find what makes no sense before anything is trained or read."""
+    def _validated(self) -> Prune:
+        """Refuse invalid settings before any data is read."""
         named = isinstance(self.amount, str)
         require(
             not named or not parse(self.granularity).removes,
@@ -65,7 +63,7 @@ class Prune(Cutting, PruneSettings):
         return self
 
     def cut(self, run: Run, context: Context) -> CutResult:
-        """Score, allocate, cut."""
+        """Score, allocate and cut."""
         model, masks = run.load_model(trust=self.trust or context.trust)
         shrinks = parse(self.granularity).removes
         compensation = COMPENSATIONS[self.compensation]

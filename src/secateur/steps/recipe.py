@@ -1,4 +1,4 @@
-"""Recipes: a whole road in one YAML file.
+"""Recipes: a sequence of steps in one YAML file.
 
     secateur: 1
     steps:
@@ -12,9 +12,9 @@
     - {do: report, runs: ["*"], out: report.html}
 
 A step is the name of a command and its options, dashes as underscores. `for` repeats its steps for every
-combination of the listed values; a value in braces is filled in, whole values keeping their type. A listed value
-may itself be a mapping: then its own keys are filled in. Instead of a list, 1..4 stands for the whole numbers from 1
-to 4, and 1..0 for none. Steps already done are skipped, so a recipe that was interrupted continues where it stopped.
+combination of the listed values; {name} is replaced by the value, a value that is nothing else keeps its type. The
+keys of a listed mapping are variables too. Instead of a list, 1..4 stands for the integers from 1 to 4, and 1..0 for
+none. Completed steps are skipped, so that an interrupted recipe is resumed.
 """
 
 from __future__ import annotations
@@ -39,23 +39,23 @@ from secateur.steps import STEPS, Context, Outcome, Step
 DEMO = Path(__file__).parent / "demo.yaml"
 HOLE = re.compile(r"\{(\w+)\}")
 MOST_COMBINATIONS = 100_000
-"""Combinations that one grid may have."""
+"""Largest number of combinations of one `for`."""
 RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
 def run(
     path: str | Path, root: str | Path = ".", *, data_root: str | None = None, trust: bool = False
 ) -> list[Outcome]:
-    """Take every step of the recipe file `path`, run folders lying below `root`; steps already done are skipped.
+    """Perform every step of the recipe file `path`, with run folders below `root`; completed steps are skipped.
 
-    `data_root` is where the data sets lie, `trust` allows runs to name user code (package.module:factory).
-    Returns what each step had to say. Raises the errors of the steps, `InputError` for a recipe that makes no sense.
+    `data_root` is the folder of the data sets, `trust` allows runs to name user code (package.module:factory).
+    Returns the outcome of each step. Raises the errors of the steps, `InputError` for an invalid recipe.
     """
     return perform(read_recipe(path), Context(Path(root), trust, data_root))
 
 
 def read_recipe(path: str | Path) -> list[Step]:
-    """Read a recipe file into its steps, validated. Raises `InputError` naming the step at fault."""
+    """Return the validated steps of a recipe file. Raises `InputError` with the invalid step."""
     content = read_yaml(path)
     if isinstance(content, Mapping) and "study" in content:
         raise InputError(f"{path} is a study: run it with secateur study run {path}.")
@@ -63,7 +63,7 @@ def read_recipe(path: str | Path) -> list[Step]:
 
 
 class Once(yaml.SafeLoader):
-    """Reads plain data, and refuses a key that stands twice in a mapping."""
+    """Loader of plain data that refuses a repeated key in a mapping."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Build a mapping."""
@@ -74,7 +74,7 @@ class Once(yaml.SafeLoader):
 
 
 def read_yaml(path: str | Path) -> Any:
-    """Return what a YAML file holds. Raises `InputError` with the line where it is not valid."""
+    """Return the content of a YAML file. Raises `InputError` with the line of a syntax error."""
     try:
         return yaml.load(read_text(path), Once)
     except yaml.YAMLError as error:
@@ -87,9 +87,9 @@ def read_yaml(path: str | Path) -> Any:
 def parse_recipe(
     content: Any, source: str = "the recipe", values: Mapping[str, Any] | None = None
 ) -> list[Step]:
-    """Turn a recipe's content into validated steps, in order, every `for` written out.
+    """Return the validated steps of a recipe's content, in order, with every `for` expanded.
 
-    `values` are filled in wherever their name stands in braces.
+    Each {name} is replaced by its value in `values`.
     """
     if not isinstance(content, Mapping) or "steps" not in content or not isinstance(content["steps"], list):
         raise InputError(
@@ -116,7 +116,7 @@ def parse_recipe(
 
 
 def combinations(loops: Any, source: str) -> Iterator[dict[str, Any]]:
-    """Yield every combination of listed values as name → value; a listed mapping stands for its own keys."""
+    """Yield every combination of listed values as name → value, including the keys of listed mappings."""
     if not isinstance(loops, Mapping):
         raise InputError(f"{source} has a grid that does not map names to lists of values.")
     choices = [_choices(name, value, source) for name, value in loops.items()]
@@ -135,7 +135,7 @@ def combinations(loops: Any, source: str) -> Iterator[dict[str, Any]]:
 
 
 def named(name: str, choice: Any) -> dict[str, Any]:
-    """Return what a value of the variable `name` stands for: a mapping for its own keys, and its name for all of them.
+    """Return the variables of a value of `name`: the keys of a mapping, with `name` as their values joined.
 
     >>> named("way", {"criterion": "magnitude", "scope": "lamp"})
     {'way': 'magnitude, lamp', 'criterion': 'magnitude', 'scope': 'lamp'}
@@ -146,7 +146,7 @@ def named(name: str, choice: Any) -> dict[str, Any]:
 
 
 def _choices(name: Any, value: Any, source: str) -> Sequence[Any]:
-    """Return what a variable goes through: a list, or the numbers that FIRST..LAST stands for."""
+    """Return the values of a variable: a list, or the integers of FIRST..LAST."""
     if not isinstance(name, str) or not name.isidentifier():
         raise InputError(
             f"{source} has a variable {name!r} in a grid: name it with letters, digits and underscores."
@@ -161,7 +161,7 @@ def _choices(name: Any, value: Any, source: str) -> Sequence[Any]:
 def perform(
     steps: Sequence[Step], context: Context, show: Callable[[Outcome], None] = lambda outcome: None
 ) -> list[Outcome]:
-    """Take the steps one after the other, hand each outcome to `show`, and return all outcomes."""
+    """Perform the steps in order, call `show` with each outcome, and return all outcomes."""
     outcomes = []
     context = replace(context, taken={})
     with held():
@@ -173,7 +173,7 @@ def perform(
 
 
 def _expand(entries: Any, values: Mapping[str, Any], source: str) -> Iterator[dict[str, Any]]:
-    """Yield the steps of a list, filled in with `values`, loops written out."""
+    """Yield the steps of a list, with `values` inserted and loops expanded."""
     for entry in entries:
         if not isinstance(entry, Mapping):
             raise InputError(f"{source} has a step that is no mapping ({entry!r}): write - {{do: …}}.")
@@ -186,7 +186,7 @@ def _expand(entries: Any, values: Mapping[str, Any], source: str) -> Iterator[di
 
 
 def _fill(value: Any, values: Mapping[str, Any], source: str) -> Any:
-    """Replace {name} in a value; a value that is nothing but {name} keeps the type of what it stands for."""
+    """Replace {name} in a value; a value of nothing but {name} takes the type of the variable."""
     if isinstance(value, list):
         return [_fill(item, values, source) for item in value]
     if isinstance(value, Mapping):

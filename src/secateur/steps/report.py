@@ -1,4 +1,4 @@
-"""One page that shows what was done and what came of it."""
+"""Report of runs as one HTML page."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from secateur.steps.measuring import open_runs, views
 class Report(Step):
     """Write a report of runs as one HTML file.
 
-    The page works offline; beside it lies the recipe that makes everything in it again.
+    The page works offline; the recipe that reproduces all its runs is written beside it.
     """
 
     runs: Runs
@@ -46,7 +46,7 @@ class Report(Step):
     trust: Trust = False
 
     def perform(self, context: Context) -> Outcome:
-        """Measure, draw, write."""
+        """Measure, draw and write."""
         from secateur.report.charts import save
         from secateur.report.html import render
 
@@ -88,7 +88,7 @@ class Report(Step):
 
 
 def merged(runs: Iterable[Run]) -> list[dict[str, Any]]:
-    """Return the steps that make all `runs`, those they share once."""
+    """Return the steps that make all `runs`, shared ones once."""
     runs = list(runs)
     steps: list[dict[str, Any]] = []
     folders: dict[str, Path] = {}

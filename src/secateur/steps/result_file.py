@@ -1,4 +1,4 @@
-"""Results of a long comparison, kept cell by cell in one JSON file, so that it can go on where it was stopped."""
+"""Results of a long comparison, saved cell by cell in one JSON file, so that it can be resumed."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from secateur.core.errors import StoreError
 from secateur.core.files import locked, read_json, write_json
 
 SECONDS = 1.0
-"""At most so often the file is written while cells come fast; what a kill may cost."""
+"""Shortest interval between two writes of the file, in seconds; a kill loses the cells of at most this time."""
 
 
 class Cells:
-    """Records by what tells one from all others: the values of the fields `identity`."""
+    """Records by their identity: the values of the fields `identity`."""
 
     def __init__(
         self, file: Path | None, identity: Sequence[str], found: Sequence[Mapping[str, Any]]
@@ -32,10 +32,10 @@ class Cells:
     def open(
         cls, file: Path | None, identity: Sequence[str], fits: Callable[[Any], bool], command: str
     ) -> Iterator[Cells]:
-        """Give the records in `file`, which is written when the block ends, however it does; None keeps nothing.
+        """Yield the records in `file`, which is written when the block ends, also by an exception; None saves nothing.
 
-        Raises `StoreError` where the file holds anything but records that `fits` lets pass, or another process is at
-        work.
+        Raises `StoreError` if the file holds anything but records that fulfil `fits`, or another process has locked
+        its folder.
         """
         if file is None:
             yield cls(None, identity, ())
@@ -56,11 +56,11 @@ class Cells:
 
     @property
     def all(self) -> list[Mapping[str, Any]]:
-        """All records, in the order they came in."""
+        """Return all records, in order of insertion."""
         return list(self._records.values())
 
     def find(self, cell: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the record of a cell, empty where there is none."""
+        """Return the record of a cell, empty if there is none."""
         return self._records.get(self._key(cell), {})
 
     def keep(self, record: Mapping[str, Any]) -> None:
@@ -70,12 +70,12 @@ class Cells:
             self.write()
 
     def clear(self) -> None:
-        """Forget all records, on disk, too."""
+        """Remove all records, also from the file."""
         self._records.clear()
         self.write()
 
     def write(self) -> None:
-        """Write the file anew, where there is one."""
+        """Write the file, if there is one."""
         if self.file is not None:
             write_json(self.file, [dict(each) for each in self.all])
         self._written = time.monotonic()
@@ -85,5 +85,5 @@ class Cells:
 
 
 def are(content: Any, fits: Callable[[Any], bool]) -> bool:
-    """Whether what a JSON file holds are records that `fits` lets pass."""
+    """Whether the content of a JSON file is a list of records that fulfil `fits`."""
     return isinstance(content, list) and all(fits(record) for record in content)

@@ -15,8 +15,8 @@ from secateur.steps.choices import OutputFormat
 class SafeRateStep(Step):
     """Find the safe pruning rate of a run.
 
-    How much global magnitude pruning the model bears, read off its weights; keeps the charts (PNG, SVG) and the
-    numbers (JSON) in the run folder.
+    The rate of global magnitude pruning after Mason-Williams and Dahlqvist 2024, computed from the weights alone; the
+    charts (PNG, SVG) and the numbers (JSON) are saved in the run folder.
     """
 
     run: In
@@ -24,7 +24,7 @@ class SafeRateStep(Step):
     format: OutputFormat = "text"
 
     def perform(self, context: Context) -> Outcome:
-        """Analyse, draw, print."""
+        """Analyse and draw."""
         from secateur.report import charts, sections
 
         run = Run.open(context.at(self.run))

@@ -1,4 +1,4 @@
-"""Masks as questions: what a network can do that was only masked, never trained."""
+"""Supermasks: accuracy of networks that are masked at initialisation and not trained."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ Names = tuple[str, ...]
 class Supermask(Step):
     """Mask a network as it was before its training, and measure it without any training.
 
-    Which weights stay follows from their values before and after the training. RUN must have been trained with
-    --snapshots 0it. Results are kept cell by cell, so that the same command goes on where it was stopped.
+    The kept weights are selected by their values before and after the training. RUN must have been trained with
+    --snapshots 0it. Results are saved cell by cell, so that the same command resumes an interrupted one.
     """
 
     run: In
@@ -63,18 +63,18 @@ class Supermask(Step):
         Names,
         Field(
             min_length=1,
-            description=f"which weights stay: {', '.join(PLAIN_CRITERIA)}; or such a name with {SAME_SIGN}",
+            description=f"criteria of the kept weights: {', '.join(PLAIN_CRITERIA)}; each also with {SAME_SIGN}",
         ),
     ] = ("large_final", "large_final_same_sign", "random")
-    kept: Annotated[Names, Field(min_length=1, description=f"what they become: {', '.join(KEPT)}")] = (
+    kept: Annotated[Names, Field(min_length=1, description=f"values of kept weights: {', '.join(KEPT)}")] = (
         "rewind",
         "constant",
     )
     masked: Annotated[
-        Names, Field(min_length=1, description=f"what the others become: {', '.join(MASKED)}")
+        Names, Field(min_length=1, description=f"values of masked weights: {', '.join(MASKED)}")
     ] = ("zero",)
     amounts: Annotated[
-        tuple[MaskedFraction, ...], Field(min_length=1, description="fractions of each layer that are masked")
+        tuple[MaskedFraction, ...], Field(min_length=1, description="fractions of each layer to mask")
     ] = (0.2, 0.5, 0.8, 0.9)
     layer_rates: Annotated[
         dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]],
@@ -84,13 +84,13 @@ class Supermask(Step):
         ),
     ] = {}
     include: Annotated[
-        Names, Field(description="roles that are masked: weights, biases, norms, embeddings, others, all")
+        Names, Field(description="roles to mask: weights, biases, norms, embeddings, others, all")
     ] = ("weights",)
     keep: Annotated[Names, Field(description="layer to leave alone, by name or glob")] = ()
     layers: Annotated[Names, Field(description="mask only this layer, by name or glob")] = ()
-    seed: Annotated[int, Field(ge=0, description="seed of what is drawn at random")] = 0
+    seed: Annotated[int, Field(ge=0, description="seed of all random draws")] = 0
     test_samples: Annotated[
-        int | None, Field(ge=1, description="test on so many samples only, class-balanced")
+        int | None, Field(ge=1, description="number of test samples, class-balanced; all when left out")
     ] = None
     out: Annotated[
         str | None,
@@ -99,7 +99,7 @@ class Supermask(Step):
     device: Annotated[str, Field(description="cpu, cuda, …", json_schema_extra=MACHINE)] = "cpu"
     data_root: DataRoot = None
     overwrite: Annotated[
-        bool, Field(description="measure again what is there already", json_schema_extra=MACHINE)
+        bool, Field(description="measure existing results again", json_schema_extra=MACHINE)
     ] = False
     trust: Trust = False
     format: OutputFormat = "text"
@@ -113,7 +113,7 @@ class Supermask(Step):
         return names
 
     def perform(self, context: Context) -> Outcome:
-        """Measure every cell that is not there yet, and show all that were asked for."""
+        """Measure the missing cells, and show all selected ones."""
         check_device(self.device)
         run = Run.open(context.at(self.run))
         check_origin(run)
@@ -127,7 +127,7 @@ class Supermask(Step):
             ask, dense.origin("0it"), final, names=names, layer_rates=self.layer_rates,
             fresh=self._fresh(dense), seed=self.seed,
         )  # fmt: skip
-        put(max(self.amounts))  # what can't be asked is found before anything is measured
+        put(max(self.amounts))  # raises for invalid settings before any measurement
         questions = itertools.product(self.criteria, self.kept, self.masked, self.amounts)
         places: list[dict[str, Any]] = [
             dict(zip(QUESTION, question, strict=True)) for question in dict.fromkeys(questions)
@@ -144,7 +144,7 @@ class Supermask(Step):
                 if not record:
                     state, masks = put(**place)
                     left = {"weights_left": masks.total - masks.pruned, "left": 1 - masks.sparsity}
-                    # twice, because a tied tensor has a second name that was not masked
+                    # loaded twice, because a tied tensor has a second name that was not masked
                     for part in (state, {name: state[name] for name in names}):
                         model.load_state_dict(part, strict=part is state)
                     record = {**cell, **left, **evaluate(model, data, progress=False), **made}
@@ -159,12 +159,12 @@ class Supermask(Step):
         return Outcome((trained, line), Table(SUPERMASK_COLUMNS, wanted), wanted)
 
     def _fresh(self, dense: Dense) -> dict[str, Tensor] | None:
-        """Return newly drawn weights where a treatment needs them."""
+        """Return newly initialised weights if a treatment needs them, else None."""
         needed = any("fresh" in KEPT[name].needs for name in self.kept)
         return dense.fresh(seed_of("question", "fresh", self.seed)) if needed else None
 
     def _settings(self, run: Run) -> dict[str, Any]:
-        """Return what else decides a result, as it reads back from JSON."""
+        """Return the other settings that determine a result, as read from JSON."""
         own = self.model_dump(
             mode="json", include={"layer_rates", "include", "keep", "layers", "seed", "test_samples"}
         )
@@ -173,7 +173,7 @@ class Supermask(Step):
 
 
 def check_origin(run: Run) -> None:
-    """Raise `InputError` unless a run is a training and nothing else, and kept the weights it began with."""
+    """Raise `InputError` unless a run is a single training with a snapshot of its initial weights."""
     require(
         len(run.history) == 1,
         f"{run.folder} has gone on to {run.title} since its training: name a run as secateur train left it.",
@@ -185,5 +185,5 @@ def check_origin(run: Run) -> None:
 
 
 def is_record(record: Any) -> bool:
-    """Whether it is a cell of this command."""
+    """Whether a value read from JSON is a cell of this command."""
     return isinstance(record, dict) and {*SUPERMASK_IDENTITY, *SUPERMASK_RESULTS} <= set(record)

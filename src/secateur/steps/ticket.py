@@ -1,4 +1,4 @@
-"""One level of a lottery: cut more of a run's model, and let what is left start over."""
+"""One level of a lottery: a further cut of a run's model, and the start of the remaining weights."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from secateur.training import Duration
 
 
 class TicketChoice(TicketSettings):
-    """What is cut at a level, by which rule, and how far it goes back."""
+    """Settings of the cut and the rewinding of a level."""
 
     layer_rates: Annotated[
         dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]],
@@ -44,10 +44,10 @@ class TicketChoice(TicketSettings):
         ),
     ] = {}
     rewind_to: Annotated[
-        str, Field(description="moment of the dense training to go back to, as 0it, 500it, 2ep or 3%")
+        str, Field(description="moment of the dense training to rewind to, as 0it, 500it, 2ep or 3%")
     ] = "0it"
     calibration: Annotated[
-        int, Field(ge=1, description="training samples that criteria such as taylor look at, class-balanced")
+        int, Field(ge=1, description="class-balanced training samples for criteria such as taylor")
     ] = 512
     options: Options = {}
 
@@ -57,8 +57,8 @@ class TicketChoice(TicketSettings):
         return str(Duration.parse(value))
 
     @model_validator(mode="after")
-    def _makes_sense(self) -> TicketChoice:
-        """Find what makes no sense before anything is trained or read."""
+    def _validated(self) -> TicketChoice:
+        """Refuse invalid settings before any training or data is read."""
         check(self.granularity, self.layer_rates)
         check_settings(self, amount=parse(self.granularity).amount or 0.5)
         return self
@@ -66,10 +66,10 @@ class TicketChoice(TicketSettings):
 
 @step("ticket")
 class Ticket(Cutting, TicketChoice):
-    """Cut more of a run's model and let what is left start over: one level of a lottery.
+    """Cut more of a run's model and restart the rest: one level of a lottery.
 
-    The new run holds masks, or a smaller model, and the weights to start from; secateur retrain trains it. secateur
-    lottery takes all levels, one after the other.
+    The new run holds masks, or a smaller model, and the initial weights; secateur retrain trains it. secateur lottery
+    makes all levels in order.
     """
 
     makes, measured = "ticket", "before training"
@@ -78,18 +78,18 @@ class Ticket(Cutting, TicketChoice):
         str | None,
         Field(description="run folder of the dense training; RUN when left out", json_schema_extra=MACHINE),
     ] = None
-    rate: Annotated[float, Field(gt=0, lt=1, description="fraction of what is left that a level takes")] = (
-        RATE
-    )
+    rate: Annotated[
+        float, Field(gt=0, lt=1, description="fraction of the remaining weights cut per level")
+    ] = RATE
     level: Annotated[
-        float, Field(gt=0, allow_inf_nan=False, description="t, where (1 − rate)^t of the dense weights stay")
+        float, Field(gt=0, allow_inf_nan=False, description="level t: (1 − rate)^t of the weights are kept")
     ] = 1.0
-    start: Annotated[str, Field(description=f"what to start from: {', '.join(STARTS)}")] = "weights"
-    seed: Annotated[int, Field(ge=0, description="seed of what is drawn at random")] = 0
+    start: Annotated[str, Field(description=f"start of the level: {', '.join(STARTS)}")] = "weights"
+    seed: Annotated[int, Field(ge=0, description="seed of all random draws")] = 0
 
     @classmethod
-    def loose_options(cls) -> Mapping[str, str | None]:
-        """Return the options of all criteria: --norm and the like."""
+    def extra_options(cls) -> Mapping[str, str | None]:
+        """Return the options of all criteria: --norm, …."""
         return options_of_criteria()
 
     @field_validator("start")
@@ -109,12 +109,12 @@ class Ticket(Cutting, TicketChoice):
         return self
 
     def config(self) -> dict[str, Any]:
-        """Return what the recipe keeps: the dense run by its own name, as all runs go there."""
+        """Return the fields of a recipe entry, with the dense run by its folder's name, as for all runs of a recipe."""
         kept = super().config()
         return kept if self.origin is None else {**kept, "origin": Path(self.origin).name}
 
     def cut(self, run: Run, context: Context) -> CutResult:
-        """Cut, go back."""
+        """Cut, and return to the values of the start."""
         trust = self.trust or context.trust
         dense = run if self.origin is None else Run.open(context.at(self.origin))
         require(
@@ -133,7 +133,7 @@ class Ticket(Cutting, TicketChoice):
         )
         found = lottery.subnetwork(model, before, before=units, **self.arguments(data))
         seed = start_seed(self.start, self.seed, self.level)
-        whole = cache(lambda: Dense(dense, trust=trust))  # asked for by starts that go back to it
+        whole = cache(lambda: Dense(dense, trust=trust))  # built only for starts that rewind to it
         state, kept = STARTS[self.start].of(
             {
                 "trained": lambda: copied(found.model),
@@ -159,7 +159,7 @@ class Ticket(Cutting, TicketChoice):
         )
 
     def _earlier(self, run: Run) -> Mapping[str, Any]:
-        """Return what an earlier ticket of this granularity came to; nothing where there is none."""
+        """Return the result of the earlier ticket of this granularity, empty if there is none."""
         cuts = [entry for entry in run.history if entry["do"] == self.do]
         alike = cuts and cuts[-1]["config"].get("granularity", "weight") == self.granularity
         return dict(cuts[-1]["result"]) if alike else {}
@@ -187,7 +187,7 @@ class Ticket(Cutting, TicketChoice):
         }
 
     def _requested(self, model: nn.Module) -> float:
-        """Return the fraction that was to go of all weights that may be cut."""
+        """Return the requested fraction of all prunable weights."""
         kind = parse(self.granularity)
         if kind.amount is not None:
             return kind.amount
@@ -200,7 +200,7 @@ class Ticket(Cutting, TicketChoice):
 
 
 def options_of_criteria() -> dict[str, str | None]:
-    """Return the options of all criteria, with the criteria that have them and their defaults, as help."""
+    """Return the options of all criteria, option → help with its criteria and defaults."""
     owners: dict[str, dict[str, Any]] = {}
     for criterion in CRITERIA.values():
         for option, default in criterion.options.items():

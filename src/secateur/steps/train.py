@@ -1,4 +1,4 @@
-"""Train a model from scratch, and train a run's model on."""
+"""Training of a model from scratch, and further training of a run's model."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ from secateur.training.loop import make_fabric
 
 
 class Trains(Step, TrainConfig):
-    """A step that trains, maybe pruning meanwhile."""
+    """A step that trains, with or without pruning during training."""
 
     @classmethod
-    def loose_options(cls) -> Mapping[str, str | None]:
-        """Return the options of all methods: --every and the like."""
-        return methods.loose_options() | {name: f"{name}, for the method" for name in TARGET_OPTIONS}
+    def extra_options(cls) -> Mapping[str, str | None]:
+        """Return the options of all methods: --every, …."""
+        return methods.extra_options() | {name: f"{name}, for the method" for name in TARGET_OPTIONS}
 
 
 @step("train")
@@ -58,12 +58,12 @@ class Train(Trains, ModelChoice, DataChoice):
     overwrite: Overwrite = False
 
     def perform(self, context: Context) -> Outcome:
-        """Train, or continue a training that was interrupted."""
+        """Train, or resume an interrupted training."""
         folder = context.at(self.out)
         context.check_code(self.model)
         planned = [self.identity()]
         context.comes_to(folder, planned)
-        _settle(folder)
+        _remove_leftover_checkpoint(folder)
         if is_done(folder, planned, self.overwrite):
             return outcome_of(
                 folder, planned, f"{folder} holds this training already; --overwrite repeats it."
@@ -96,7 +96,9 @@ class Retrain(Trains):
     )
     epochs: Annotated[int, Field(ge=0, description="passes over the training data")] = 1
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False, description="peak learning rate")] = 0.01
-    train_subset: Annotated[int | None, Field(ge=1, description="train on so many images only")] = None
+    train_subset: Annotated[
+        int | None, Field(ge=1, description="number of training images; all when left out")
+    ] = None
     data_root: DataRoot = None
     again: Annotated[
         bool, Field(description="repeat a retraining that is the run's last step", json_schema_extra=MACHINE)
@@ -105,10 +107,10 @@ class Retrain(Trains):
     trust: Trust = False
 
     def perform(self, context: Context) -> Outcome:
-        """Retrain, or continue a retraining that was interrupted."""
+        """Retrain, or resume an interrupted retraining."""
         run = Run.open(context.at(self.run))
         folder = run.folder if self.out is None else context.at(self.out)
-        _settle(folder)
+        _remove_leftover_checkpoint(folder)
         held, planned = identities(run), [*context.past(run), self.identity()]
         if folder.resolve() == run.folder.resolve():
             repeated = context.taken is None and not self.again and held[-1] == planned[-1]
@@ -145,10 +147,10 @@ def _train(
     start: int,
     overwrite: bool,
 ) -> Outcome:
-    """Train `model` into `folder`: the history's step number `start` of the run found in `run`."""
+    """Train `model` and save it in `folder`, as step number `start` of the history of `run`."""
     planned = {"steps": [*identities(run), this.identity()]}
     settings = TrainConfig(**{name: getattr(config, name) for name in TrainConfig.model_fields})
-    try_out(model, data)  # what can't work is found before anything is written
+    try_out(model, data)  # raises before anything is written
     make_fabric(settings)
     with locked(folder):
         checkpoint = Checkpoint(folder, planned)
@@ -175,8 +177,8 @@ def _train(
         return Outcome((*_lines(finished, fitted),), record={"run": str(folder), **result})
 
 
-def _settle(folder: Path) -> None:
-    """Remove the checkpoint of a training that the folder's history tells of: it was stopped before it did so."""
+def _remove_leftover_checkpoint(folder: Path) -> None:
+    """Remove the checkpoint of a training already in the folder's history, left by a process killed in between."""
     checkpoint = Checkpoint(folder, {})
     steps = [identity(each["do"], each) for each in (checkpoint.found() or {}).get("steps", ())]
     if steps and (folder / RUN_FILE).exists() and identities(Run.open(folder))[: len(steps)] == steps:

@@ -6,7 +6,8 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from secateur.core.errors import MissingExtraError, ModelError
+from secateur.core.errors import ModelError
+from secateur.core.extras import need
 from secateur.study.engines import ENGINES, TASK_ATTEMPTS, Result, attempted
 from secateur.study.plan import Task
 from secateur.study.work import Place
@@ -21,15 +22,13 @@ class OnRay:
     """
 
     def __init__(self, place: Place, workers: int | None) -> None:
-        try:
-            import ray
-        except ImportError:
-            raise MissingExtraError("ray", "ray", "A study on many machines") from None
-        self.ray: Any = ray
-        self.started = not ray.is_initialized()
+        self.ray: Any = need("ray", extra="ray", for_="A study on many machines")
+        self.started = not self.ray.is_initialized()
         if self.started:
             address = os.environ.get("RAY_ADDRESS") or None
-            ray.init(address=address, include_dashboard=False, log_to_driver=False, configure_logging=False)
+            self.ray.init(
+                address=address, include_dashboard=False, log_to_driver=False, configure_logging=False
+            )
         self.place, self.workers = place, workers
         self.running: dict[Any, Task] = {}
         options = {"num_cpus": place.threads or 1, "max_retries": TASK_ATTEMPTS - 1}

@@ -82,7 +82,7 @@ class Log:
             many = "task" if failed == 1 else "tasks"
             last = f", {failed} {many} failed: {list(standing.failed.values())[-1]}" if failed else ""
             line = f"{standing.study.name}: {done} of {len(standing.study.cells)} cells are done{last}"
-            console.print(line, soft_wrap=True, markup=False)
+            console().print(line, soft_wrap=True, markup=False)
         self.told = done, failed
 
 
@@ -92,13 +92,13 @@ def board() -> Iterator[Board | Log]:
     if os.environ.get("SECATEUR_QUIET"):
         yield Board(None)
         return
-    if not console.is_terminal:
+    if not console().is_terminal:
         yield Log()
         return
     os.environ["SECATEUR_QUIET"] = "1"  # the tasks' own progress bars would write across the table
     drawn = Board(None)
     try:
-        with Live(drawn, console=console, refresh_per_second=2) as live:
+        with Live(drawn, console=console(), refresh_per_second=2) as live:
             drawn.live = live
             yield drawn
     finally:

@@ -1,5 +1,9 @@
 """Training and evaluation: the loop, its settings, its log and its checkpoints."""
 
+from secateur.core.extras import need
+
+need("pydantic", for_="Training")
+
 from secateur.training.config import TrainConfig
 from secateur.training.duration import Duration
 from secateur.training.evaluation import evaluate

@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from secateur.core.errors import MissingExtraError, StoreError
+from secateur.core.errors import StoreError
+from secateur.core.extras import need
 from secateur.core.files import make_folder, os_errors, write_bytes
 
 METRICS_FILE = "metrics.jsonl"
@@ -113,13 +114,10 @@ def _plain(value: Any) -> Any:
 
 def _tensorboard(folder: Path) -> Callable[[MetricsRow], None]:
     """Return a function that adds a row's floats to new TensorBoard files in `folder`."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise MissingExtraError("tensorboard", "tensorboard", "Writing TensorBoard files") from None
+    library = need("torch.utils.tensorboard", extra="tensorboard", for_="Writing TensorBoard files")
     shutil.rmtree(folder, ignore_errors=True)
     with os_errors(f"write {folder}"):
-        writer = SummaryWriter(str(folder))
+        writer = library.SummaryWriter(str(folder))
 
     def mirror(row: MetricsRow) -> None:
         for name, value in row.items():

@@ -23,6 +23,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from secateur import methods
 from secateur.core import contexts
 from secateur.core.errors import InputError, ModelError
+from secateur.core.extras import need
 from secateur.core.options import options_from
 from secateur.core.progress import bar
 from secateur.core.seeds import seed_of
@@ -279,6 +280,7 @@ def _measured(tally: Tally, model: nn.Module, data: Dataset, fabric: Fabric) -> 
 
 def make_fabric(config: TrainConfig, strategy: Any = "auto") -> Fabric:
     """Return the Fabric of a config. Raises `InputError` for devices, an accelerator or a precision it refuses."""
+    need("lightning_fabric", for_="Training")
     from lightning_fabric import Fabric
 
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)  # standard error is for bars and errors

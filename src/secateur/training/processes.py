@@ -31,6 +31,7 @@ from torch.multiprocessing.spawn import ProcessException, ProcessExitedException
 
 from secateur.core import errors
 from secateur.core.errors import InputError, MissingExtraError, ModelError, SecateurError
+from secateur.core.extras import need
 from secateur.core.files import read_json, write_json
 from secateur.data import Dataset, Split
 from secateur.sparsity.masks import Masks
@@ -62,6 +63,7 @@ def spread(model: nn.Module, data: Dataset, config: TrainConfig, arguments: Mapp
         getattr(sys.modules["__main__"], "__file__", None) or sys.executable
     ):
         raise InputError(GUARD)
+    need("lightning_fabric", for_="Training")
     from secateur.training.strategy import SpawnStrategy
 
     fabric = make_fabric(config, SpawnStrategy())

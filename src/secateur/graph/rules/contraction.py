@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
-from secateur.graph.coupling import Coupling, Need, argument
+from secateur.graph.coupling import Coupling, Need, Rule, argument
 from secateur.graph.labels import KERNEL, Lock, Vector
 from secateur.graph.program import Call, Node, Ref
 from secateur.graph.rules.movement import collapse, units_along
-from secateur.graph.rules.table import call_rule, lock_all, rule
+from secateur.graph.rules.table import UnknownForm, operator
+from secateur.measure.products import PRODUCTS, Convolution, MatrixProduct
 
 
 def summed(c: Coupling, node: Node, left: Vector | None, right: Vector | None) -> None:
@@ -24,94 +27,51 @@ def _parallel(c: Coupling, node: Node, left: Vector | None, right: Vector | None
     return batch
 
 
-@rule("mm", "_int_mm", "matmul_2d")
-def mm(c: Coupling, node: Node) -> None:
-    """[i, k] × [k, j] → [i, j]."""
-    left, right = c.of(node.args[0]), c.of(node.args[1])
-    summed(c, node, left[1], right[0])
-    c.give(node, [left[0], right[1]])
+def matrix_product(product: MatrixProduct) -> Rule:
+    """Return the rule of a matrix product, which its equation says."""
+
+    def multiply(c: Coupling, node: Node) -> None:
+        """Unite what is summed over and what runs side by side; pass on the rest, and add the addend."""
+        given, matrix = c.of(argument(node, product.left)), c.of(argument(node, product.right))
+        left, right, result = product.letters
+        front = len(given) - (len(left) - 1) if left.startswith("…") else 0
+        rest = left.removeprefix("…")
+        if len(given) - front != len(rest) or len(matrix) != len(right):
+            raise UnknownForm(f"it multiplies tensors of {len(given)} and {len(matrix)} dimensions")
+        at = dict(zip(rest, given[front:], strict=True))
+        for letter, vector in zip(right, matrix, strict=True):
+            if letter in product.summed:
+                summed(c, node, at[letter], vector)
+            elif letter in rest:
+                at[letter] = _parallel(c, node, at[letter], vector)
+            elif letter in result:
+                at[letter] = vector
+            else:
+                c.lock(node, vector, "tokens are sent to experts by their number")
+        out = [*given[:front], *(at[letter] for letter in result.removeprefix("…"))]
+        addend = None if product.addend is None else argument(node, product.addend)
+        if addend is not None:
+            _add(c, node, addend, out)
+        c.give(node, out)
+
+    return multiply
 
 
-@rule("addmm")
-def addmm(c: Coupling, node: Node) -> None:
-    """bias + [i, k] × [k, j]."""
-    bias: Ref = node.args[0]
-    left, right = c.of(node.args[1]), c.of(node.args[2])
-    summed(c, node, left[1], right[0])
-    out = [left[0], right[1]]
-    _add(c, node, bias, out)
-    c.give(node, out)
+for _name, _product in PRODUCTS.items():
+    if isinstance(_product, MatrixProduct):
+        operator(_name, product=_product)(matrix_product(_product))
 
 
-@rule("bmm")
-def bmm(c: Coupling, node: Node) -> None:
-    """[b, i, k] × [b, k, j] → [b, i, j]."""
-    left, right = c.of(node.args[0]), c.of(node.args[1])
-    batch = _parallel(c, node, left[0], right[0])
-    summed(c, node, left[2], right[1])
-    c.give(node, [batch, left[1], right[2]])
-
-
-@rule("_grouped_mm", "_scaled_grouped_mm")
-def grouped_mm(c: Coupling, node: Node) -> None:
-    """Rows of [t, k], each times the matrix of its expert in [e, k, j] → [t, j]."""
-    left, right = c.of(node.args[0]), c.of(node.args[1])
-    if len(left) != 2 or len(right) != 3:
-        lock_all(c, node, "its form of a grouped product is not known")
-        return
-    c.lock(node, right[0], "tokens are sent to experts by their number")
-    summed(c, node, left[1], right[1])
-    c.give(node, [left[0], right[2]])
-
-
-@rule("baddbmm")
-def baddbmm(c: Coupling, node: Node) -> None:
-    """Bias + [b, i, k] × [b, k, j]."""
-    bias: Ref = node.args[0]
-    left, right = c.of(node.args[1]), c.of(node.args[2])
-    batch = _parallel(c, node, left[0], right[0])
-    summed(c, node, left[2], right[1])
-    out = [batch, left[1], right[2]]
-    if argument(node, 3, "beta", 1) != 0:
-        _add(c, node, bias, out)
-    c.give(node, out)
-
-
-@rule("mv")
-def mv(c: Coupling, node: Node) -> None:
-    """[i, k] × [k] → [i]."""
-    left, right = c.of(node.args[0]), c.of(node.args[1])
-    summed(c, node, left[1], right[0])
-    c.give(node, [left[0]])
-
-
-@rule("dot", "vdot")
-def dot(c: Coupling, node: Node) -> None:
-    """[k] × [k] → a number."""
-    summed(c, node, c.of(node.args[0])[0], c.of(node.args[1])[0])
-    c.give(node, [])
-
-
-@rule("linear")
-def linear(c: Coupling, node: Node) -> None:
-    """[…, k] × [j, k]ᵀ + bias."""
-    source, weight = c.of(node.args[0]), c.of(node.args[1])
-    summed(c, node, source[-1], weight[1])
-    out = [*source[:-1], weight[0]]
-    bias = argument(node, 2, "bias")
-    if bias is not None:
-        _add(c, node, bias, out)
-    c.give(node, out)
-
-
-@rule("_trilinear")
+@operator("_trilinear", mixes=True)
 def trilinear(c: Coupling, node: Node) -> None:
     """The product of three tensors, summed: dimensions line up after each has got its missing ones."""
-    sizes = [c.value(node.args[at]).shape for at in range(3)]
-    expands, sums = node.args[3:6], node.args[6]
+    factors = [argument(node, "i1"), argument(node, "i2"), argument(node, "i3")]
+    expands = [argument(node, "expand1"), argument(node, "expand2"), argument(node, "expand3")]
+    sums = argument(node, "sumdim")
+    sizes = [c.value(factor).shape for factor in factors]
     lined: list[list[Vector | None]] = []
     for at in range(3):
-        dims = list(c.of(node.args[at]))
+        dims = list(c.of(factors[at]))
         shape = list(sizes[at])
         for where in sorted(expands[at]):
             dims.insert(where, None)
@@ -129,27 +89,36 @@ def trilinear(c: Coupling, node: Node) -> None:
     c.give(node, out)
 
 
-@rule("convolution", "_convolution", "mkldnn_convolution", "convolution_overrideable", "cudnn_convolution")
-def convolution(c: Coupling, node: Node) -> None:
-    """Weights [O, I/g, …] (transposed: [I, O/g, …]) over an input [N, I, …]."""
-    source, weight = c.of(node.args[0]), c.of(node.args[1])
-    transposed, groups = node.args[6], node.args[8]
-    for spatial in weight[2:]:
-        c.lock(node, spatial, KERNEL)
-    for spatial in source[2:]:
-        c.lock(node, spatial, "a kernel slides over it")
-    if groups == 1:
-        inner, outer = (weight[0], weight[1]) if transposed else (weight[1], weight[0])
-        summed(c, node, source[1], inner)
-        out = outer
-    else:
-        out = (_grouped_transposed if transposed else _grouped)(c, node, source[1], weight, groups)
-    bias = argument(node, 2, "bias")
-    if bias is not None and out is not None:
-        out = c.unite(node, out, c.of(bias)[0])
-    elif bias is not None:
-        c.lock(node, c.of(bias)[0], "it is added to a dimension that must stay")
-    c.give(node, [source[0], out, *[None] * (len(c.shape(node)) - 2)])
+def convolution(convolution: Convolution) -> Rule:
+    """Return the rule of a convolution: weights [O, I/g, …] (transposed: [I, O/g, …]) over an input [N, I, …]."""
+
+    def convolve(c: Coupling, node: Node) -> None:
+        """Unite the channels that are summed over, pass on those made, lock the rest."""
+        given = partial(argument, node)
+        source, weight = c.of(given(convolution.left)), c.of(given(convolution.right))
+        transposed, groups = convolution.is_transposed(given), given("groups")
+        for spatial in weight[2:]:
+            c.lock(node, spatial, KERNEL)
+        for spatial in source[2:]:
+            c.lock(node, spatial, "a kernel slides over it")
+        if groups == 1:
+            inner, out = (weight[0], weight[1]) if transposed else (weight[1], weight[0])
+            summed(c, node, source[1], inner)
+        else:
+            out = (_grouped_transposed if transposed else _grouped)(c, node, source[1], weight, groups)
+        bias = None if convolution.addend is None else given(convolution.addend)
+        if bias is not None and out is not None:
+            out = c.unite(node, out, c.of(bias)[0])
+        elif bias is not None:
+            c.lock(node, c.of(bias)[0], "it is added to a dimension that must stay")
+        c.give(node, [source[0], out, *[None] * (len(c.shape(node)) - 2)])
+
+    return convolve
+
+
+for _name, _product in PRODUCTS.items():
+    if isinstance(_product, Convolution):
+        operator(_name, product=_product)(convolution(_product))
 
 
 def _grouped(
@@ -203,12 +172,12 @@ def _add(c: Coupling, node: Node, bias: Ref, out: list[Vector | None]) -> None:
             out[-back] = c.unite(node, out[-back], dims[-back])
 
 
-@call_rule("torch.nn.functional.scaled_dot_product_attention", "torch._C._nn.scaled_dot_product_attention")
 def attention(c: Coupling, number: int, call: Call) -> None:
     """Attention without an explicit scale divides by √d: the features of a head must stay."""
     if call.kwargs.get("scale") is None and len(call.args) < 7:
         lock = Lock("attention divides by the square root of its size", f"{call.name} ({call.source})")
-        for ref in call.args[:2]:
+        for at, name in enumerate(("query", "key")):
+            ref = call.args[at] if at < len(call.args) else call.kwargs.get(name)
             vector = c.of(ref)[-1] if isinstance(ref, Ref) else None
             if vector is not None:
                 c.labels.lock(vector, lock)

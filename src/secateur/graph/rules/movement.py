@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from secateur.graph.coupling import Coupling, Dims, Need, argument, varies
 from secateur.graph.labels import FIXED, Vector
 from secateur.graph.program import Node, Ref
 from secateur.graph.rules.pointwise import meet
-from secateur.graph.rules.table import rule, tensors
+from secateur.graph.rules.table import Effect, UnknownForm, operator, tensors
 from secateur.graph.sizes import Attribute, TracedSize, leaves
+
+reshaped = partial(operator, effect=Effect.RESHAPED)
+transposed = partial(operator, effect=Effect.TRANSPOSED)
+moved = partial(operator, effect=Effect.MOVED)
 
 
 def factors(old: tuple[int, ...], new: tuple[int, ...]) -> Iterator[tuple[list[int], list[int]]]:
@@ -88,6 +91,9 @@ def collapse(c: Coupling, node: Node, labels: Vector, keep: int) -> Vector:
 
 def units_along(c: Coupling, labels: Vector, keep: int) -> int:
     """Return how many units would be left if labels that share an index of dimension `keep` were united."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     rows = np.moveaxis(c.labels.find(labels), keep, 0).reshape(labels.shape[keep], -1)
     names, numbers = np.unique(rows, return_inverse=True)
     owner = np.repeat(np.arange(len(rows)), rows.shape[1])
@@ -146,88 +152,92 @@ def _one_of(c: Coupling, node: Node, dims: Dims, labelled: list[int]) -> list[in
     return chosen
 
 
-@rule("view", "_unsafe_view", "reshape", "_reshape_alias", "flatten", "unflatten")
+@reshaped("view", "_unsafe_view", "_reshape_alias")
 def view(c: Coupling, node: Node) -> None:
     """Split and merge dimensions."""
     source: Ref = node.args[0]
-    c.give(node, reshape(c, node, c.of(source), c.value(source).shape, c.shape(node)))
+    old, new = c.value(source).shape, c.shape(node)
+    if math.prod(old) != math.prod(new):
+        raise UnknownForm("it reads the memory as numbers of another width")
+    c.give(node, reshape(c, node, c.of(source), old, new))
 
 
-@rule("permute")
+@transposed("permute")
 def permute(c: Coupling, node: Node) -> None:
     """Reorder dimensions."""
     dims = c.of(node.args[0])
-    c.give(node, [dims[at] for at in node.args[1]])
+    c.give(node, [dims[at] for at in argument(node, "dims")])
 
 
-@rule("transpose")
+@transposed("transpose")
 def transpose(c: Coupling, node: Node) -> None:
     """Swap two dimensions."""
     dims = list(c.of(node.args[0]))
-    a, b = node.args[1], node.args[2]
-    dims[a], dims[b] = dims[b], dims[a]
+    if dims:
+        a, b = argument(node, "dim0"), argument(node, "dim1")
+        dims[a], dims[b] = dims[b], dims[a]
     c.give(node, dims)
 
 
-@rule("t", "numpy_T", "adjoint")
+@transposed("t")
 def t(c: Coupling, node: Node) -> None:
     """Swap the two dimensions of a matrix."""
     c.give(node, c.of(node.args[0])[::-1])
 
 
-@rule("expand", "broadcast_to")
+@moved("expand")
 def expand(c: Coupling, node: Node) -> None:
     """Repeat dimensions of one index: all their entries are equal, so their size follows what they meet."""
     source: Ref = node.args[0]
     c.give(node, meet(c, node, [source], c.shape(node)))
 
 
-@rule("unsqueeze")
+@moved("unsqueeze")
 def unsqueeze(c: Coupling, node: Node) -> None:
     """Insert a dimension of one index."""
     dims = list(c.of(node.args[0]))
-    dims.insert(node.args[1] % (len(dims) + 1), None)
+    dims.insert(argument(node, "dim") % (len(dims) + 1), None)
     c.give(node, dims)
 
 
-@rule("squeeze")
+@moved("squeeze")
 def squeeze(c: Coupling, node: Node) -> None:
     """Drop dimensions of one index."""
     source: Ref = node.args[0]
     shape, dims = c.value(source).shape, c.of(source)
-    drop = argument(node, 1, "dim")
+    drop = argument(node, "dim", None)
     chosen = range(len(shape)) if drop is None else np.atleast_1d(drop) % max(1, len(shape))
     gone = {int(dim) for dim in chosen if shape[int(dim)] == 1} if shape else set()
     c.give(node, [vector for at, vector in enumerate(dims) if at not in gone])
 
 
-@rule("select")
+@moved("select")
 def select(c: Coupling, node: Node) -> None:
     """Take one index of a dimension."""
     dims = list(c.of(node.args[0]))
-    at = node.args[1] % len(dims)
+    at = argument(node, "dim") % len(dims)
     c.lock(node, dims.pop(at), "the code takes one index of it by number")
     c.give(node, dims)
 
 
-@rule("unbind")
+@moved("unbind")
 def unbind(c: Coupling, node: Node) -> None:
     """Take a dimension apart."""
     dims = list(c.of(node.args[0]))
-    c.lock(node, dims.pop(argument(node, 1, "dim", 0)), "the code takes it apart index by index")
+    c.lock(node, dims.pop(argument(node, "dim")), "the code takes it apart index by index")
     for which in range(len(node.outputs)):
         c.give(node, dims, which)
 
 
-@rule("slice")
+@moved("slice")
 def slice_(c: Coupling, node: Node) -> None:
     """Take a range of a dimension."""
     source: Ref = node.args[0]
     dims, shape = list(c.of(source)), c.value(source).shape
-    dim = argument(node, 1, "dim", 0) % len(dims)
+    dim = argument(node, "dim") % len(dims)
     size, vector = shape[dim], dims[dim]
-    start, stop, _ = slice(argument(node, 2, "start"), argument(node, 3, "end")).indices(size)
-    step = argument(node, 4, "step", 1)
+    start, stop, _ = slice(argument(node, "start"), argument(node, "end")).indices(size)
+    step = argument(node, "step")
     if vector is not None:
         if step != 1:
             c.lock(node, vector, "the code takes every few of its indices")
@@ -244,11 +254,10 @@ def slice_(c: Coupling, node: Node) -> None:
     c.give(node, dims)
 
 
-@rule("split", "chunk", "split_with_sizes", "unsafe_split", "unsafe_chunk", "tensor_split")
-def split(c: Coupling, node: Node) -> None:
-    """Cut a dimension into ranges; parts whose size the code computes as a fraction stay equally large."""
+def _ranges(c: Coupling, node: Node) -> list[Vector]:
+    """Cut a dimension into ranges; return their labels, none where it has none."""
     source: Ref = node.args[0]
-    dim = argument(node, 2, "dim", 0) % len(c.of(source))
+    dim = argument(node, "dim") % len(c.of(source))
     vector, start = c.of(source)[dim], 0
     parts: list[Vector] = []
     for which in range(len(node.outputs)):
@@ -261,7 +270,19 @@ def split(c: Coupling, node: Node) -> None:
             dims[dim] = parts[-1]
             start += size
         c.give(node, dims, which)
-    if parts and node.op != "split_with_sizes":
+    return parts
+
+
+@moved("split_with_sizes", "unsafe_split_with_sizes")
+def split_with_sizes(c: Coupling, node: Node) -> None:
+    """Cut a dimension into ranges whose sizes the code gives."""
+    _ranges(c, node)
+
+
+@moved("split", "unsafe_split")
+def split(c: Coupling, node: Node) -> None:
+    """Cut a dimension into ranges whose size the code computes as a fraction: they stay equally large."""
+    if parts := _ranges(c, node):
         align(c, node, parts)
 
 
@@ -275,12 +296,12 @@ def align(c: Coupling, node: Node, parts: list[Vector]) -> None:
                 c.lock(node, each, "the code splits it into parts of unequal size")
 
 
-@rule("cat", "concat", "concatenate")
+@moved("cat")
 def cat(c: Coupling, node: Node) -> None:
     """Join tensors along a dimension."""
     shape = c.shape(node)
-    pieces = [ref for ref in tensors(node.args[0]) if len(c.value(ref).shape) == len(shape)]
-    dim = argument(node, 1, "dim", 0) % len(shape)
+    pieces = [ref for ref in tensors(argument(node, "tensors")) if len(c.value(ref).shape) == len(shape)]
+    dim = argument(node, "dim") % len(shape)
     dims: Dims = []
     for at in range(len(shape)):
         if at != dim:
@@ -305,11 +326,11 @@ def cat(c: Coupling, node: Node) -> None:
     c.give(node, dims)
 
 
-@rule("glu")
+@operator("glu")
 def glu(c: Coupling, node: Node) -> None:
     """First half of a dimension, gated by the second."""
     dims = list(c.of(node.args[0]))
-    at = argument(node, 1, "dim", -1) % len(dims)
+    at = argument(node, "dim") % len(dims)
     vector = dims[at]
     if vector is not None:
         half = vector.size // 2
@@ -318,41 +339,41 @@ def glu(c: Coupling, node: Node) -> None:
     c.give(node, dims)
 
 
-@rule("stack")
+@moved("stack")
 def stack(c: Coupling, node: Node) -> None:
     """Join tensors along a new dimension."""
-    pieces = tensors(node.args[0])
+    pieces = tensors(argument(node, "tensors"))
     dims = meet(c, node, pieces, c.value(pieces[0]).shape)
-    dims.insert(argument(node, 1, "dim", 0) % (len(dims) + 1), None)
+    dims.insert(argument(node, "dim") % (len(dims) + 1), None)
     c.give(node, dims)
 
 
-@rule("flip")
+@moved("flip")
 def flip(c: Coupling, node: Node) -> None:
     """Turn dimensions around."""
     dims = list(c.of(node.args[0]))
-    for at in node.args[1]:
+    for at in argument(node, "dims"):
         vector = dims[at]
         dims[at] = None if vector is None else vector[::-1].copy()
     c.give(node, dims)
 
 
-@rule("roll")
+@moved("roll")
 def roll(c: Coupling, node: Node) -> None:
     """Shift dimensions around: by a number of indices that the code fixes."""
     dims = list(c.of(node.args[0]))
-    rolled = argument(node, 2, "dims", []) or range(len(dims))
+    rolled = argument(node, "dims") or range(len(dims))
     for at in rolled:
         c.lock(node, dims[at], "the code shifts it by a fixed number of indices")
         dims[at] = None
     c.give(node, dims)
 
 
-@rule("repeat", "tile")
+@moved("repeat")
 def repeat(c: Coupling, node: Node) -> None:
     """Repeat whole dimensions."""
     source: Ref = node.args[0]
-    times = node.args[1]
+    times = argument(node, "repeats")
     new = len(times) - len(c.of(source))
     dims: Dims = [*[None] * new, *c.of(source)]
     old = (1,) * new + c.value(source).shape
@@ -365,11 +386,11 @@ def repeat(c: Coupling, node: Node) -> None:
     c.give(node, after)
 
 
-@rule("constant_pad_nd", "pad")
+@operator("constant_pad_nd")
 def pad(c: Coupling, node: Node) -> None:
     """Add constants around dimensions: their number follows what they meet."""
     source: Ref = node.args[0]
-    dims, amounts = list(c.of(source)), node.args[1]
+    dims, amounts = list(c.of(source)), argument(node, "pad")
     for back in range(len(amounts) // 2):
         before, after = amounts[2 * back : 2 * back + 2]
         at = len(dims) - 1 - back
@@ -388,49 +409,51 @@ def pad(c: Coupling, node: Node) -> None:
     c.give(node, dims)
 
 
-@rule("pixel_shuffle")
+@moved("pixel_shuffle")
 def pixel_shuffle(c: Coupling, node: Node) -> None:
     """[C·r², H, W] → [C, H·r, W·r]: the r² channels of an output channel are one unit."""
     dims = list(c.of(node.args[0]))
     vector = dims[-3]
     if vector is not None:
-        dims[-3] = collapse(c, node, c.labels.find(vector).reshape(-1, node.args[1] ** 2), 0)
+        dims[-3] = collapse(
+            c, node, c.labels.find(vector).reshape(-1, argument(node, "upscale_factor") ** 2), 0
+        )
     for at in (-1, -2):
         c.lock(node, dims[at], "it is a spatial dimension")
         dims[at] = None
     c.give(node, dims)
 
 
-@rule("pixel_unshuffle")
+@moved("pixel_unshuffle")
 def pixel_unshuffle(c: Coupling, node: Node) -> None:
     """[C, H·r, W·r] → [C·r², H, W]."""
     dims = list(c.of(node.args[0]))
     vector = dims[-3]
-    dims[-3] = None if vector is None else np.repeat(vector, node.args[1] ** 2)
+    dims[-3] = None if vector is None else np.repeat(vector, argument(node, "downscale_factor") ** 2)
     for at in (-1, -2):
         c.lock(node, dims[at], "it is a spatial dimension")
         dims[at] = None
     c.give(node, dims)
 
 
-@rule("channel_shuffle", "native_channel_shuffle")
+@moved("channel_shuffle", "native_channel_shuffle")
 def channel_shuffle(c: Coupling, node: Node) -> None:
     """[g · C/g] → [C/g · g]: channels at the same place of every group are one unit."""
     dims = list(c.of(node.args[0]))
-    vector = dims[1]
+    vector, groups = dims[1], argument(node, "groups")
     if vector is not None:
-        columns = collapse(c, node, c.labels.find(vector).reshape(node.args[1], -1), 1)
-        dims[1] = np.repeat(columns, node.args[1])
+        columns = collapse(c, node, c.labels.find(vector).reshape(groups, -1), 1)
+        dims[1] = np.repeat(columns, groups)
     c.give(node, dims)
 
 
-@rule("view_as_real")
+@moved("view_as_real")
 def view_as_real(c: Coupling, node: Node) -> None:
     """Add a dimension for real and imaginary part."""
     c.give(node, [*c.of(node.args[0]), None])
 
 
-@rule("view_as_complex")
+@moved("view_as_complex")
 def view_as_complex(c: Coupling, node: Node) -> None:
     """Drop the dimension for real and imaginary part."""
     *dims, pair = c.of(node.args[0])
@@ -438,17 +461,17 @@ def view_as_complex(c: Coupling, node: Node) -> None:
     c.give(node, dims)
 
 
-@rule("diagonal")
+@moved("diagonal")
 def diagonal(c: Coupling, node: Node) -> None:
     """Two dimensions looked at where their indices are the same, as a new last one."""
     dims = list(c.of(node.args[0]))
-    pair = {argument(node, 2, "dim1", 0) % len(dims), argument(node, 3, "dim2", 1) % len(dims)}
+    pair = {argument(node, "dim1") % len(dims), argument(node, "dim2") % len(dims)}
     for at in pair:
         c.lock(node, dims[at], "the operator depends on its indices")
     c.give(node, [*(vector for at, vector in enumerate(dims) if at not in pair), None])
 
 
-@rule("tril", "triu")
+@moved("tril", "triu")
 def triangle(c: Coupling, node: Node) -> None:
     """Look at the last two dimensions by their indices."""
     *dims, rows, columns = c.of(node.args[0])
@@ -457,17 +480,18 @@ def triangle(c: Coupling, node: Node) -> None:
     c.give(node, [*dims, None, None])
 
 
-@rule("unfold")
+@moved("unfold")
 def unfold(c: Coupling, node: Node) -> None:
     """Sliding windows over one dimension."""
     dims = list(c.of(node.args[0]))
-    at = node.args[1] % len(dims)
-    c.lock(node, dims[at], "the operator slides a window over it")
-    dims[at] = None
+    if dims:
+        at = argument(node, "dimension") % len(dims)
+        c.lock(node, dims[at], "the operator slides a window over it")
+        dims[at] = None
     c.give(node, [*dims, None])
 
 
-@rule("as_strided")
+@moved("as_strided")
 def as_strided(c: Coupling, node: Node) -> None:
     """Look at memory by its layout."""
     source: Ref = node.args[0]

@@ -1,11 +1,23 @@
-"""Operators that compute each entry from the entries at the same place: what meets is united."""
+"""Operators that compute each entry from the entries at the same place: what meets is united.
+
+Most have no row: torch itself tags them as pointwise. Those here are not tagged in each version, or something else is
+known of them.
+"""
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
 from secateur.graph.coupling import Coupling, Dims
 from secateur.graph.labels import Vector
-from secateur.graph.program import Node, Ref
-from secateur.graph.rules.table import rule, tensors
+from secateur.graph.program import WRITE, Node, Ref
+from secateur.graph.rules.table import Effect, Operator, operator, tensors
+
+entrywise = partial(operator, effect=Effect.POINTWISE)
 
 
 def meet(c: Coupling, node: Node, operands: list[Ref], shape: tuple[int, ...]) -> Dims:
@@ -28,52 +40,24 @@ def meet(c: Coupling, node: Node, operands: list[Ref], shape: tuple[int, ...]) -
     return dims
 
 
-@rule("pointwise", "where", "masked_fill", "copy", "clamp", "lerp", "addcmul", "addcdiv", "hardtanh")
-@rule(
-    "native_dropout", "_prelu_kernel", "_masked_scale", "complex", "polar", "floor_divide", "rrelu_with_noise"
+def _like(source: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(source)
+
+
+@entrywise("add", linear=2, adds=True)
+@entrywise("sub", "rsub", linear=2)
+@entrywise("mul", "div", "neg", linear=1)
+@entrywise("relu", idempotent=True)
+@entrywise("hardtanh", idempotent=True, meta=_like)
+@entrywise("hardswish", "hardsigmoid", "gelu", meta=_like)
+@entrywise("leaky_relu", "log_sigmoid_forward", "_prelu_kernel", "rrelu_with_noise")
+@entrywise("celu", "elu", "heaviside", "mish", "threshold")
+@entrywise("where", "masked_fill", "copy", "fill", "zero", "floor_divide", "complex", "polar")
+@entrywise("_masked_scale", "_fake_quantize_learnable_per_tensor_affine")
+@operator(
+    "clone", "_to_copy", "_conj", "detach", "alias", "lift_fresh", "lift_fresh_copy", effect=Effect.SAME
 )
-@rule("clone", "_to_copy", "detach", "alias", "lift_fresh", "lift_fresh_copy", "contiguous", "to", "dropout")
-@rule(
-    "zeros_like",
-    "ones_like",
-    "empty_like",
-    "full_like",
-    "rand_like",
-    "randn_like",
-    "bernoulli",
-    "fill",
-    "zero",
-)
-@rule(
-    "isnan", "isinf", "isfinite", "nan_to_num", "logical_not", "bitwise_not", "conj", "_conj", "resolve_conj"
-)
-@rule("rsub", "heaviside", "special_erf", "erfinv", "glu_jvp", "_fake_quantize_learnable_per_tensor_affine")
-@rule(
-    "elu",
-    "celu",
-    "selu",
-    "gelu",
-    "silu",
-    "mish",
-    "hardswish",
-    "hardsigmoid",
-    "leaky_relu",
-    "softplus",
-    "threshold",
-)
-@rule(
-    "log_sigmoid_forward",
-    "relu6",
-    "logit",
-    "normal",
-    "uniform",
-    "exponential",
-    "random",
-    "real",
-    "imag",
-    "angle",
-)
-@rule("isneginf", "isposinf", "isin", "bucketize", "scalar_tensor", "_unsafe_masked_index_put_accumulate")
+@operator("zeros_like", "ones_like", "empty_like", "full_like")
 def pointwise(c: Coupling, node: Node) -> None:
     """Unite the operands wherever they meet."""
     for which in range(len(node.outputs)):
@@ -82,46 +66,21 @@ def pointwise(c: Coupling, node: Node) -> None:
         c.give(node, dims, which)
 
 
-@rule("zeros", "ones", "full", "empty", "empty_strided", "new_zeros", "new_ones", "new_full", "new_empty")
-@rule("new_empty_strided", "empty_memory_format")
-def uniform(c: Coupling, node: Node) -> None:
-    """A constant without a pattern: its sizes follow what it meets."""
-    c.give(node, [c.labels.fresh(size) for size in c.shape(node)])
+TAGGED = Operator("pointwise", pointwise, Effect.POINTWISE)
+"""The row of all operators without one that torch tags as pointwise."""
 
 
-@rule("rand", "randn")
-def noise(c: Coupling, node: Node) -> None:
-    """Random numbers: as good as any others, unless a generator of their own makes them a constant."""
-    (uniform if node.kwargs.get("generator") is None else patterned)(c, node)
+@operator("isin", "bucketize")
+def looked_up(c: Coupling, node: Node) -> None:
+    """Each entry compared with all those of another tensor, which must stay."""
+    source, *others = tensors((node.args, node.kwargs))
+    for ref in others:
+        for vector in c.of(ref):
+            c.lock(node, vector, "every entry is compared with all of its")
+    c.give(node, c.of(source) if c.value(source).shape == c.shape(node) else [None] * len(c.shape(node)))
 
 
-@rule(
-    "arange",
-    "linspace",
-    "eye",
-    "randint",
-    "randperm",
-    "tril_indices",
-    "triu_indices",
-    "logspace",
-)
-@rule(
-    "_is_all_true",
-    "_is_any_true",
-    "_local_scalar_dense",
-    "item",
-    "_assert_async",
-    "_assert_tensor_metadata",
-    "hann_window",
-    "full_range",
-)
-def patterned(c: Coupling, node: Node) -> None:
-    """A constant whose entries differ: its sizes must stay."""
-    for which in range(len(node.outputs)):
-        c.give(node, [None] * len(c.shape(node, which)), which)
-
-
-@rule("write")
+@operator(WRITE)
 def write(c: Coupling, node: Node) -> None:
     """A write into a part of a memory: the writer has united its content with the part's labels already."""
     overwritten: Ref = node.args[0]

@@ -5,30 +5,30 @@ from __future__ import annotations
 from secateur.graph.coupling import Coupling, Dims, argument
 from secateur.graph.labels import Vector
 from secateur.graph.program import Node, Ref
-from secateur.graph.rules.table import lock_all, rule
+from secateur.graph.rules.table import UnknownForm, lock_all, operator
 
 
-@rule("embedding")
+@operator("embedding", mixes=True)
 def embedding(c: Coupling, node: Node) -> None:
     """Rows of a table."""
-    table = c.of(node.args[0])
+    table = c.of(argument(node, "weight"))
     c.lock(node, table[0], "it is looked up by index")
-    c.give(node, [*c.of(node.args[1]), *table[1:]])
+    c.give(node, [*c.of(argument(node, "indices")), *table[1:]])
 
 
-@rule("index", "_unsafe_index")
+@operator("index", "_unsafe_index")
 def index(c: Coupling, node: Node) -> None:
     """Advanced indexing: some dimensions are replaced by those of the indices."""
     source: Ref = node.args[0]
-    dims, picks = list(c.of(source)), node.args[1]
+    dims, picks = list(c.of(source)), argument(node, "indices")
     c.give(node, _indexed(c, node, dims, picks, c.shape(node)))
 
 
-@rule("index_put", "_index_put_impl", "_unsafe_index_put")
+@operator("index_put", "_index_put_impl", "_unsafe_index_put")
 def index_put(c: Coupling, node: Node) -> None:
     """Advanced indexing, written to: the written values line up with what the index leaves."""
     source: Ref = node.args[0]
-    dims, picks, values = list(c.of(source)), node.args[1], node.args[2]
+    dims, picks, values = list(c.of(source)), argument(node, "indices"), argument(node, "values")
     left = [
         vector
         for at, vector in enumerate(dims)
@@ -63,38 +63,42 @@ def _indexed(
     return [*rest[:front], *new, *rest[front:]]
 
 
-@rule("index_select", "index_copy", "index_add", "index_fill", "select_scatter", "slice_scatter")
+@operator("select_scatter", "slice_scatter")
+def write_range(c: Coupling, node: Node) -> None:
+    """Write to a range of a dimension."""
+    lock_all(c, node, "the code writes to a range of it")
+    c.give(node, [None] * len(c.shape(node)))
+
+
+@operator("index_select", "index_copy", "index_add", "index_reduce", "index_fill")
 def along_one(c: Coupling, node: Node) -> None:
     """Pick or write along one dimension; the others line up."""
-    source: Ref = node.args[0]
-    dims = list(c.of(source))
-    if node.op.startswith(("select_s", "slice_s")):
-        lock_all(c, node, "the code writes to a range of it")
-        c.give(node, [None] * len(dims))
-        return
-    at = node.args[1] % len(dims)
-    c.lock(node, dims[at], "it is picked from by index")
-    dims[at] = None
-    other = node.args[3] if len(node.args) > 3 else None
-    if isinstance(other, Ref) and len(c.of(other)) == len(dims):
-        for where, vector in enumerate(c.of(other)):
-            if where == at:
-                c.lock(node, vector, "it is written by index")
-            else:
-                dims[where] = c.unite(node, dims[where], vector)
+    dims = list(c.of(node.args[0]))
+    at = argument(node, "dim") % max(1, len(dims))
+    for vector in (*dims[at : at + 1], *c.of(argument(node, "index"))):
+        c.lock(node, vector, "it is picked from by index")
+    dims[at : at + 1] = [None] * len(dims[at : at + 1])
+    other = argument(node, "source", None)
+    for where, vector in enumerate(c.of(other) if isinstance(other, Ref) else ()):
+        if where == at:
+            c.lock(node, vector, "it is written by index")
+        else:
+            dims[where] = c.unite(node, dims[where], vector)
     c.give(node, dims)
 
 
-@rule("gather", "scatter", "scatter_add", "scatter_reduce", "take_along_dim")
+@operator("gather", "scatter", "scatter_add", "scatter_reduce")
 def along_index(c: Coupling, node: Node) -> None:
     """Pick or write along one dimension by an index of the same rank; the others line up."""
-    source, picks = node.args[0], node.args[2]
-    if not isinstance(picks, Ref) or not c.of(source):
+    source, picks = node.args[0], argument(node, "index")
+    if not c.of(source):
         lock_all(c, node, "it is picked from by index")
         return
-    dims, at = list(c.of(source)), node.args[1] % len(c.of(source))
+    dims, at = list(c.of(source)), argument(node, "dim") % len(c.of(source))
+    if len(c.of(picks)) != len(dims):
+        raise UnknownForm("its index has another number of dimensions")
     others = [picks]
-    values = argument(node, 3, "src")
+    values = argument(node, "src", None)
     if isinstance(values, Ref) and len(c.of(values)) == len(dims):
         others.append(values)
     out: Dims = []
@@ -114,24 +118,24 @@ def along_index(c: Coupling, node: Node) -> None:
     c.give(node, out)
 
 
-@rule("_pack_padded_sequence")
+@operator("_pack_padded_sequence")
 def pack(c: Coupling, node: Node) -> None:
     """[batch, time, …] → [steps of all sequences, …], and how many sequences go on at each time."""
-    batch, time, *rest = c.of(node.args[0])
+    batch, time, *rest = c.of(argument(node, "input"))
     for vector in (batch, time):
         c.lock(node, vector, "it is packed by the lengths of the sequences")
     c.give(node, [None, *rest])
     c.give(node, [None], 1)
 
 
-@rule("masked_select", "nonzero", "masked_scatter", "unique", "_unique2", "unique_dim", "histc", "bincount")
-@rule("searchsorted", "one_hot", "linalg_inv", "cdist", "_cdist_forward", "sym_size", "multinomial")
+@operator("masked_select", "nonzero", "masked_scatter", "_unique2", "unique_dim", "histc", "bincount")
+@operator("searchsorted", "_cdist_forward", "multinomial")
 def by_value(c: Coupling, node: Node) -> None:
     """Operators whose result depends on where entries are."""
     lock_all(c, node, "the operator looks at the place of each entry")
 
 
-@rule("repeat_interleave")
+@operator("repeat_interleave")
 def repeat_interleave(c: Coupling, node: Node) -> None:
     """Repeat entries of one dimension."""
     lock_all(c, node, "the code repeats its entries by a tensor of counts")

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from secateur.core.extras import need
 from secateur.core.tables import percent
 from secateur.report import theme
 from secateur.report.charts.drawing import ChartRow, dressed, how_many, inline, reference, some
@@ -23,6 +24,7 @@ def accuracy_against_sparsity(rows: Iterable[ChartRow]) -> alt.LayerChart:
     "dense"}, fractions. Several runs (seeds) of one point become their mean in a band from minimum to maximum. The
     mean of the dense rows is the horizontal reference. Raises `InputError` if nothing was pruned.
     """
+    need("altair", for_="A chart")
     import altair as alt
 
     known = [row for row in rows if row.get("top1") is not None]

@@ -7,6 +7,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from secateur.connectivity import MARGIN
+from secateur.core.extras import need
 from secateur.core.tables import percent
 from secateur.report import theme
 from secateur.report.charts.drawing import ChartRow, band, captioned, dressed, how_many, inline, level, some
@@ -20,6 +21,7 @@ def error_along_path(rows: Iterable[ChartRow]) -> alt.LayerChart:
 
     `rows` are those of `secateur.connectivity.path`. Raises `InputError` if there are none.
     """
+    need("altair", for_="A chart")
     import altair as alt
 
     points = [
@@ -49,6 +51,7 @@ def barrier_over_k(
     minimum to maximum, with their number in the caption. The scale of k is logarithmic, but reaches 0, with a note in
     the caption; `title` is the title of its axis. Raises `InputError` for no rows.
     """
+    need("altair", for_="A chart")
     import altair as alt
 
     points = _gathered(some(rows))

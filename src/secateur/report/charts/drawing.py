@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from secateur.core.errors import InputError
+from secateur.core.extras import need
 from secateur.core.files import write_bytes
 from secateur.report import theme
 
@@ -98,6 +99,7 @@ def save(
     A PNG has two pixels per unit. Raises `InputError` for any other format, and `StoreError` if a file
     can't be written.
     """
+    need("vl_convert", for_="A drawing of a chart")
     import vl_convert
 
     draw = {

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from secateur.core.extras import need
 from secateur.core.tables import percent
 from secateur.report import theme
 from secateur.report.charts.drawing import ChartRow, dressed, how_many, inline, some
@@ -20,6 +21,7 @@ def accuracy_by_way(rows: Iterable[ChartRow]) -> alt.FacetChart:
     `rows` are {"panel", "way", "sparsity", "top1"}, fractions; several rows of one point (seeds) become their mean.
     The first way is the whole model, drawn dashed. Raises `InputError` for no rows.
     """
+    need("altair", for_="A chart")
     import altair as alt
 
     points = _means(some(rows))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from secateur.core.extras import need
 from secateur.core.tables import percent
 from secateur.report.charts.drawing import BAR_STEP, ChartRow, dressed, how_many, inline, largest, some
 
@@ -18,6 +19,7 @@ def layer_sparsity(rows: Iterable[ChartRow]) -> alt.FacetChart:
     `rows` are {"run", "layer", "sparsity", "parameters"}. Of more than 60 layers the 60 with most parameters
     are shown. Raises `InputError` for no rows.
     """
+    need("altair", for_="A chart")
     import altair as alt
 
     rows = some(rows)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from secateur.core.extras import need
 from secateur.core.tables import percent
 from secateur.report import theme
 from secateur.report.charts.drawing import (
@@ -40,6 +41,7 @@ def tickets(rows: Iterable[ChartRow], measure: str = "top1", what: str = "weight
     one point (seeds) become their mean in a band from minimum to maximum. `what` (default weights) is the plural noun
     in the axis's title. Raises `InputError` without rows of other starts.
     """
+    need("altair", for_="A chart")
     import altair as alt
 
     known = list(rows)

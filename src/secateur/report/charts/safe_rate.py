@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from secateur.core.extras import need
 from secateur.report import theme
 from secateur.report.charts.drawing import BAR_STEP, ChartRow, dressed, how_many, inline, largest, some
 
@@ -21,6 +22,7 @@ def front(safe_rate: ChartRow) -> alt.LayerChart:
     optimum is the point of the curve nearest to (1, 1) in Euclidean distance (Mason-Williams & Dahlqvist,
     2024).
     """
+    need("altair", for_="A chart")
     import altair as alt
 
     curve = some(row for row in safe_rate["curve"] if row["cosine"] is not None)
@@ -81,6 +83,7 @@ def kurtosis(safe_rate: ChartRow) -> alt.LayerChart:
     `safe_rate` is the content of safe_rate.json. Of more than 60 tensors the 60 of largest kurtosis are
     shown. The axis is logarithmic if the kurtoses span more than a factor of 50.
     """
+    need("altair", for_="A chart")
     import altair as alt
 
     tensors = some(row for row in safe_rate["kurtoses"] if row["kurtosis"] is not None)

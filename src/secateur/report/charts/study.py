@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from secateur.core.extras import need
 from secateur.report import theme
 from secateur.report.charts.drawing import ChartRow, dressed, inline, some
 
@@ -18,6 +19,7 @@ def value_by_way(rows: Iterable[ChartRow], *, x: str, y: str, fraction: bool = F
     `x` and `y` are the titles of the axes; `fraction` (default off) shows y in percent. A way's points are joined in
     order of x. Raises `InputError` for no rows.
     """
+    need("altair", for_="A chart")
     import altair as alt
 
     points = some(rows)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from secateur.core.extras import need
 from secateur.core.tables import percent
 from secateur.report import theme
 from secateur.report.charts.drawing import ChartRow, dressed, how_many, inline, some
@@ -20,6 +21,7 @@ def training_curves(rows: Iterable[ChartRow]) -> alt.ConcatChart:
     `rows` are those of metrics.jsonl, each with its "run". The epochs of a run's successive trainings are numbered
     consecutively. Raises `InputError` for no rows.
     """
+    need("altair", for_="A chart")
     import altair as alt
 
     numbered = _consecutive(some(rows))

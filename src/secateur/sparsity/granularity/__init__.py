@@ -1,16 +1,13 @@
-"""What one cut removes: single weights, blocks and patterns of weights, channels, heads, layers.
+"""Granularities: single weights, blocks and patterns of weights, channels, heads, layers.
 
 Each granularity is one module of this package; importing the package registers all of them.
 """
 
-from importlib import import_module
-from pkgutil import iter_modules
-
+from secateur.core.discovery import import_modules
 from secateur.core.errors import InputError
 from secateur.sparsity.granularity.base import GRANULARITIES, Granularity, granularity, kinds_where
 
-for _module in sorted(module.name for module in iter_modules(__path__)):
-    import_module(f"{__name__}.{_module}")
+import_modules(__name__, __path__)
 
 __all__ = [
     "GRANULARITIES",
@@ -23,14 +20,14 @@ __all__ = [
 
 
 def kind_of(text: str) -> type[Granularity]:
-    """Return the class of a granularity, told by its kind, such as "n:m", or written out, such as "2:4"."""
+    """Return the class of a granularity from its kind, such as "n:m", or its text, such as "2:4"."""
     return GRANULARITIES[text] if text in GRANULARITIES else type(parse(text))
 
 
 def parse(text: str) -> Granularity:
     """Read a granularity: "weight", "block:16x16", a pattern such as "2:4", "channel", "head" or "layer".
 
-    Raises `InputError` for any other text, and for sizes that make no sense.
+    Raises `InputError` for any other text, and for invalid sizes.
 
     >>> parse("2:4").amount
     0.5

@@ -1,7 +1,7 @@
-"""Granularities: the units that one cut removes, and the properties by which the rest of the package treats them.
+"""Granularities: the elements that one cut removes, and the properties by which the rest of the package handles them.
 
-A granularity is a frozen dataclass, registered by its kind. It says whether it zeroes weights or removes units, which
-elements are scored, and in which blocks weights go; nothing else asks for its name.
+A granularity is a frozen dataclass, registered by its kind. Its attributes are the only source for zeroing or removal,
+the scored elements and the blocks of weights; no other module compares its name.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from secateur.sparsity.masks import Masks
 
 @dataclass(frozen=True)
 class Granularity:
-    """A kind of cut; subclasses say what it removes.
+    """A kind of cut; each subclass defines the removed elements.
 
-    `kind` is its name in lists, `written` the form a user writes, `summary` one line about it. `elements` are the
-    nouns by which criteria and compensations name it: "weights", "units", "channels", "heads", "layers".
+    `kind` is its name in lists, `written` the form in user input, `summary` its one-line description. `elements` are
+    the nouns by which criteria and compensations name it: "weights", "units", "channels", "heads", "layers".
     """
 
     kind: ClassVar[str]
@@ -38,7 +38,7 @@ class Granularity:
 
     @classmethod
     def read(cls, text: str) -> Granularity | None:
-        """Return the granularity that `text` writes, None for another's. Raises `InputError` for a wrong size."""
+        """Return the granularity of `text`, None if it is of another class. Raises `InputError` for a wrong size."""
         return cls() if text == cls.kind else None
 
     def __str__(self) -> str:
@@ -52,36 +52,36 @@ class Granularity:
 
     @property
     def amount(self) -> float | None:
-        """The fraction that is always removed; None for a granularity that leaves it to the caller."""
+        """The fixed fraction removed; None if the caller sets it."""
         return None
 
     @property
     def block(self) -> tuple[int, int] | None:
-        """Rows and columns of the weight matrix [out, in · kernel] that go together, 0 for all; None for no block."""
+        """Rows and columns of a block of the weight matrix [out, in · kernel], 0 for all; None without blocks."""
         return None
 
     def misfit(self, shape: tuple[int, ...]) -> str | None:
-        """Return the reason why a weight of this shape can't be cut, None for one that can."""
+        """Return the reason for which a weight of this shape can't be cut, None if it can."""
         return None
 
     def entries(self, shape: tuple[int, ...]) -> int:
-        """Return how many entries of a weight of this shape are cut by themselves."""
+        """Return the number of entries of a weight of this shape, an entry being a weight or a block."""
         return math.prod(shape)
 
     def pooled(self, scores: Tensor) -> Tensor:
-        """Return one score for each entry that is cut by itself: those of the weights, or the means of blocks."""
+        """Return the scores of entries for the scores of weights: the same, or the means of blocks."""
         return scores
 
     def alive(self, mask: Tensor) -> Tensor:
-        """Return which entries that are cut by themselves have a weight left under a mask of weights, boolean."""
+        """Return the mask of entries, boolean, for a mask of weights: True with at least one weight kept."""
         return mask
 
     def spread(self, kept: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """Return the mask of a weight of this shape for the entries that stay, boolean."""
+        """Return the mask of a weight of this shape, boolean, for a mask of entries."""
         return kept
 
     def stage(self, density: float) -> Granularity:
-        """Return the granularity of a round after which a fraction `density` is to be left."""
+        """Return the granularity of an intermediate round that leaves the fraction `density`."""
         return self
 
     def masks(
@@ -89,7 +89,7 @@ class Granularity:
     ) -> Masks:
         """Return the masks of entries for pooled scores; entries that the masks `already` cut stay cut.
 
-        `allocate(scores, already=already)` cuts the amount that the caller chose, the lowest scores first.
+        `allocate(scores, already=already)` cuts the caller's amount, the lowest scores first.
         """
         return allocate(scores, already=already)
 
@@ -105,5 +105,5 @@ def granularity(cls: Class) -> Class:
 
 
 def kinds_where(holds: Callable[[type[Granularity]], bool]) -> list[str]:
-    """Return the kinds of granularity for which something holds, in alphabetical order."""
+    """Return the kinds of granularity whose class fulfils `holds`, in alphabetical order."""
     return sorted(kind for kind, each in GRANULARITIES.items() if holds(each))

@@ -1,4 +1,4 @@
-"""Blocks of weights, set to zero together: the form that block-sparse kernels run."""
+"""Blocks of weights, set to zero together: the format of block-sparse kernels."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ PREFIX = "block:"
 @granularity
 @dataclass(frozen=True)
 class Block(Granularity):
-    """A block of a weight seen as the matrix [out, in · kernel].
+    """A block of the weight matrix [out, in · kernel].
 
-    The score of a block is the mean score of its weights; exactly round(amount · blocks) go, those at the edges of a
-    matrix, which may be smaller, counted as one each.
+    The score of a block is the mean score of its weights. Exactly round(amount · blocks) are cut; a smaller block at
+    the edge of a matrix counts as one.
     """
 
     blocks: Blocks
@@ -29,7 +29,7 @@ class Block(Granularity):
 
     @classmethod
     def read(cls, text: str) -> Block | None:
-        """Return the granularity that a text such as "block:16x16" or "block:1xall" writes."""
+        """Return the granularity of a text such as "block:16x16" or "block:1xall", None for others."""
         return cls(Blocks.parse(text.removeprefix(PREFIX))) if text.startswith(PREFIX) else None
 
     def __str__(self) -> str:
@@ -42,7 +42,7 @@ class Block(Granularity):
         return self.blocks.rows, self.blocks.columns
 
     def misfit(self, shape: tuple[int, ...]) -> str | None:
-        """Return the reason why a weight of this shape has no blocks."""
+        """Return the reason for which a weight of this shape has no blocks, None if it has."""
         if len(shape) < 2:
             return "it is no matrix"
         return None if min(shape) else "it has no entries"
@@ -57,9 +57,9 @@ class Block(Granularity):
         return self.blocks.means(scores)
 
     def alive(self, mask: Tensor) -> Tensor:
-        """Return which blocks have a weight left, boolean [blocks down, blocks across]."""
+        """Return the mask of blocks with at least one weight kept, boolean [blocks down, blocks across]."""
         return self.blocks.means(mask.float()) > 0
 
     def spread(self, kept: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """Return the mask of a weight of this shape for the blocks that stay."""
+        """Return the mask of a weight of this shape for a mask of blocks."""
         return self.blocks.spread(kept, shape)

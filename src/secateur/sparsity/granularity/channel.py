@@ -1,4 +1,4 @@
-"""Channels: units of coupled groups, removed from every tensor they run through."""
+"""Channels: units of coupled groups, removed from every tensor of their group."""
 
 from __future__ import annotations
 

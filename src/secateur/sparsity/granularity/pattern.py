@@ -1,4 +1,4 @@
-"""Patterns N:M: of every M consecutive input weights N stay, the form that sparse tensor cores run."""
+"""Patterns N:M: N of every M consecutive input weights are kept, the format of sparse tensor cores."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PATTERN = re.compile(r"([0-9]{1,9}):([0-9]{1,9})")
 @granularity
 @dataclass(frozen=True)
 class Pattern(Granularity):
-    """Of every `of` consecutive weights along the input dimension `kept` stay, for each output and kernel position."""
+    """`kept` of every `of` consecutive weights along the input dimension, for each output and kernel position."""
 
     kept: int
     of: int
@@ -31,7 +31,7 @@ class Pattern(Granularity):
 
     @classmethod
     def read(cls, text: str) -> Pattern | None:
-        """Return the pattern that a text such as "2:4" writes. Raises `InputError` for N > M."""
+        """Return the pattern of a text such as "2:4", None for others. Raises `InputError` for N > M."""
         match = PATTERN.fullmatch(text)
         if match is None:
             return None
@@ -48,17 +48,17 @@ class Pattern(Granularity):
 
     @property
     def amount(self) -> float:
-        """The fraction that the pattern removes."""
+        """The fraction removed, 1 − N / M."""
         return 1 - self.kept / self.of
 
     def misfit(self, shape: tuple[int, ...]) -> str | None:
-        """Return the reason why a weight of this shape can't be cut by the pattern."""
+        """Return the reason for which a weight of this shape can't be cut by the pattern, None if it can."""
         if len(shape) < 2:
             return "it has no input dimension"
         return f"its input size {shape[1]} is not a multiple of {self.of}" if shape[1] % self.of else None
 
     def stage(self, density: float) -> Pattern:
-        """Return the pattern that leaves a fraction `density`, N at least."""
+        """Return the pattern with M unchanged that leaves the fraction `density`, at least N weights."""
         return replace(self, kept=max(self.kept, round(self.of * density)))
 
     def masks(
@@ -69,8 +69,8 @@ class Pattern(Granularity):
     ) -> Masks:
         """Return masks that keep the N highest scores of every group.
 
-        Entries cut by the masks `already` stay cut and count as lowest, so that a group keeps N entries, or all that
-        earlier masks left it where those are fewer. Raises `InputError` for scores that are NaN or infinite.
+        Entries cut by the masks `already` stay cut and count as lowest, so that a group keeps N entries, or fewer if
+        earlier masks left fewer. Raises `InputError` for scores that are NaN or infinite.
         """
         earlier = Masks(already or {})
         masks = {}
