@@ -16,6 +16,7 @@ from secateur.cli.app import app
 from secateur.compensation import COMPENSATIONS
 from secateur.criteria import CRITERIA, Calibration
 from secateur.runs.run import Run
+from secateur.sparsity.granularity import parse
 from secateur.sparsity.masks import Masks
 from secateur.steps import Prune, Train
 from secateur.steps.cut_records import plain
@@ -43,7 +44,12 @@ CUTS = {
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [(name, kind) for name, each in COMPENSATIONS.items() for kind in each.functions if kind in CUTS],
+    [
+        (name, kind)
+        for name, each in COMPENSATIONS.items()
+        for kind, cut in CUTS.items()
+        if parse(cut["granularity"]).elements & each.functions.keys()
+    ],
 )
 def test_the_command_does_what_the_call_does(name, kind, secateur_command, trained):
     if name == "fuse":
