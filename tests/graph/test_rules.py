@@ -78,7 +78,7 @@ def moved(code: Callable[..., Tensor], **shapes: tuple[int, ...]) -> tuple[Coupl
         numbered[name] = torch.arange(start, start + count, dtype=torch.float64).reshape(shape)
         start += count
     with torch.no_grad():
-        return coupling, Code(code, **numbered)().long(), coupling.dims[output]
+        return coupling, Code(code, **numbered)().long(), list(coupling.dims[output])
 
 
 def labels_of_entries(coupling: Coupling, shape: tuple[int, ...], dims: list[Any]) -> np.ndarray:
