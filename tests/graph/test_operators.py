@@ -231,5 +231,5 @@ def test_a_comparison_with_names_is_found() -> None:
 def test_a_name_has_one_row() -> None:
     from secateur.graph.rules.table import operator
 
-    with pytest.raises(AssertionError, match="mm has a row already"):
+    with pytest.raises(ValueError, match="mm has a row already"):
         operator("mm")(OPERATORS["mm"].rule)

@@ -15,6 +15,7 @@ from secateur.compensation.codable import Codable
 from secateur.graph.couple import couple
 from secateur.graph.groups import group
 from secateur.graph.trace import trace
+from secateur.pruning.layers import blocks_of
 
 HALF: dict[str, Any] = {"granularity": "channel", "amount": 0.5, "scope": "local"}
 X = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
@@ -143,6 +144,39 @@ def test_units_that_activations_are_summed_over_are_not_mixed(name: str) -> None
     coupling = couple(trace(Code(lambda m, x: (x @ m.a) @ m.c + SUMS[name](x @ m.a, x @ m.a).sum()), X))
     refused = [Codable(coupling).refused(found) for found in group(coupling).free]
     assert any(reason is not None and "sums over its units without weights" in reason for reason in refused)
+
+
+class Block(nn.Module):
+    """A residual block with something behind its sum."""
+
+    def __init__(self, behind: nn.Module) -> None:
+        super().__init__()
+        self.conv, self.behind = nn.Conv2d(4, 4, 1), behind
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.behind(x + self.conv(x))
+
+
+BEHIND: dict[str, tuple[Callable[[], nn.Module], bool]] = {
+    "nothing": (nn.Identity, True),
+    "relu": (nn.ReLU, True),
+    "relu6": (nn.ReLU6, True),
+    "layer norm": (lambda: nn.LayerNorm([4, 3, 3]), True),
+    "group norm": (lambda: nn.GroupNorm(2, 4), True),
+    "batch norm": (lambda: nn.BatchNorm2d(4), True),
+    "a reshape": (lambda: nn.Sequential(nn.Flatten(), nn.Unflatten(1, (4, 3, 3))), True),
+    "tanh": (nn.Tanh, False),
+    "gelu": (nn.GELU, False),
+    "a product": (lambda: nn.Conv2d(4, 4, 1), False),
+}
+
+
+@pytest.mark.parametrize("name", BEHIND)
+def test_a_residual_stream_goes_on_behind_what_leaves_it_alone_or_normalises_it(name: str) -> None:
+    behind, goes_on = BEHIND[name]
+    model = nn.Sequential(*(Block(behind()) for _ in range(3)))
+    blocks = blocks_of(model, trace(model, torch.randn(2, 4, 3, 3)))
+    assert [block.path for block in blocks] == (["0", "1", "2"] if goes_on else [])
 
 
 READ: dict[str, tuple[Callable[[Any], Tensor], bool]] = {

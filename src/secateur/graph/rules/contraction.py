@@ -89,14 +89,14 @@ def trilinear(c: Coupling, node: Node) -> None:
     c.give(node, out)
 
 
-def convolution(convolution: Convolution) -> Rule:
+def convolution(product: Convolution) -> Rule:
     """Return the rule of a convolution: weights [O, I/g, …] (transposed: [I, O/g, …]) over an input [N, I, …]."""
 
     def convolve(c: Coupling, node: Node) -> None:
         """Unite the channels that are summed over, pass on those made, lock the rest."""
         given = partial(argument, node)
-        source, weight = c.of(given(convolution.left)), c.of(given(convolution.right))
-        transposed, groups = convolution.is_transposed(given), given("groups")
+        source, weight = c.of(given(product.left)), c.of(given(product.right))
+        transposed, groups = product.is_transposed(given), given("groups")
         for spatial in weight[2:]:
             c.lock(node, spatial, KERNEL)
         for spatial in source[2:]:
@@ -106,7 +106,7 @@ def convolution(convolution: Convolution) -> Rule:
             summed(c, node, source[1], inner)
         else:
             out = (_grouped_transposed if transposed else _grouped)(c, node, source[1], weight, groups)
-        bias = None if convolution.addend is None else given(convolution.addend)
+        bias = None if product.addend is None else given(product.addend)
         if bias is not None and out is not None:
             out = c.unite(node, out, c.of(bias)[0])
         elif bias is not None:

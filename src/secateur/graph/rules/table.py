@@ -116,11 +116,15 @@ ROWS: dict[str, Operator] = {}
 
 
 def operator(*names: str, **facts: Any) -> Callable[[Rule], Rule]:
-    """Give each of these operators a row with the decorated function as its rule, and these facts."""
+    """Give each of these operators a row with the decorated function as its rule, and these facts.
+
+    Raises `ValueError` for an operator that has a row already.
+    """
 
     def register(rule: Rule) -> Rule:
         for name in names:
-            assert name not in ROWS, f"{name} has a row already"
+            if name in ROWS:
+                raise ValueError(f"{name} has a row already")
             ROWS[name] = Operator(name, rule, **facts)
         return rule
 
