@@ -37,7 +37,21 @@ SAME_NAME = {
 }
 """Modules of which the package offers the function of that name."""
 HEAVY = {*core_road.ABSENT, "scipy", "sympy", "lightning", "transformers", "jinja2", "pandas", "triton"}
-CORE = ("prune", "analyze", "measure", "save", "load", "load_masks", "Masks", "Pruned", "score", "safe_rate")
+CORE = (
+    "prune",
+    "analyze",
+    "measure",
+    "save",
+    "load",
+    "load_masks",
+    "Masks",
+    "Pruned",
+    "score",
+    "safe_rate",
+    "build",
+    "load_data",
+    "export",
+)
 
 
 def fresh(code: str) -> Any:

@@ -219,6 +219,23 @@ def test_a_model_that_turns_gradients_off_itself_is_cut_and_proved() -> None:
     assert result.model.p.shape[0] == 3
 
 
+@pytest.mark.parametrize(
+    ("weight", "rows"),
+    [
+        (lambda m: m.s.T, 1),
+        (lambda m: m.s, 0),
+        (lambda m: m.s.permute(0, 1), 0),
+        (lambda m: m.s.permute(1, 0), 1),
+        (lambda m: m.s.T.permute(1, 0), 0),
+        (lambda m: m.s.transpose(0, 0), 0),
+    ],
+)
+def test_a_weight_is_followed_to_the_parameter_it_is(weight: Callable[[Any], Tensor], rows: int) -> None:
+    model = Code(lambda m, x: x @ weight(m), s=torch.randn(4, 4))
+    (product,) = Products(couple(trace(model, X)))
+    assert (product.weight, product.rows) == ("s", rows)
+
+
 @pytest.mark.parametrize("code", [
     lambda m, x: aten.mkldnn_convolution(x, m.k, None, [0, 0], [1, 1], [1, 1], 1),
     lambda m, x: F.conv2d(x, m.k),

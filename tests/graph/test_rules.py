@@ -78,7 +78,7 @@ def moved(code: Callable[..., Tensor], **shapes: tuple[int, ...]) -> tuple[Coupl
         numbered[name] = torch.arange(start, start + count, dtype=torch.float64).reshape(shape)
         start += count
     with torch.no_grad():
-        return coupling, Code(code, **numbered)().long(), coupling.dims[output]
+        return coupling, Code(code, **numbered)().long(), list(coupling.dims[output])
 
 
 def labels_of_entries(coupling: Coupling, shape: tuple[int, ...], dims: list[Any]) -> np.ndarray:
@@ -524,6 +524,39 @@ def test_attention_without_a_scale_keeps_the_features_of_a_head() -> None:
         "q": (6, {"q.1", "k.1"}),
         "v": (6, {"v.1", "o.0"}),
     }
+
+
+def test_attention_by_keywords_keeps_the_features_of_a_head() -> None:
+    def code(m: Any, x: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(value=x @ m.v, key=x @ m.k, query=x @ m.q) @ m.o
+
+    w = torch.randn(4, 6)
+    found = free(code, torch.randn(2, 5, 4), q=w, k=w + 0, v=w + 0, o=torch.randn(6, 2))
+    assert found == {"v": (6, {"v.1", "o.0"})}
+
+
+LOOKED_UP: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "isin": lambda h, t: torch.isin(h, t).float(),
+    "bucketize": lambda h, t: torch.bucketize(h, t).float(),
+}
+
+
+@pytest.mark.parametrize("name", LOOKED_UP)
+def test_numbers_that_entries_are_compared_with_stay(name: str) -> None:
+    code = lambda m, x: LOOKED_UP[name](x @ m.a, m.t) @ m.c  # noqa: E731
+    found = stuck(code, X, a=A, c=C, t=torch.rand(6).sort().values)
+    assert found["t.0"] == "every entry is compared with all of its"
+    assert "a.1" not in found
+
+
+def test_a_grid_to_look_at_stays_and_the_channels_go() -> None:
+    def code(m: Any, x: Tensor) -> Tensor:
+        grid = (x.flatten(1)[:, :4] @ m.p).view(2, 3, 3, 2)
+        return m.layers[1](F.grid_sample(m.layers[0](x), grid, align_corners=False))
+
+    held = {**layers(nn.Conv2d(3, 6, 1), nn.Conv2d(6, 2, 1)), "p": torch.randn(4, 18)}
+    assert set(free(code, IMAGE, **held)) == {"layers.0.weight"}
+    assert stuck(code, IMAGE, **held)["p.1"]
 
 
 # Normalisations and reductions: a statistic over what may go is noted.

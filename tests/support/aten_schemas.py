@@ -1,6 +1,6 @@
-"""What a version of torch says of the operators and functions that have rows: a file of schemas, and a reader of it.
+"""What a version of torch says of its operators and functions: a file of schemas, and a reader of it.
 
-    python tests/support/aten_schemas.py torch-2.11.0-cp311-cp311-manylinux_2_28_x86_64.whl > tests/graph/aten_2_11.txt
+    python tests/support/aten_schemas.py torch-2.11.0-cp311-cp311-manylinux_2_28_x86_64.whl tests/graph/aten_2_11.txt.gz
 
 A wheel (`pip download torch==2.11.0 --no-deps`) or a folder of installed packages will do; nothing of it is run. Each
 line is one schema, as torch declares it, and how it is marked: `pointwise`, or `composite` for an operator that torch
@@ -10,6 +10,7 @@ composes of others on every device. Functions of torch that are written in Pytho
 from __future__ import annotations
 
 import ast
+import gzip
 import re
 import sys
 import zipfile
@@ -19,9 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-
-from secateur.graph.functions import FUNCTIONS
-from secateur.graph.operators import OPERATORS
 
 DECLARED = "torchgen/packaged/ATen/native/native_functions.yaml"
 PYTHON = {"torch.functional": "torch/functional.py", "torch.nn.functional": "torch/nn/functional.py"}
@@ -56,28 +54,25 @@ def parsed(line: str) -> Schema:
     return Schema(operator, overload, arguments, frozenset(marks.split()))
 
 
+def read_lines(path: Path) -> list[str]:
+    """Return the schemas of a file."""
+    text = gzip.decompress(path.read_bytes()).decode()
+    return [line for line in text.splitlines() if not line.startswith("#")]
+
+
 def read(path: Path) -> dict[str, list[Schema]]:
     """Return the operators and functions of a file of schemas: name → overloads."""
     found = defaultdict(list)
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if line and not line.startswith("#"):
-            schema = parsed(line)
-            found[schema.name].append(schema)
+    for line in read_lines(path):
+        schema = parsed(line)
+        found[schema.name].append(schema)
     return found
 
 
-def wanted() -> set[str]:
-    """Return the names of the operators that rows tell of, in-place forms included."""
-    functions = {name.rpartition(".")[2] for name, row in FUNCTIONS.items() if row.arguments}
-    return {form for name in {*OPERATORS, *functions} for form in (name, f"{name}_")}
-
-
 def operators(declared: str) -> Iterator[str]:
-    """Yield a line for each declared operator that is wanted."""
-    names = wanted()
+    """Yield a line for each declared operator."""
     for entry in yaml.safe_load(declared):
-        name = entry["func"].partition("(")[0].partition(".")[0]
-        if name in names and "Dimname" not in entry["func"] and not parsed(entry["func"]).writes_out:
+        if "Dimname" not in entry["func"] and not parsed(entry["func"]).writes_out:
             structured = entry.get("structured") or entry.get("structured_delegate")
             composite = not structured and entry.get("dispatch") is None
             marks = ["pointwise"] * ("pointwise" in str(entry.get("tags"))) + ["composite"] * composite
@@ -85,12 +80,10 @@ def operators(declared: str) -> Iterator[str]:
 
 
 def functions(home: str, source: str) -> Iterator[str]:
-    """Yield a line for each function written in Python that has a row with arguments."""
+    """Yield a line for each function of a module."""
     for node in ast.parse(source).body:
-        name = f"{home}.{getattr(node, 'name', '')}"
-        if isinstance(node, ast.FunctionDef) and name in FUNCTIONS and FUNCTIONS[name].arguments:
-            parameters = ", ".join(f"Any {parameter.arg}" for parameter in node.args.args)
-            yield f"{name}({parameters})"
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            yield f"{home}.{node.name}({', '.join(f'Any {each.arg}' for each in node.args.args)})"
 
 
 def lines(packages: Path | zipfile.Path) -> Iterable[str]:
@@ -102,6 +95,6 @@ def lines(packages: Path | zipfile.Path) -> Iterable[str]:
 
 
 if __name__ == "__main__":
-    place = Path(sys.argv[1])
-    print(f"# {place.name}, by tests/support/aten_schemas.py")
-    print("\n".join(lines(zipfile.Path(place) if zipfile.is_zipfile(place) else place)))
+    source, target = map(Path, sys.argv[1:])
+    text = [f"# {source.name}", *lines(zipfile.Path(source) if zipfile.is_zipfile(source) else source), ""]
+    target.write_bytes(gzip.compress("\n".join(text).encode(), mtime=0))

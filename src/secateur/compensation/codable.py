@@ -66,7 +66,7 @@ class Codable:
                 v for v in self.coupling.dims[value] if v is not None and not labels.isdisjoint(v.tolist())
             ]
             for node in self.users[value]:
-                if self.weights.issuperset(refs((node.args, node.kwargs))):
+                if self.weights.issuperset(node.operands):
                     if member.reads and not _linear(node):
                         return f"{self._at(node)} changes {member.name} before it reads its units"
                     values += [output for output in node.outputs if output not in values]

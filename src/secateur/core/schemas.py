@@ -41,6 +41,20 @@ def given(
     return value
 
 
+@functools.cache
+def written_arguments(overload: Any) -> tuple[str, ...]:
+    """Return the names of the arguments that an operator writes to."""
+    arguments = overload._schema.arguments
+    return tuple(each.name for each in arguments if each.alias_info is not None and each.alias_info.is_write)
+
+
+@functools.cache
+def returns_view(overload: Any) -> bool:
+    """Whether an operator returns a view of an argument, to which it writes nothing."""
+    returns = (each.alias_info for each in overload._schema.returns)
+    return any(alias is not None and not alias.is_write for alias in returns)
+
+
 def in_parts(mode: Any, overload: Any, args: Any, kwargs: Any) -> Any:
     """Run an operator that torch composes of others in these, each seen by the dispatch mode `mode`.
 

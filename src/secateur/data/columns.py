@@ -7,9 +7,8 @@ the Hugging Face hub), texts and labels have one of the names below.
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -17,6 +16,9 @@ from secateur.core.errors import DataError, InputError
 from secateur.core.extras import need
 from secateur.data.dataset import Dataset, DatasetInputs, Split, pixel_statistics
 from secateur.data.registry import Request
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 LABELS = ("label", "labels", "fine_label")
 TEXTS = (
@@ -64,6 +66,8 @@ def assemble(request: Request, train: pa.Table, test: pa.Table) -> Dataset:
 
 def labelled(table: pa.Table) -> bool:
     """Tell whether the table has a label column with another value than −1, which marks hidden labels."""
+    import pyarrow as pa
+
     name = next((name for name in LABELS if name in table.column_names), None)
     return name is not None and not (
         pa.types.is_integer(table[name].type) and set(table[name].unique().to_pylist()) == {-1}
@@ -72,6 +76,8 @@ def labelled(table: pa.Table) -> bool:
 
 def _labels(request: Request, train: pa.Table, test: pa.Table) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     """Return the labels of both splits and the class names; textual labels are numbered alphabetically."""
+    import pyarrow as pa
+
     name = next((name for name in LABELS if name in train.column_names and name in test.column_names), None)
     if name is None:
         raise DataError(
@@ -164,10 +170,14 @@ def _tokenizer(request: Request) -> Any:
 
 
 def _holds_images(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
     if pa.types.is_struct(kind):
         return bool(kind.get_field_index("bytes") >= 0)
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
 def _is_text(kind: pa.DataType | None) -> bool:
+    import pyarrow as pa
+
     return kind is not None and bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))

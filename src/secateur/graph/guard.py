@@ -6,14 +6,14 @@ or it fails with any other error, which is a fault of the rule and told as one. 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from secateur.core.errors import reason_of
-from secateur.graph.coupling import Coupling, RuleFault
+from secateur.graph.coupling import Coupling, KnownDims, RuleFault
 from secateur.graph.functions import FUNCTIONS
 from secateur.graph.labels import Lock
 from secateur.graph.operators import operator_of
@@ -23,62 +23,73 @@ from secateur.graph.rules.table import UnknownForm
 
 def follow(c: Coupling, node: Node) -> None:
     """Run the rule of a node's operator; outputs that it says nothing of keep their sizes."""
-    before = _Before(c, refs((node.args, node.kwargs)), node.call)
+    before = _before(c, node.operands, node.call)
     try:
         operator_of(node).rule(c, node)
     except Exception as error:
-        before.give_up(error, node.op, c.program.where(node), node.outputs)
+        _give_up(c, before, Lock(_told(c, error, node.op), f"{node.op} in {c.program.where(node)}"))
+        c.dims.update((output, _sizes_stay(c, output)) for output in node.outputs)
     for output in node.outputs:
         if output not in c.dims:
-            c.dims[output] = [None] * len(c.program.values[output].shape)
+            c.dims[output] = _sizes_stay(c, output)
 
 
 def follow_call(c: Coupling, number: int, call: Call) -> None:
     """Do what must be done about a call beyond the rules of its operators, if anything."""
     if call.name not in FUNCTIONS or (rule := FUNCTIONS[call.name].rule) is None:
         return
-    before = _Before(c, refs((call.args, call.kwargs, call.outputs)), number)
+    before = _before(c, refs((call.args, call.kwargs, call.outputs)), number)
     try:
         rule(c, number, call)
     except Exception as error:
-        before.give_up(error, call.name, f"{call.module or 'the model'} ({call.source})")
+        where = f"{call.name} in {call.module or 'the model'} ({call.source})"
+        _give_up(c, before, Lock(_told(c, error, call.name), where))
 
 
-class _Before:
-    """What a coupling knew before a rule ran."""
+def _sizes_stay(c: Coupling, value: int) -> KnownDims:
+    return (None,) * len(c.program.values[value].shape)
 
-    def __init__(self, c: Coupling, operands: Iterator[int], call: int | None) -> None:
-        self.c, self.call = c, call
-        self.dims = {index: list(c.dims[index]) for index in operands}
-        self.counts = [len(notes) for notes in self._notes()]
-        self.labels = len(c.labels)
-        c.labels.united.clear()
 
-    def _notes(self) -> tuple[list[Any], ...]:
-        """Return the lists that rules add to."""
-        needs = [] if self.call is None else self.c.needs.get(self.call, [])
-        return self.c.crossed, self.c.heads, self.c.parts, needs
+class _Before(NamedTuple):
+    """What a coupling knew before a rule ran: of the operands, and how much of all else."""
 
-    def give_up(self, error: Exception, name: str, where: str, outputs: list[int] | None = None) -> None:
-        """Undo what the rule noted, lock all that it touched, and tell why."""
-        lock = Lock(self._tell(error, name), f"{name} in {where}")
-        for notes, count in zip(self._notes(), self.counts, strict=True):
-            del notes[count:]
-        c, values = self.c, self.c.program.values
-        c.dims |= self.dims | {index: [None] * len(values[index].shape) for index in outputs or ()}
-        operands = [vector for dims in self.dims.values() for vector in dims if vector is not None]
-        for vector in (*operands, *c.labels.united, np.arange(self.labels, len(c.labels))):
-            c.labels.lock(vector, lock)
+    dims: dict[int, KnownDims]
+    labels: int
+    call: int | None
+    notes: tuple[int, int, int, int]
 
-    def _tell(self, error: Exception, name: str) -> str:
-        """Count what happened, and return it as the reason for what stays."""
-        if isinstance(error, UnknownForm):
-            self.c.unknown[name] += 1
-            return f"secateur's rule for {name} does not know this form of it: {error}"
-        said = f": {reason_of(error)}" if str(error).strip() else ""
-        fault = RuleFault(name, type(error).__name__ + said, _line(error))
-        self.c.faults[fault] += 1
-        return f"secateur's rule for {name} failed with {fault.error}, at {fault.line}"
+
+def _notes(c: Coupling, call: int | None) -> tuple[list[Any], list[Any], list[Any], list[Any]]:
+    """Return the lists that a rule adds to."""
+    return c.crossed, c.heads, c.parts, c.needs.get(call, []) if call is not None else []
+
+
+def _before(c: Coupling, operands: Iterable[int], call: int | None) -> _Before:
+    c.labels.united.clear()
+    crossed, heads, parts, needs = _notes(c, call)
+    counts = len(crossed), len(heads), len(parts), len(needs)
+    return _Before({index: c.dims[index] for index in operands}, len(c.labels), call, counts)
+
+
+def _give_up(c: Coupling, before: _Before, lock: Lock) -> None:
+    """Undo what a rule noted, and lock all that it touched."""
+    for notes, count in zip(_notes(c, before.call), before.notes, strict=True):
+        del notes[count:]
+    c.dims |= before.dims
+    operands = [vector for dims in before.dims.values() for vector in dims if vector is not None]
+    for vector in (*operands, *c.labels.united, np.arange(before.labels, len(c.labels))):
+        c.labels.lock(vector, lock)
+
+
+def _told(c: Coupling, error: Exception, name: str) -> str:
+    """Count what happened to a rule, and return it as the reason for what stays."""
+    if isinstance(error, UnknownForm):
+        c.unknown[name] += 1
+        return f"secateur's rule for {name} does not know this form of it: {error}"
+    said = f": {reason_of(error)}" if str(error).strip() else ""
+    fault = RuleFault(name, type(error).__name__ + said, _line(error))
+    c.faults[fault] += 1
+    return f"secateur's rule for {name} failed with {fault.error}, at {fault.line}"
 
 
 def _line(error: Exception) -> str:

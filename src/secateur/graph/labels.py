@@ -58,7 +58,7 @@ class Labels:
         roots = parent[labels]
         while True:
             above = parent[roots]
-            if np.array_equal(above, roots):
+            if (above == roots).all():
                 break
             roots = above
         parent[labels] = roots
@@ -81,8 +81,8 @@ class Labels:
             # where several want the same, one wins; the next round unites the rest
             self._parent[np.maximum(left, right)] = np.minimum(left, right)
         after = self.find(before)
-        np.logical_or.at(self._real, after, self._real[before])
-        np.logical_or.at(self._stuck, after, self._stuck[before])
+        for flags in (self._real, self._stuck):
+            flags[after[flags[before]]] = True
 
     def lock(self, labels: Vector, lock: Lock) -> None:
         """Keep every one of these labels."""

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from secateur.core.schemas import in_parts, operator_name
 from secateur.graph.program import Node
 from secateur.graph.rules import (
     constants,
@@ -51,33 +50,4 @@ def row(name: str, overload: Any) -> Operator:
     return pointwise.TAGGED if tagged else UNKNOWN
 
 
-def run_known(mode: Any, overload: Any, args: Any, kwargs: Any) -> Any:
-    """Run an operator of which nothing is known in the parts that torch composes it of, each seen by `mode`.
-
-    Returns `NotImplemented` where there are none, or where the operator itself is known; then nothing has run.
-    """
-    if row(operator_name(overload), overload) is not UNKNOWN:
-        return NotImplemented
-    return in_parts(mode, overload, args, kwargs)
-
-
-def run_meta(overload: Any, args: Any, kwargs: Any) -> Any:
-    """Run an operator on meta tensors, with what stands in for a kernel that is slow there."""
-    name = operator_name(overload)
-    shortcut = row(name, overload).meta
-    if shortcut is None:
-        return overload(*args, **kwargs)
-    return args[0] if name.endswith("_") else shortcut(*args, **kwargs)
-
-
-__all__ = [
-    "KINDS",
-    "OPERATORS",
-    "UNKNOWN",
-    "Effect",
-    "Operator",
-    "operator_of",
-    "row",
-    "run_known",
-    "run_meta",
-]
+__all__ = ["KINDS", "OPERATORS", "UNKNOWN", "Effect", "Operator", "operator_of", "row"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -52,6 +53,11 @@ class Node:
     kwargs: dict[str, Any]
     outputs: list[int]
     call: int | None
+
+    @cached_property
+    def operands(self) -> tuple[int, ...]:
+        """The values among the arguments, in order."""
+        return tuple(refs((self.args, self.kwargs)))
 
 
 @dataclass
@@ -111,7 +117,7 @@ class Program:
     @property
     def unreached(self) -> list[str]:
         """The parameters that no operator reads."""
-        read = {index for node in self.nodes for index in refs((node.args, node.kwargs))}
+        read = {index for node in self.nodes for index in node.operands}
         return [
             name
             for name, index in self.tensors.items()

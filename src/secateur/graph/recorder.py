@@ -18,11 +18,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from secateur.core.schemas import operator_name
+from secateur.core.schemas import given, in_parts, operator_name, returns_view, written_arguments
 from secateur.graph.copies import tensors_in
 from secateur.graph.forwards import call_name
 from secateur.graph.functions import SIZE_READERS
-from secateur.graph.operators import run_known, run_meta
+from secateur.graph.operators import UNKNOWN, row
 from secateur.graph.program import WRITE, Call, ModuleCall, Node, Program, Ref, Value, refs, replace
 from secateur.graph.sizes import Extent, TracedSize
 
@@ -136,13 +136,7 @@ class Recorder:
         self, overload: Any, before: tuple[Any, dict[str, Any]], args: Any, kwargs: Any, out: Any
     ) -> None:
         """Write down one operator that has run."""
-        schema = overload._schema
-        written = [
-            (args[position] if position < len(args) else kwargs.get(argument.name))
-            for position, argument in enumerate(schema.arguments)
-            if argument.alias_info is not None and argument.alias_info.is_write
-        ]
-        views = any(r.alias_info is not None and not r.alias_info.is_write for r in schema.returns)
+        written = [given(overload, args, kwargs, name, None) for name in written_arguments(overload)]
         at = len(self.program.nodes)
         node = Node(operator_name(overload), overload, *before, [], self.call)
         self.program.nodes.append(node)
@@ -151,7 +145,7 @@ class Recorder:
                 if isinstance(target, Tensor):
                     node.outputs.append(self.write(target))
             return
-        source = next(refs(node.args), None) if views else None
+        source = next(refs(node.args), None) if returns_view(overload) else None
         for which, tensor in enumerate(leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)):
             if source is None:
                 node.outputs.append(self.new(tensor))
@@ -197,12 +191,15 @@ class Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         if func.namespace == "prim":  # asks a tensor for its device or layout
             return func(*args, **kwargs)
-        out = run_known(self, func, args, kwargs)
-        if out is not NotImplemented:
+        name = operator_name(func)
+        known = row(name, func)
+        if known is UNKNOWN and (out := in_parts(self, func, args, kwargs)) is not NotImplemented:
             return out
         before = self.recorder.refer(args), self.recorder.refer(kwargs)
-        meta = self.recorder.program.tensors_were == "meta"
-        out = run_meta(func, args, kwargs) if meta else func(*args, **kwargs)
+        if known.meta is None or self.recorder.program.tensors_were != "meta":
+            out = func(*args, **kwargs)
+        else:
+            out = args[0] if name.endswith("_") else known.meta(*args, **kwargs)
         self.recorder.node(func, before, args, kwargs, out)
         return out
 

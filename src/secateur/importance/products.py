@@ -134,7 +134,9 @@ class Products:
                 or len(self.program.values[value].shape) != 2
             ):
                 return None, False
-            value, moved = node.args[0].id, not moved
+            source, dims = node.args[0].id, self.coupling.dims
+            swapped = dims[value][0] is dims[source][1]  # not by a permutation that changes nothing
+            value, moved = source, moved != swapped
         return value, moved
 
     def parameter(self, value: int | None) -> str | None:

@@ -41,7 +41,7 @@ class Sites:
             if value.kind in ("parameter", "buffer"):
                 made_of[value.id] = {value.name}
         for node in self.program.nodes:
-            operands = set(refs((node.args, node.kwargs)))
+            operands = set(node.operands)
             for operand in operands:
                 self.users[operand].append(node)
             names = set().union(*(made_of.get(operand, ()) for operand in operands))

@@ -19,9 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from secateur.core.errors import VerificationError
-from secateur.core.schemas import operator_name, positions
+from secateur.core.schemas import in_parts, operator_name, positions
 from secateur.graph.cut import Cut
-from secateur.graph.operators import operator_of, run_known
+from secateur.graph.operators import UNKNOWN, operator_of, row
 from secateur.graph.program import Node, Ref
 from secateur.graph.rules.table import Normalisation
 from secateur.shrink import draws
@@ -68,12 +68,12 @@ class Widened(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
-        out = run_known(self, func, args, kwargs)
-        if out is not NotImplemented:
+        name = operator_name(func)
+        unknown = row(name, func) is UNKNOWN
+        if unknown and (out := in_parts(self, func, args, kwargs)) is not NotImplemented:
             return out
         if kwargs.get("dtype") is not None:
             kwargs["dtype"] = type_for(kwargs["dtype"], self.dtype)
-        name = operator_name(func)
         nth = self.count[name]
         self.count[name] += 1
         node = self.crossing.get(name, {}).get(nth)
