@@ -133,7 +133,8 @@ HALVES: dict[str, Callable[[Coupling, Node, Any, Any], object]] = {
     "passed labels of its own on": lambda c, node, a, b: c.give(node, [None, c.labels.fresh(6)]),
     "noted what it would need": lambda c, node, a, b: c.need(node, Need(3, a[:3])),
     "noted a statistic and a part": lambda c, node, a, b: (c.crosses(node, a), c.heads.append(b)),
-    "overwrote its operand's": lambda c, node, a, b: c.dims.update({node.args[0].id: (None, None)}),
+    "overwrote a vector of its operand's": lambda c, node, a, b: c.of(node.args[0]).__setitem__(1, None),
+    "overwrote its operand's": lambda c, node, a, b: c.dims.update({node.args[0].id: [None, None]}),
 }  # fmt: skip
 
 
@@ -152,7 +153,7 @@ def test_a_half_finished_rule_leaves_all_it_touched_locked(name: str, lerp: Call
     assert coupling.heads == []
     assert not any(coupling.needs.values())
     (node,) = (node for node in coupling.program.nodes if node.op == "lerp")
-    assert coupling.dims[node.outputs[0]] == (None, None)
+    assert coupling.dims[node.outputs[0]] == [None, None]
 
 
 def test_labels_that_a_failing_rule_united_from_elsewhere_are_locked(monkeypatch: pytest.MonkeyPatch) -> None:

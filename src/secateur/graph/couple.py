@@ -63,10 +63,10 @@ def _couple(program: Program, locks: Sequence[tuple[int, str]], picks: Mapping[s
         if value.kind == "result":
             continue
         real = value.kind in ("parameter", "buffer") or value.name != ""
-        coupling.dims[value.id] = tuple(
+        coupling.dims[value.id] = [
             coupling.labels.fresh(size, real=value.kind == "parameter") if real and size > 1 else None
             for size in value.shape
-        )
+        ]
         if (lock := _own_lock(value)) is not None:
             for vector in coupling.dims[value.id]:
                 if vector is not None:

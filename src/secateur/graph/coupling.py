@@ -18,8 +18,6 @@ from secateur.graph.labels import Labels, Lock, Vector
 from secateur.graph.program import Node, Program, Ref, Value
 
 Dims = list[Vector | None]
-KnownDims = tuple[Vector | None, ...]
-"""The vectors of a value: what has been said of it stays."""
 Rule = Callable[["Coupling", Node], None]
 
 
@@ -62,7 +60,7 @@ class Coupling:
 
     program: Program
     labels: Labels = field(default_factory=Labels)
-    dims: dict[int, KnownDims] = field(default_factory=dict)
+    dims: dict[int, Dims] = field(default_factory=dict)
     crossed: list[tuple[Node, Vector]] = field(default_factory=list)
     unknown: Counter[str] = field(default_factory=Counter)
     faults: Counter[RuleFault] = field(default_factory=Counter)
@@ -80,7 +78,7 @@ class Coupling:
 
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
-    def of(self, ref: Ref) -> KnownDims:
+    def of(self, ref: Ref) -> Dims:
         """Return the vectors of a tensor argument."""
         return self.dims[ref.id]
 
@@ -100,12 +98,9 @@ class Coupling:
             for vector, size in zip(dims, shape, strict=True)
         ):
             raise ValueError(f"the rule of {node.op} does not give vectors of shape {shape}")
-        self.dims[node.outputs[which]] = tuple(
-            [
-                None if vector is None or size <= 1 else vector
-                for vector, size in zip(dims, shape, strict=True)
-            ]
-        )
+        self.dims[node.outputs[which]] = [
+            None if vector is None or size <= 1 else vector for vector, size in zip(dims, shape, strict=True)
+        ]
 
     def lock_for(self, node: Node, reason: str) -> Lock:
         """Return the reason `reason` at this operator's place in the code."""

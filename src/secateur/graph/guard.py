@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from secateur.core.errors import reason_of
-from secateur.graph.coupling import Coupling, KnownDims, RuleFault
+from secateur.graph.coupling import Coupling, Dims, RuleFault
 from secateur.graph.functions import FUNCTIONS
 from secateur.graph.labels import Lock
 from secateur.graph.operators import operator_of
@@ -46,14 +46,14 @@ def follow_call(c: Coupling, number: int, call: Call) -> None:
         _give_up(c, before, Lock(_told(c, error, call.name), where))
 
 
-def _sizes_stay(c: Coupling, value: int) -> KnownDims:
-    return (None,) * len(c.program.values[value].shape)
+def _sizes_stay(c: Coupling, value: int) -> Dims:
+    return [None] * len(c.program.values[value].shape)
 
 
 class _Before(NamedTuple):
     """What a coupling knew before a rule ran: of the operands, and how much of all else."""
 
-    dims: dict[int, KnownDims]
+    dims: dict[int, Dims]
     labels: int
     call: int | None
     notes: tuple[int, int, int, int]
@@ -68,7 +68,7 @@ def _before(c: Coupling, operands: Iterable[int], call: int | None) -> _Before:
     c.labels.united.clear()
     crossed, heads, parts, needs = _notes(c, call)
     counts = len(crossed), len(heads), len(parts), len(needs)
-    return _Before({index: c.dims[index] for index in operands}, len(c.labels), call, counts)
+    return _Before({index: [*c.dims[index]] for index in operands}, len(c.labels), call, counts)
 
 
 def _give_up(c: Coupling, before: _Before, lock: Lock) -> None:

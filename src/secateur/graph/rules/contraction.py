@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from secateur.graph.coupling import Coupling, KnownDims, Need, Rule, argument
+from secateur.graph.coupling import Coupling, Dims, Need, Rule, argument
 from secateur.graph.labels import KERNEL, Lock, Vector
 from secateur.graph.program import Call, Node, Ref
 from secateur.graph.rules.movement import collapse, units_along
@@ -121,7 +121,7 @@ for _name, _product in PRODUCTS.items():
         operator(_name, product=_product)(convolution(_product))
 
 
-def _grouped(c: Coupling, node: Node, source: Vector | None, weight: KnownDims, groups: int) -> Vector | None:
+def _grouped(c: Coupling, node: Node, source: Vector | None, weight: Dims, groups: int) -> Vector | None:
     """Grouped convolution: units are whole groups, or the same place in every group, whichever are more."""
     rows, columns = weight[0], weight[1]
     if source is None or rows is None:
@@ -143,7 +143,7 @@ def _grouped(c: Coupling, node: Node, source: Vector | None, weight: KnownDims, 
 
 
 def _grouped_transposed(
-    c: Coupling, node: Node, source: Vector | None, weight: KnownDims, groups: int
+    c: Coupling, node: Node, source: Vector | None, weight: Dims, groups: int
 ) -> Vector | None:
     """Grouped transposed convolution, weights [I, O/g, …]: units are whole groups."""
     rows, columns = weight[0], weight[1]

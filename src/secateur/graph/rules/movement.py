@@ -12,7 +12,7 @@ from functools import partial
 
 import numpy as np
 
-from secateur.graph.coupling import Coupling, Dims, KnownDims, Need, argument, varies
+from secateur.graph.coupling import Coupling, Dims, Need, argument, varies
 from secateur.graph.labels import FIXED, Vector
 from secateur.graph.program import Node, Ref
 from secateur.graph.rules.pointwise import meet
@@ -48,7 +48,7 @@ def factors(old: tuple[int, ...], new: tuple[int, ...]) -> Iterator[tuple[list[i
         yield left, right
 
 
-def reshape(c: Coupling, node: Node, dims: KnownDims, old: tuple[int, ...], new: tuple[int, ...]) -> Dims:
+def reshape(c: Coupling, node: Node, dims: Dims, old: tuple[int, ...], new: tuple[int, ...]) -> Dims:
     """Return the vectors after a reshape from `old` to `new` sizes."""
     after: Dims = [None] * len(new)
     if math.prod(old) == 0:
@@ -140,7 +140,7 @@ def _written_sizes(c: Coupling, node: Node, new: tuple[int, ...]) -> list[int] |
     return None
 
 
-def _one_of(c: Coupling, node: Node, dims: KnownDims, labelled: list[int]) -> list[int]:
+def _one_of(c: Coupling, node: Node, dims: Dims, labelled: list[int]) -> list[int]:
     """Keep one of the labelled dimensions a reshape merges, the outermost first; the others must stay."""
     free = [dim for dim in labelled if c.labels.free(dims[dim])]  # type: ignore[arg-type]
     chosen = [free[c.pick(node, len(free))]] if free else []

@@ -84,4 +84,4 @@ def looked_up(c: Coupling, node: Node) -> None:
 def write(c: Coupling, node: Node) -> None:
     """A write into a part of a memory: the writer has united its content with the part's labels already."""
     overwritten: Ref = node.args[0]
-    c.dims[node.outputs[0]] = c.of(overwritten)
+    c.dims[node.outputs[0]] = list(c.of(overwritten))
