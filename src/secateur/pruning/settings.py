@@ -61,7 +61,9 @@ def _fraction(value: Any) -> None:
     try:
         check_amount(value)
     except InputError:
-        raise InputError(f"The setting max_amount is {value!r}: give a number between 0 and 1.") from None
+        raise InputError(
+            f"The setting max_amount {value!r} is not a number between 0 and 1: it is a fraction, such as 0.8."
+        ) from None
 
 
 def _at_least_one(what: str, value: int | None) -> None:
