@@ -1,8 +1,8 @@
 """Distribution of an amount over groups of units.
 
 The lowest-scored units are removed first, exactly round(amount · n) of them, ties broken by position. Every group
-keeps at least one unit and loses at most the fraction `max_amount`. With `round_to`, a group of more units than that
-keeps the nearest multiple of it, the larger of two equally near.
+keeps at least one unit and loses at most the fraction `max_amount`. With `round_to`, every group keeps the nearest
+multiple of it, the larger of two equally near; a group that can keep no multiple of it stays whole.
 """
 
 from __future__ import annotations
@@ -46,12 +46,21 @@ def spread(
     masks = SPREADS[scope](groups, scores, amount, max_amount)
     if round_to and round_to > 1:
         for name, mask in masks.items():
-            kept = int(mask.count_nonzero())
-            least = math.ceil((len(mask) - most(len(mask), max_amount)) / round_to)
-            wanted = min(max(least, math.floor(kept / round_to + 0.5)) * round_to, len(mask))
-            if len(mask) > round_to:
-                masks[name] = keep_highest(scores[name], len(mask) - wanted)
+            kept, units = int(mask.count_nonzero()), len(mask)
+            wanted = multiple(kept, round_to, units - most(units, max_amount), units)
+            masks[name] = keep_highest(scores[name], units - wanted)
     return masks
+
+
+def multiple(kept: int, of: int, least: int, units: int) -> int:
+    """Return the multiple of `of` in [least, units] nearest to `kept`, the larger of two; `units` if there is none.
+
+    >>> multiple(9, 4, 1, 20), multiple(10, 4, 1, 20), multiple(20, 16, 1, 20), multiple(5, 16, 1, 12)
+    (8, 12, 16, 12)
+    """
+    lowest, highest = math.ceil(least / of), units // of
+    nearest = math.floor(kept / of + 0.5)
+    return min(max(lowest, nearest), highest) * of if max(lowest, 1) <= highest else units
 
 
 def most(units: int, max_amount: float) -> int:

@@ -150,7 +150,7 @@ def meet(budget: Budget, cutter: Cutter) -> Cut:
     if least > target:
         raise InputError(
             f"The budget {budget.kind}={budget.fraction:g} can't be met: with everything cut that may be, "
-            f"{least / whole:.3f} is left; keep fewer layers, or raise the budget or max_amount."
+            f"{least / whole:.3f} is left; keep fewer layers, raise the budget or max_amount, or lower round_to."
         )
     low, high = 0.0, 1.0
     for _ in range(BISECTION_STEPS):

@@ -111,7 +111,7 @@ class Settings:
     )
     round_to: int | None = setting(
         None,
-        "leave a multiple of so many units in each group that has more",
+        "leave a multiple of so many units in each group; a group with fewer units stays whole",
         where=("grouped",),
         check=partial(_at_least_one, "setting round_to"),
     )
