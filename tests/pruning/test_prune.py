@@ -541,3 +541,17 @@ def test_the_package_gives_the_same_function() -> None:
     assert same(
         state(secateur.prune(model, amount=0.3).model), state(prune(copy.deepcopy(model), amount=0.3).model)
     )
+
+
+@pytest.mark.parametrize("granularity", ["weight", "channel"])
+def test_layers_are_kept_and_chosen_by_themselves_too(granularity: str) -> None:
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2))
+    x, cut = torch.ones(1, 4), {"granularity": granularity, "amount": 0.5}
+    for layers, named in (([model[0]], ["0"]), (model[4].weight, "4.weight"), (model[4:], ["4"])):
+        by_itself = secateur.prune(model, x, keep=layers, **cut)
+        by_name = secateur.prune(model, x, keep=named, **cut)
+        assert by_itself.choices["keep"] == by_name.choices["keep"]
+        for one, other in zip(by_itself.model.parameters(), by_name.model.parameters(), strict=True):
+            assert torch.equal(one, other)
+    chosen = secateur.prune(model, x, layers=[model[0]], **cut)
+    assert chosen.choices["layers"] == ("0",)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from secateur.core.errors import InputError, ModelError
-from secateur.sparsity.targets import ROLES, as_names, matches, prunable
+from secateur.sparsity.targets import ROLES, as_names, matches, names_in, prunable
 
 
 class Odd(nn.Module):
@@ -222,3 +222,34 @@ def test_matching_and_naming() -> None:
     assert as_names("abc") == ("abc",)
     assert as_names(None) == as_names(()) == ()
     assert as_names(["a", "b"]) == ("a", "b")
+
+
+def test_layers_may_be_modules_and_parameters_themselves() -> None:
+    model = nn.Sequential(nn.Sequential(nn.Linear(3, 4), nn.ReLU()), nn.Linear(4, 2), nn.Linear(2, 2))
+    assert names_in(model, [model[0], model[1].weight, "2"]) == ("0", "1.weight", "2")
+    assert names_in(model, model[0]) == ("0",), "a container is one layer, not a list of its children"
+    assert names_in(model, model[1].bias) == ("1.bias",), "nor a tensor one of its rows"
+    assert names_in(model, model[0].parameters()) == ("0.0.weight", "0.0.bias")
+    assert set(prunable(model, keep=[model[0]], layers=None)) == {"1.weight", "2.weight"}
+    assert set(prunable(model, layers=(model[2], model[0][0].weight))) == {"0.0.weight", "2.weight"}
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ([nn.Linear(2, 2)], "This Linear is no part of the model"),
+        (torch.ones(2), "This Tensor is no part of the model"),
+        ([3], "3 is no name of a layer"),
+        (3, "3 is no name of a layer"),
+        ([["1"]], "is no name of a layer"),
+    ],
+)
+def test_what_is_no_layer_of_the_model_is_refused(layers: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        names_in(nn.Sequential(nn.Linear(2, 2)), layers)
+
+
+def test_the_model_itself_is_no_layer_of_it() -> None:
+    model = nn.Sequential(nn.Linear(2, 2))
+    with pytest.raises(InputError, match="no layer of it"):
+        names_in(model, model)

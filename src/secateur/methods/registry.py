@@ -23,7 +23,7 @@ from secateur.methods.base import Method, MethodJob
 from secateur.methods.running import RUNNING, check_free
 from secateur.pruning.allocate_weights import check_amount
 from secateur.sparsity.masks import Masks
-from secateur.sparsity.targets import as_names, matches, require_module
+from secateur.sparsity.targets import LayerNames, as_names, matches, names_in, require_module
 
 AnyMethod = TypeVar("AnyMethod", bound=type[Method])
 
@@ -88,8 +88,8 @@ def start(
     steps: int,
     amount: float | None = None,
     include: str | Sequence[str] = ("weights",),
-    keep: str | Sequence[str] | None = (),
-    layers: str | Sequence[str] | None = (),
+    keep: LayerNames = (),
+    layers: LayerNames = (),
     masks: Mapping[str, Tensor] | None = None,
     example_inputs: ModelInputs | None = None,
     seed: int = 0,
@@ -108,8 +108,8 @@ def start(
         amount: the fraction to cut in the end, exactly round(amount · n) of all n prunable weights, or of all units
             for methods that count them (group_lasso, growing).
         include: prunable roles, see `secateur.sparsity.targets`; ignored by methods of units and layers.
-        keep: names or globs of parameters or modules to exclude.
-        layers: names or globs of the only parameters or modules to include; all by default.
+        keep: names or globs of parameters or modules to exclude, or these themselves.
+        layers: names or globs of the only parameters or modules to include, or these themselves; all by default.
         masks: earlier cuts, name → boolean mask, True keeps; they stay cut and count towards `amount`.
         example_inputs: inputs of the model's forward, for methods that trace channels or layers.
         seed: seed of all random numbers; the same on all processes.
@@ -149,6 +149,7 @@ def start(
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
         raise InputError(f"The steps are {steps!r}: give how often optimizer.step() will be called.")
     Masks(masks or {}).of(model)
+    kept, chosen = names_in(model, keep), names_in(model, layers)
     job = MethodJob(
         name=name,
         model=model,
@@ -156,15 +157,15 @@ def start(
         steps=steps,
         requested=amount,
         include=as_names(include),
-        keep=as_names(keep),
-        layers=as_names(layers),
+        keep=kept,
+        layers=chosen,
         masks=Masks(masks or {}),
         example_inputs=example_inputs,
         seed=seed,
     )
     check_free(job, entry.make)
     names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
-    for pattern in (*as_names(keep), *as_names(layers)):
+    for pattern in (*kept, *chosen):
         if not any(matches(name, pattern) for name in names):
             raise InputError(
                 f"No layer with parameters matches '{pattern}': list the layers with secateur inspect."

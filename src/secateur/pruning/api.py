@@ -18,6 +18,7 @@ from secateur.pruning.result import Pruned
 from secateur.pruning.settings import DECLARED, Settings, documented
 from secateur.pruning.units import prune_units
 from secateur.pruning.weights import prune_weights
+from secateur.sparsity.targets import LayerNames, names_in
 
 
 @documented
@@ -31,8 +32,8 @@ def prune(
     criterion: str = "magnitude",
     scope: str = "global",
     include: str | Sequence[str] = ("weights",),
-    keep: str | Sequence[str] | None = (),
-    layers: str | Sequence[str] | None = (),
+    keep: LayerNames = (),
+    layers: LayerNames = (),
     masks: Mapping[str, Tensor] | None = None,
     max_amount: float = 1.0,
     round_to: int | None = None,
@@ -71,6 +72,7 @@ def prune(
     4
     """
     given = {name: value for name, value in locals().items() if name in DECLARED}
+    given |= {"keep": names_in(model, keep), "layers": names_in(model, layers)}
     return prune_by(model, example_inputs, Settings.of(**given))
 
 

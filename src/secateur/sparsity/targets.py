@@ -7,7 +7,7 @@ layers or keeps layers, by name or glob.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 
 import torch
@@ -18,6 +18,8 @@ from secateur.core.errors import InputError, ModelError
 
 ROLES = ("weights", "biases", "norms", "embeddings", "others")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+LayerNames = str | nn.Module | Tensor | Iterable[str | nn.Module | Tensor] | None
+"""Layers as a caller names them: names or globs, or modules and parameters of the model themselves."""
 
 
 def role(module: nn.Module, name: str, parameter: nn.Parameter) -> str:
@@ -38,20 +40,20 @@ def role(module: nn.Module, name: str, parameter: nn.Parameter) -> str:
 def prunable(
     model: nn.Module,
     include: str | Iterable[str] = ("weights",),
-    keep: str | Iterable[str] | None = (),
-    layers: str | Iterable[str] | None = (),
+    keep: LayerNames = (),
+    layers: LayerNames = (),
 ) -> dict[str, nn.Parameter]:
     """Return name → parameter for all prunable parameters, in the model's order, tied parameters once.
 
-    `include` lists roles (`ROLES`, or "all"); `keep` and `layers` are names or globs of parameters or modules: matches
-    of `keep` are excluded, and `layers`, when given, excludes all others. A tied parameter has the role of its first
-    name and is matched by any of them. Parameters of other dtypes than `DTYPES` are never cut.
+    `include` lists roles (`ROLES`, or "all"); `keep` and `layers` are names or globs of parameters or modules, or these
+    themselves: matches of `keep` are excluded, and `layers`, when given, excludes all others. A tied parameter has the
+    role of its first name and is matched by any of them. Parameters of other dtypes than `DTYPES` are never cut.
 
     Raises `InputError` for an unknown role or a pattern without a match, `ModelError` for a model with nothing to
     prune, or with weights that are NaN, infinite or uninitialised.
     """
     require_module(model)
-    wanted, keep, layers = roles(include), as_names(keep), as_names(layers)
+    wanted, keep, layers = roles(include), names_in(model, keep), names_in(model, layers)
     aliases: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         if is_lazy(parameter) or parameter.is_meta:
@@ -90,6 +92,54 @@ def as_names(names: str | Iterable[str] | None) -> tuple[str, ...]:
     if names is not None and not isinstance(names, str | Iterable):
         raise InputError(f"{names!r} is no name of a layer: give a name, a glob, or a list of them.")
     return (names,) if isinstance(names, str) else tuple(names or ())
+
+
+def names_in(model: nn.Module, layers: LayerNames) -> tuple[str, ...]:
+    """Return the names of layers of `model`, modules and parameters themselves among them.
+
+    Raises `InputError` for the model as a whole, for a module or tensor that is none of its own, and for anything that
+    is no name.
+    """
+    if layers is None:
+        return ()
+    if isinstance(layers, str | nn.Module | Tensor) or not isinstance(layers, Iterable):
+        layers = (layers,)
+    return tuple(name for each in layers for name in _names_of(model, each))
+
+
+def _names_of(model: nn.Module, layer: object) -> Iterator[str]:
+    """Yield the name of a layer; those of its children for a slice of a container, such as model.features[:5]."""
+    if isinstance(layer, str):
+        yield layer
+        return
+    if not isinstance(layer, nn.Module | Tensor):
+        raise InputError(
+            f"{layer!r} is no name of a layer: give a name, a glob, a module, or a list of them."
+        )
+    require_module(model)
+    if layer is model:
+        raise InputError(
+            "The model itself is no layer of it: name a part of it, such as one of its children."
+        )
+    name = _own_name(model, layer)
+    if name is not None:
+        yield name
+    elif isinstance(layer, nn.Sequential | nn.ModuleList) and len(layer):
+        for child in layer:
+            yield from _names_of(model, child)
+    else:
+        kind = type(layer).__name__
+        raise InputError(
+            f"This {kind} is no part of the model: give its own modules or parameters, or names."
+        )
+
+
+def _own_name(model: nn.Module, layer: nn.Module | Tensor) -> str | None:
+    """Return the name of a module or parameter of the model, None for any other."""
+    found: Iterable[tuple[str, object]] = (
+        model.named_modules() if isinstance(layer, nn.Module) else model.named_parameters()
+    )
+    return next((name for name, own in found if own is layer), None)
 
 
 def matches(parameter_name: str, pattern: str) -> bool:
