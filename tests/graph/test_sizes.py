@@ -22,7 +22,8 @@ from secateur.graph.sizes import (
     TracedSize,
     evaluate,
     leaves,
-    remembered_roots,
+    own,
+    remembering,
 )
 
 BINARY = {
@@ -182,7 +183,7 @@ def test_a_copy_is_the_same_and_a_pickle_is_plain() -> None:
 
 def test_roots_are_remembered_while_the_block_runs() -> None:
     before = math.sqrt
-    with remembered_roots():
+    with remembering(lambda: None):
         root, plain_root = math.sqrt(size(16)), math.sqrt(9)
         again = math.sqrt(root)
     assert math.sqrt is before
@@ -194,9 +195,45 @@ def test_roots_are_remembered_while_the_block_runs() -> None:
 
 def test_the_root_is_put_back_after_an_error_and_from_inside_another_block() -> None:
     before = math.sqrt
-    with pytest.raises(ValueError, match="domain"), remembered_roots():
+    with pytest.raises(ValueError, match="domain"), remembering(lambda: None):
         math.sqrt(size(-1))
     assert math.sqrt is before
-    with remembered_roots(), remembered_roots():
+    with remembering(lambda: None), remembering(lambda: None):
         assert type(math.sqrt(size(4))) is Scale
     assert math.sqrt is before
+
+
+def test_a_number_of_another_trace_is_a_plain_number() -> None:
+    with remembering(lambda: None):
+        old = size(6)
+        half = old / 2
+    with remembering(lambda: None):
+        new = size(4)
+        assert [type(n) for n in (old + 1, 1 + old, old * old, half * 2, math.sqrt(old))] == [int] * 3 + [
+            float
+        ] * 2
+        for mixed, value in (
+            (old + new, 10),
+            (new + old, 10),
+            (old - new, 2),
+            (new - half, 1.0),
+        ):
+            assert mixed == value
+            assert [origin for origin, _ in leaves(mixed)] == [Attribute("m:n4")]
+        assert [own(old), own(half), own(new)] == [6, 3.0, 4]
+        assert [type(own(each)) for each in (old, half, new)] == [int, float, TracedSize]
+    assert type(old + 1) is TracedSize  # no trace runs: programs are evaluated
+
+
+def test_a_look_up_by_a_number_is_announced_while_its_trace_runs() -> None:
+    looked_up = []
+    table = {4: "four", 2.0: "two"}
+    with remembering(lambda: looked_up.append(1)):
+        four, two = size(4), math.sqrt(size(4))
+        assert table[four] == "four"
+        assert table[two] == "two"
+        assert four in {4}
+        assert len(looked_up) == 3
+    assert table[four] == "four"
+    assert hash(four) == hash(4)
+    assert len(looked_up) == 3

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.core.errors import ModelError, reason_of
-from secateur.graph.sizes import Attribute, TracedSize
+from secateur.graph.sizes import Attribute, TracedSize, own
 
 
 def copy_with(
@@ -88,6 +88,7 @@ def _tag_record(record: Any, path: str, found: dict[str, int]) -> None:
 
 
 def _tag(value: Any, path: str, found: dict[str, int]) -> Any:
+    value = own(value)
     if type(value) is int:
         found[path] = value
         return TracedSize(value, Attribute(path))

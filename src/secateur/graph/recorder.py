@@ -24,7 +24,7 @@ from secateur.graph.forwards import call_name
 from secateur.graph.functions import SIZE_READERS
 from secateur.graph.operators import UNKNOWN, row
 from secateur.graph.program import WRITE, Call, ModuleCall, Node, Program, Ref, Value, refs, replace
-from secateur.graph.sizes import Extent, TracedSize
+from secateur.graph.sizes import Extent, TracedSize, own
 
 CallArguments = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -130,7 +130,7 @@ class Recorder:
 
     def refer(self, tree: Any) -> Any:
         """Put `Ref`s in place of the tensors in a nest of arguments."""
-        return replace(tree, lambda leaf: Ref(self.read(leaf)) if isinstance(leaf, Tensor) else leaf)
+        return replace(tree, lambda leaf: Ref(self.read(leaf)) if isinstance(leaf, Tensor) else own(leaf))
 
     def node(
         self, overload: Any, before: tuple[Any, dict[str, Any]], args: Any, kwargs: Any, out: Any

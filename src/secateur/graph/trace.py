@@ -23,10 +23,11 @@ from secateur.core.contexts import evaluating, own_code_training, unfused
 from secateur.core.errors import ModelError, reason_of
 from secateur.core.seeds import same_draws
 from secateur.graph.attention import stand_in
+from secateur.graph.caches import Caches
 from secateur.graph.copies import copy_with, is_plain_attention, like, tag_attributes
 from secateur.graph.program import Program
 from secateur.graph.recorder import CallArguments, Recorder
-from secateur.graph.sizes import remembered_roots
+from secateur.graph.sizes import remembering
 from secateur.measure.inputs import ModelInputs, arguments, shapes
 
 
@@ -69,7 +70,9 @@ def attempt(
     inputs = arguments(example_inputs)
     substitute: Callable[[Tensor], Tensor] = TRACE_MODES[kind]
     logger = logging.getLogger("torch._subclasses.fake_tensor")
-    with same_draws(), ExitStack() as stack:
+    caches, program = Caches(), Program(tensors_were=kind)
+    with same_draws(), remembering(caches.forget), ExitStack() as stack:
+        stack.callback(lambda: caches.leave(_makes_tensors(program)))
         stack.callback(setattr, logger, "disabled", logger.disabled)
         logger.disabled = True  # what fails here is told in one sentence, or tried in another way
         if kind == "meta":
@@ -78,13 +81,17 @@ def attempt(
             stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         held = substitute if kind == "meta" else _itself
         ghost = copy_with(model, substitute, held)
-        program = Program(tensors_were=kind)
         try:
             inputs = tree_map(lambda leaf: substitute(leaf) if isinstance(leaf, Tensor) else leaf, inputs)
             _record(ghost, model, inputs, program, training)
         except Exception as error:
             return program, error
     return program, None
+
+
+def _makes_tensors(program: Program) -> bool:
+    """Whether the code made tensors out of nothing, which a cache may hold."""
+    return any(not node.operands for node in program.nodes)
 
 
 def _itself(tensor: Tensor) -> Tensor:
@@ -111,7 +118,7 @@ def _record(
     recorder.follow(ghost)
     for mode in (evaluating, own_code_training) if training else (evaluating,):
         program.training = len(program.nodes) or None
-        with mode(ghost), torch.no_grad(), unfused(), remembered_roots():
+        with mode(ghost), torch.no_grad(), unfused():
             outputs = recorder.run(ghost, inputs)
         program.outputs += [recorder.read(leaf) for leaf in tensors_of(outputs)]
 
