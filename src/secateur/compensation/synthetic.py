@@ -67,7 +67,11 @@ def synthetic_inputs(
         raise InputError(f"lr is {lr!r}: give a learning rate above 0, such as 0.1.")
     sizes = [min(batch, samples - at) for at in range(0, samples, batch)]
     made: list[tuple[Any, None]] = []
-    with evaluating(model), same_draws(), bar("synthetic inputs", len(sizes) * max(1, steps)) as running:
+    with (
+        evaluating(model),
+        same_draws(seed, model),
+        bar("synthetic inputs", len(sizes) * max(1, steps)) as running,
+    ):
         template = Template.of(model, example_inputs)
         for number, size in enumerate(sizes):
             generator = torch.Generator().manual_seed(seed_of("synthetic", seed, number))

@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from secateur.core.contexts import evaluating
 from secateur.core.registry import Registry
+from secateur.core.seeds import same_draws
 from secateur.data import Batches, Dataset
 from secateur.data.dataset import positive
 from secateur.training.evaluation import logits_of
@@ -58,7 +59,7 @@ def estimate(
         augment=data.augmentation if augment is None else augment,
         channels_last=True,
     )
-    with evaluating(model), torch.no_grad(), _watched(sums):
+    with evaluating(model), same_draws(seed, model), torch.no_grad(), _watched(sums):
         for batch in islice(drawn, positive("number of batches", batches)):
             if len(batch.labels) > 1 or len(drawn) == 1:  # one sample has no variance
                 logits_of(model, batch.inputs, data)

@@ -7,6 +7,7 @@ The whole package has one console, on standard error, so that standard output ho
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -52,9 +53,10 @@ class _ShownBar(Bar):
 def console() -> Console:
     """Return the console. Raises `MissingExtraError` without rich."""
     need("rich", for_="Writing to a terminal")
-    from rich.console import Console
+    with _random_state_kept():
+        from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+        return Console(stderr=True, highlight=False)
 
 
 @contextmanager
@@ -66,7 +68,9 @@ def bar(title: str, total: int, completed: int = 0, shown: bool = True) -> Itera
     if not shown or _running or os.environ.get("SECATEUR_QUIET") or not _on_a_terminal():
         yield Bar()
         return
-    with _progress() as progress:
+    with _random_state_kept():
+        shown_bars = _progress()
+    with shown_bars as progress:
         _running.append(title)
         try:
             yield _ShownBar(progress, progress.add_task(title, total=total, completed=completed, note=""))
@@ -80,6 +84,16 @@ def track(items: Iterable[T], title: str, total: int) -> Iterator[T]:
         for item in items:
             yield item
             running.advance()
+
+
+@contextmanager
+def _random_state_kept() -> Iterator[None]:
+    """Restore the state of Python's generator, from which rich draws names of its styles."""
+    state = random.getstate()
+    try:
+        yield
+    finally:
+        random.setstate(state)
 
 
 def _on_a_terminal() -> bool:

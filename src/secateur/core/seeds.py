@@ -14,6 +14,8 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from secateur.core.generators import generators_of
+
 
 def seed_of(*parts: str | int) -> int:
     """Hash `parts` to a seed in [0, 2⁶³): the same on every machine and in every process.
@@ -26,22 +28,56 @@ def seed_of(*parts: str | int) -> int:
 
 
 @contextmanager
-def same_draws(seed: int = 0) -> Iterator[None]:
+def same_draws(seed: int = 0, *owners: object) -> Iterator[None]:
     """Seed the global generators of torch, NumPy and Python by `seed` while the block runs, then restore their states.
 
-    For code of other packages, which draws from the global generators.
+    For code of other packages, which draws from the global generators. So it is with the generators that `owners`
+    hold, which are modules with their submodules.
     """
+    with _global_states_kept(), generators_kept(*owners):
+        seed_global(seed)
+        for owner in owners:
+            for kind, each in generators_of(owner):
+                kind.seed(each, seed)
+        yield
+
+
+def seed_global(seed: int) -> None:
+    """Seed the global generators of torch, on every device in use, NumPy and Python."""
+    torch.default_generator.manual_seed(seed)
+    if _on_gpu():
+        torch.cuda.manual_seed_all(seed)
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    random.seed(seed)
+
+
+@contextmanager
+def generators_kept(*owners: object) -> Iterator[None]:
+    """Restore the states of the generators that `owners`, modules or data loaders, hold."""
+    kept = [(kind, each, kind.read(each)) for owner in owners for kind, each in generators_of(owner)]
+    try:
+        yield
+    finally:
+        for kind, each, state in kept:
+            kind.write(each, state)
+
+
+@contextmanager
+def _global_states_kept() -> Iterator[None]:
     python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    on_gpu = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    devices = list(range(torch.cuda.device_count())) if on_gpu else []
+    devices = list(range(torch.cuda.device_count())) if _on_gpu() else []
+    metal = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
     with torch.random.fork_rng(devices):
-        torch.default_generator.manual_seed(seed)
-        if devices:
-            torch.cuda.manual_seed_all(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002
-        random.seed(seed)
         try:
             yield
         finally:
             random.setstate(python)
             np.random.set_state(legacy)  # noqa: NPY002
+            if metal is not None:
+                torch.mps.set_rng_state(metal)
+
+
+def _on_gpu() -> bool:
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from secateur.core.errors import InputError
 from secateur.core.progress import track
+from secateur.core.seeds import generators_kept, same_draws
 from secateur.measure.inputs import batch_size
 
 if TYPE_CHECKING:
@@ -56,12 +57,11 @@ class Calibration:
     def __init__(self, batches: Iterable[CalibrationBatch]) -> None:
         if not isinstance(batches, Iterable):
             raise InputError(f"The data is a {type(batches).__name__}: pass batches of inputs and labels.")
-        try:
-            self._size = len(batches)  # type: ignore[arg-type]
-        except TypeError:
-            batches = list(batches)
-            self._size = len(batches)
-        self._batches = batches
+        if not _repeatable(batches):
+            with same_draws():
+                batches = list(batches)
+        self._batches: Iterable[CalibrationBatch] = batches
+        self._size = len(batches)  # type: ignore[arg-type]
         self._model = ""
         self._found: dict[str, dict[Any, Any]] = {}
 
@@ -71,14 +71,18 @@ class Calibration:
         return data if isinstance(data, cls) else cls(data)
 
     def __iter__(self) -> Iterator[CalibrationBatch]:
-        """Yield pairs of inputs and labels, without empty batches. Raises `InputError` for a batch that is no pair."""
-        for batch in self._batches:
-            if not isinstance(batch, tuple | list) or len(batch) != 2:
-                raise InputError(
-                    "A batch of calibration data is a pair of inputs and labels: pass (inputs, labels)."
-                )
-            if not _empty(batch[0]):
-                yield batch[0], batch[1]
+        """Yield pairs of inputs and labels, without empty batches. Raises `InputError` for a batch that is no pair.
+
+        A data loader's own generator has its state of before afterwards, so that all passes have one order.
+        """
+        with generators_kept(self._batches):
+            for batch in self._batches:
+                if not isinstance(batch, tuple | list) or len(batch) != 2:
+                    raise InputError(
+                        "A batch of calibration data is a pair of inputs and labels: pass (inputs, labels)."
+                    )
+                if not _empty(batch[0]):
+                    yield batch[0], batch[1]
 
     def __len__(self) -> int:
         """Return the number of batches. Raises `InputError` if it is 0."""
@@ -89,13 +93,17 @@ class Calibration:
     def digest(self) -> str:
         """Return the SHA-256 of all inputs and labels in their order, in hexadecimal."""
         digest = hashlib.sha256()
-        for leaf in tree_leaves(list(self)):
+        with same_draws():
+            batches = list(self)
+        for leaf in tree_leaves(batches):
             _update(digest, "", leaf) if isinstance(leaf, Tensor) else digest.update(repr(leaf).encode())
         return digest.hexdigest()
 
     def to_json(self) -> dict[str, Any]:
         """Return the number of samples and their digest, as JSON."""
-        return {"samples": sum(batch_size(inputs) for inputs, _ in self), "sha256": self.digest()}
+        with same_draws():
+            samples = sum(batch_size(inputs) for inputs, _ in self)
+        return {"samples": samples, "sha256": self.digest()}
 
     def tracked(self, title: str) -> Iterator[CalibrationBatch]:
         """Yield the batches under a progress bar. Raises `InputError` without a sample."""
@@ -112,6 +120,15 @@ class Calibration:
         if digest != self._model:
             self._model, self._found = digest, {}
         return self._found.setdefault(what, {})
+
+
+def _repeatable(batches: Iterable[CalibrationBatch]) -> bool:
+    """Whether batches have a length and can be gone through again; iterators of loaders have a length too."""
+    try:
+        len(batches)  # type: ignore[arg-type]
+    except TypeError:
+        return False
+    return not isinstance(batches, Iterator)
 
 
 def _empty(inputs: Any) -> bool:

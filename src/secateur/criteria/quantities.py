@@ -13,7 +13,8 @@ from typing import Any, TypeAlias
 from torch import Tensor, nn
 
 from secateur.core.errors import InputError
-from secateur.criteria.registry import CRITERIA, QUANTITIES
+from secateur.core.seeds import same_draws
+from secateur.criteria.registry import CRITERIA, QUANTITIES, Quantity
 
 CalibrationBatches: TypeAlias = Iterable[tuple[Any, Tensor | None]]
 """Calibration data: pairs of the model's inputs (a tensor, or a dict of keywords) and labels, int64 [N].
@@ -34,6 +35,11 @@ class QuantitySource:
     data: CalibrationBatches | None = None
     example_inputs: Any = None
     seed: int = 0
+
+    def measured(self, quantity: Quantity, options: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Return the values of a quantity; whatever draws random numbers meanwhile draws from `seed`."""
+        with same_draws(self.seed, self.model):
+            return quantity.measure(*(getattr(self, need) for need in quantity.needs), **options)
 
 
 MISSING_SOURCE = {
@@ -66,15 +72,15 @@ def measured(
 ) -> dict[str, dict[str, Tensor]]:
     """Return the quantities of the formula of `criterion`: quantity → name → tensor; empty for weights alone.
 
-    `options` are the criterion's; each quantity gets its own. The model does not change. Raises `InputError` for
-    missing data or example inputs.
+    `options` are the criterion's; each quantity gets its own. The model does not change, nor do random states: code
+    that draws numbers, of the model or of the data, draws from `seed`. Raises `InputError` for missing data or example
+    inputs.
     """
     entry = CRITERIA[criterion]
-    source = QuantitySource(model, tensors, data, example_inputs, seed)
     if data is not None and any("data" in QUANTITIES[each].needs for each in entry.measures):
-        source = QuantitySource(
-            model, tensors, list(data), example_inputs, seed
-        )  # some are measured in several passes
+        with same_draws(seed):
+            data = list(data)  # some are measured in several passes
+    source = QuantitySource(model, tensors, data, example_inputs, seed)
     return {
         quantity: _measured(criterion, quantity, source, {**entry.options, **options})
         for quantity in entry.measures
@@ -90,7 +96,4 @@ def _measured(
             raise InputError(
                 f"The criterion {criterion} needs {MISSING_SOURCE[need].format(quantity=entry.called)}."
             )
-    return entry.measure(
-        *(getattr(source, need) for need in entry.needs),
-        **{name: value for name, value in options.items() if name in entry.options},
-    )
+    return source.measured(entry, {name: value for name, value in options.items() if name in entry.options})

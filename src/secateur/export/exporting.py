@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_map
 from secateur.core.contexts import evaluating
 from secateur.core.errors import InputError, ModelError, StoreError, reason_of
 from secateur.core.files import writing
+from secateur.core.seeds import same_draws
 from secateur.export.formats import EXPORT_FORMATS, ExportFormat
 from secateur.graph.trace import tensors_of
 from secateur.measure.inputs import ModelInputs, arguments, batch_size, forward, with_batch
@@ -82,7 +83,7 @@ def export(
         )
     EXPORT_FORMATS[suffix].check()
     note = ""
-    with evaluating(model), torch.no_grad(), _without_cache(model), _silenced():
+    with evaluating(model), same_draws(0, model), torch.no_grad(), _without_cache(model), _silenced():
         forward(model, example_inputs)
         if dynamic_batch and batch_size(example_inputs):
             try:
@@ -125,8 +126,10 @@ def _write(
     tried = [with_batch(example_inputs, given + more) for more in (1, 2)] if free else []
     errors = []
     for inputs in [example_inputs, *tried]:
-        expected = [tensor.cpu() for tensor in tensors_of(forward(model, inputs))]
-        errors.append(distance(expected, [tensor.cpu() for tensor in run(inputs)]))
+        with same_draws(0, model):
+            expected = [tensor.cpu() for tensor in tensors_of(forward(model, inputs))]
+        with same_draws():
+            errors.append(distance(expected, [tensor.cpu() for tensor in run(inputs)]))
     worst = max(errors)
     if not worst <= EXPORT_TOLERANCE:
         raise ModelError(f"the exported model differs by {worst:.1e} of the largest output")

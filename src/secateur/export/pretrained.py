@@ -26,6 +26,7 @@ from secateur.core.contexts import evaluating
 from secateur.core.errors import InputError, ModelError, StoreError
 from secateur.core.extras import need
 from secateur.core.files import make_folder, os_errors
+from secateur.core.seeds import same_draws
 from secateur.graph.trace import tensors_of
 from secateur.measure.inputs import ModelInputs, forward
 from secateur.shrink.verify import distance
@@ -57,8 +58,9 @@ def save_pretrained(model: nn.Module, example_inputs: ModelInputs, folder: str |
             raise StoreError(f"Cannot write {target}: it holds something already; choose another folder.")
     make_folder(target.parent)
     temporary = target.with_name(f".{target.name}.part")
-    with evaluating(model), torch.no_grad(), _quiet(), os_errors(f"write {target}"):
-        expected = tensors_of(forward(model, example_inputs))
+    with evaluating(model), same_draws(0, model), torch.no_grad(), _quiet(), os_errors(f"write {target}"):
+        with same_draws(0, model):
+            expected = tensors_of(forward(model, example_inputs))
         try:
             for config in _Search(model).configurations():
                 shutil.rmtree(temporary, ignore_errors=True)
@@ -220,7 +222,8 @@ def _opens(folder: Path, model: Any, example_inputs: ModelInputs, expected: list
     try:
         opened = type(model).from_pretrained(folder, local_files_only=True, use_safetensors=True)
         opened = opened.to(device=model.device, dtype=model.dtype).eval()
-        return distance(expected, tensors_of(forward(opened, example_inputs))) <= PRETRAINED_TOLERANCE
+        with same_draws(0, opened):
+            return distance(expected, tensors_of(forward(opened, example_inputs))) <= PRETRAINED_TOLERANCE
     except (ModelError, RuntimeError, ValueError):
         return False
 

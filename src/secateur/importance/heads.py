@@ -85,7 +85,7 @@ def _sensitivities(question: Question, data: Calibration, wanted: Sequence[Readi
     folds = {reading: _Fold(np.array(reading.unit)) for reading in wanted}
     totals: dict[Reading, Tensor] = {}
     counts: dict[Reading, int] = defaultdict(int)
-    with torch.enable_grad(), same_draws():
+    with torch.enable_grad():
         for inputs, labels in data.tracked("heads"):
             found: dict[TensorPlace, Tensor] = {}
 
@@ -152,7 +152,7 @@ def _losses(
                     shape = [-1 if at == dim else 1 for at in range(tensor.ndim)]
                     return tensor.masked_fill(mask.to(tensor.device).view(shape), 0)
 
-                with same_draws():
+                with same_draws(question.seed, probe.ghost):
                     return float(_loss(probe.run(inputs, seen), labels))
 
             dense = mean_loss({})

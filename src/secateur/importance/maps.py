@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from secateur.core.errors import InputError
-from secateur.core.seeds import same_draws
 from secateur.criteria.calibration import Calibration
 from secateur.graph.groups import Member
 from secateur.graph.probe import Probe, TensorPlace
@@ -60,7 +59,7 @@ def _means(question: Question, data: Calibration, wanted: Sequence[Spot]) -> dic
             totals[spot] = totals[spot] + total if spot in totals else total
             counts[spot] += len(scores)
 
-    with torch.no_grad(), same_draws():
+    with torch.no_grad():
         for inputs, _ in data.tracked("feature maps"):
             samples, along = batch_size(inputs), probe.sample_dims(inputs)
             probe.run(inputs, seen)

@@ -8,6 +8,7 @@ from typing import TypeVar
 from torch import Tensor
 
 from secateur.core.errors import InputError
+from secateur.core.seeds import same_draws
 from secateur.criteria.calibration import Calibration
 from secateur.criteria.registry import OBSERVED
 from secateur.graph.coupling import Coupling
@@ -43,14 +44,18 @@ def remembered(
     keys: Iterable[ObservedKey],
     measure: Callable[[Calibration, Sequence[ObservedKey]], dict[ObservedKey, ObservedValue]],
 ) -> dict[ObservedKey, ObservedValue]:
-    """Return the value of every key; `measure(data, keys)` is called for keys without a cached value."""
-    data = calibration_of(question)
+    """Return the value of every key; `measure(data, keys)` is called for keys without a cached value.
+
+    Code that draws random numbers meanwhile draws from the question's seed.
+    """
     wanted = list(dict.fromkeys(keys))
-    options = {**question.criterion.options, **question.options}
-    found = data.found(question.model, f"{question.criterion.name} {sorted(options.items())}")
-    missing = [key for key in wanted if key not in found]
-    if missing:
-        found.update(measure(data, missing))
+    options = {**question.criterion.options, **question.options, "seed": question.seed}
+    with same_draws(question.seed, question.model):
+        data = calibration_of(question)
+        found = data.found(question.model, f"{question.criterion.name} {sorted(options.items())}")
+        missing = [key for key in wanted if key not in found]
+        if missing:
+            found.update(measure(data, missing))
     return {key: found[key] for key in wanted}
 
 

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from secateur.core.errors import InputError
-from secateur.core.seeds import same_draws
 from secateur.criteria.calibration import Calibration
 from secateur.criteria.readers import Reader
 from secateur.graph.labels import Vector
@@ -122,7 +121,7 @@ def _moments(question: Question, data: Calibration, products: Sequence[Product])
             )
         sums[product.weight].add(x, y.view(len(y), product.groups, -1).movedim(1, 0))
 
-    with torch.no_grad(), same_draws():
+    with torch.no_grad():
         for inputs, _ in data.tracked("readers"):
             probe.run(inputs, seen)
             stream.clear()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from secateur.core.errors import InputError
 from secateur.core.registry import Registry
+from secateur.core.seeds import same_draws
 from secateur.criteria import CRITERIA, CalibrationBatches
 from secateur.graph.coupling import Coupling
 from secateur.graph.groups import Group
@@ -49,7 +50,8 @@ def unit_scores(
     entry.check(scored[0] if scored else "channel", options)
     reduce, normalize = REDUCTIONS[reduction], NORMALIZATIONS[normalization]
     question = Question(model, list(groups), entry, options, coupling, example_inputs, data, seed)
-    parts = VIEWS[entry.per](question)
+    with same_draws(seed, model):
+        parts = VIEWS[entry.per](question)
     scores = {name: normalize(reduce(found)) for name, found in parts.items() if found}
     for name, score in scores.items():
         if not bool(torch.isfinite(score).all()):

@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.core.contexts import evaluating, unfused
 from secateur.core.schemas import given, in_parts, operator_name
+from secateur.core.seeds import same_draws
 from secateur.measure.inputs import ModelInputs, forward, masked
 from secateur.measure.products import PRODUCTS
 
@@ -73,7 +74,15 @@ def cost(model: nn.Module, example_inputs: ModelInputs, masks: Mapping[str, Tens
     fails, `InputError` if the masks belong to another model.
     """
     counter = _Counter(model)
-    with torch.no_grad(), masked(model, masks), evaluating(model), unfused(), counter.watching(), counter:
+    with (
+        torch.no_grad(),
+        masked(model, masks),
+        evaluating(model),
+        unfused(),
+        same_draws(0, model),
+        counter.watching(),
+        counter,
+    ):
         forward(model, example_inputs)
     return counter.cost()
 

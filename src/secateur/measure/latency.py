@@ -21,6 +21,7 @@ from torch import nn
 from secateur.core.contexts import evaluating
 from secateur.core.errors import InputError
 from secateur.core.progress import bar
+from secateur.core.seeds import same_draws
 from secateur.measure.inputs import ModelInputs, arguments, forward, with_batch
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ def compare_latency(
     with ExitStack() as stack:
         for model in models.values():
             stack.enter_context(evaluating(model))
+        stack.enter_context(same_draws(0, *models.values()))
         stack.enter_context(torch.inference_mode())
         running = stack.enter_context(
             bar("time", len(batch_sizes) * rounds * len(models), shown=len(models) > 1)

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from secateur.core.errors import InputError, ModelError
-from secateur.core.seeds import same_draws
 from secateur.criteria import QUANTITIES, Calibration
 from secateur.criteria.quantities import QuantitySource
 from secateur.proxies.registry import PROXIES, Proxy
@@ -127,8 +126,7 @@ class ScoredNetwork:
         key = (name, *sorted(own.items()))
         if key not in self._found:
             start = time.perf_counter()
-            with same_draws():
-                value = quantity.measure(*(getattr(self._source, need) for need in quantity.needs), **own)
+            value = self._source.measured(quantity, own)
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             self._found[key] = value, time.perf_counter() - start

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from secateur.core.seeds import same_draws
 from secateur.criteria import CalibrationBatches
 from secateur.measure.inputs import ModelInputs
 from secateur.pruning.layers import skip_layers
@@ -77,7 +78,8 @@ def prune(
 
 
 def prune_by(model: nn.Module, example_inputs: ModelInputs | None, settings: Settings) -> Pruned:
-    """Prune `model` by `settings`; see `prune`."""
+    """Prune `model` by `settings`; see `prune`. All random states of the caller are restored."""
     granularity = settings.granularity
     pipeline = prune_weights if granularity.zeroes else prune_units if granularity.grouped else skip_layers
-    return pipeline(model, example_inputs, settings)
+    with same_draws(settings.seed, model):
+        return pipeline(model, example_inputs, settings)

@@ -21,6 +21,7 @@ from secateur import models
 from secateur.core.errors import InputError, StoreError
 from secateur.core.options import MACHINE, kinds_of
 from secateur.core.registry import Registry
+from secateur.core.seeds import same_draws
 from secateur.core.tables import Table
 from secateur.core.validation import sentence
 from secateur.data import held
@@ -123,7 +124,7 @@ class Step(BaseModel):
         self, root: str | Path = ".", *, trust: bool = False, data_root: str | None = None
     ) -> Outcome:
         """Perform the step from Python: `steps.Eval(run="runs/lenet5")()`; run folders are below `root`."""
-        with held():
+        with held(), same_draws():
             return self.perform(Context(Path(root), trust, data_root))
 
     @classmethod

@@ -32,6 +32,7 @@ import yaml
 
 from secateur.core.errors import InputError
 from secateur.core.files import read_text
+from secateur.core.seeds import same_draws
 from secateur.data import held
 from secateur.runs.history import RECIPE_VERSION
 from secateur.steps import STEPS, Context, Outcome, Step
@@ -166,7 +167,8 @@ def perform(
     context = replace(context, taken={})
     with held():
         for step in steps:
-            outcome = step.perform(context)
+            with same_draws():
+                outcome = step.perform(context)
             show(outcome)
             outcomes.append(outcome)
     return outcomes

@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from secateur import methods, models
 from secateur.core.files import locked
 from secateur.core.options import MACHINE
-from secateur.core.seeds import seed_of
+from secateur.core.seeds import same_draws, seed_of
 from secateur.data import Dataset
 from secateur.runs.run import RUN_FILE, Run
 from secateur.steps.base import (
@@ -69,10 +68,10 @@ class Train(Trains, ModelChoice, DataChoice):
                 folder, planned, f"{folder} holds this training already; --overwrite repeats it."
             )
         data = self.load_data(context)
-        torch.manual_seed(seed_of("init", self.seed))
-        model = models.build(
-            self.model, num_classes=data.num_classes, input_shape=data.input_shape, **self.model_args
-        )
+        with same_draws(seed_of("init", self.seed)):
+            model = models.build(
+                self.model, num_classes=data.num_classes, input_shape=data.input_shape, **self.model_args
+            )
         run = Run(
             folder,
             {"name": self.model, "args": self.model_args},

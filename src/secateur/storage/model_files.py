@@ -17,6 +17,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from secateur.core.errors import InputError, ModelError, StoreError
+from secateur.core.seeds import same_draws
 from secateur.pruning.result import Pruned
 from secateur.shrink.plan import Plan
 from secateur.sparsity.masks import Masks
@@ -154,7 +155,8 @@ def build_stored(
             f"{path} names the code {name} to build its model: allow it with trust=True (--trust), "
             "or pass a fresh model with into=."
         )
-    return models.build(name, **args)
+    with same_draws():
+        return models.build(name, **args)
 
 
 def write_tree(path: str | os.PathLike[str], tree: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from torch.nn import functional
 from secateur.core.contexts import evaluating
 from secateur.core.errors import ModelError
 from secateur.core.progress import bar
+from secateur.core.seeds import same_draws
 from secateur.data import Batches, Dataset
 from secateur.data.dataset import each
 
@@ -93,6 +94,7 @@ def evaluate(
     tally = Tally()
     with (
         evaluating(model),
+        same_draws(0, model),
         torch.inference_mode(),
         bar(f"evaluate on {split}", len(batches), shown=progress) as running,
     ):
@@ -107,7 +109,7 @@ def evaluate(
 
 def try_out(model: nn.Module, data: Dataset) -> None:
     """Run two samples through `model` in eval mode. Raises `ModelError` if model and data don't fit."""
-    with evaluating(model), torch.no_grad():
+    with evaluating(model), same_draws(0, model), torch.no_grad():
         logits_of(model, each(lambda tensor: tensor.to(_device(model)), data.example(2)), data)
 
 

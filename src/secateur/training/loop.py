@@ -26,7 +26,7 @@ from secateur.core.errors import InputError, ModelError
 from secateur.core.extras import need
 from secateur.core.options import options_from
 from secateur.core.progress import bar
-from secateur.core.seeds import seed_of
+from secateur.core.seeds import same_draws, seed_global, seed_of
 from secateur.data import Batches, Dataset
 from secateur.data.dataset import each
 from secateur.methods import Method
@@ -101,7 +101,7 @@ def fit(
         contexts.training(model),
         Masks(masks or {}).hold(model, optimizer) as held,
         _method(model, optimizer, data, config, fabric.device, masks, per_epoch, enough) as method,
-        torch.random.fork_rng([fabric.device] if fabric.device.type == "cuda" else []),
+        same_draws(config.seed),
     ):
         average = _averaging(model, config.ema)
         result = model if average is None else average.module
@@ -143,7 +143,7 @@ def fit(
                 rate = learning_rate(state.iteration, per_epoch, config)
                 for group in optimizer.param_groups:
                     group["lr"] = rate * group.get("lr_factor", 1.0)
-                torch.manual_seed(seed_of("step", config.seed, state.iteration, fabric.global_rank))
+                seed_global(seed_of("step", config.seed, state.iteration, fabric.global_rank))
                 if batch.size >= enough:  # a last batch too small for a normalisation is left out
                     logits, losses = _learn(batch, wrapped, stepper, held, method, data, config, fabric)
                     if average is not None:
