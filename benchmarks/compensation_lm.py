@@ -23,7 +23,7 @@ from secateur.core.tables import PERCENT, Column, Format, Table
 
 NAME = "compensation_lm"
 KINDS: dict[str, dict[str, Any]] = {
-    "MLP channels": {"granularity": "channel", "layers": ["*.mlp.*"], "keep": ["model.norm"]},
+    "MLP channels": {"granularity": "channel", "layers": ["mlp"]},
     "heads": {"granularity": "head"},
     "width": {"granularity": "channel", "layers": ["model.norm"]},
 }

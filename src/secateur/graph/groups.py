@@ -17,7 +17,7 @@ from torch import Tensor
 
 from secateur.graph.coupling import Coupling, RuleFault
 from secateur.graph.labels import FIXED, KERNEL, Lock, Vector
-from secateur.graph.readers import reading
+from secateur.graph.readers import making, reading
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class Member:
 
     `unit` holds, for each of the dimension's indices, the unit it belongs to; −1 for one of another group. `buffer`
     says that the tensor is a buffer, which follows but has no say; `reads`, that products sum over the dimension: the
-    tensor consumes the units, where others make, shift or scale them.
+    tensor consumes the units, where others make, shift or scale them; `makes`, that it is a dimension of what products
+    make with the tensor: the units are its outputs.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Member:
     unit: Vector
     buffer: bool = False
     reads: bool = False
+    makes: bool = False
 
     @property
     def index(self) -> tuple[Tensor, ...]:
@@ -121,7 +123,7 @@ def group(coupling: Coupling) -> Groups:
         for key in np.unique(signature[slot[2][slot[2] != FIXED]]):
             by_signature.setdefault(int(key), []).append(slot)
     names: Counter[str] = Counter()
-    read = reading(coupling)
+    read, made = reading(coupling), making(coupling)
     number = np.full(len(labels), -1, dtype=np.int64)
     parallel = np.zeros(len(labels), dtype=bool)
     for heads in coupling.heads:
@@ -136,7 +138,7 @@ def group(coupling: Coupling) -> Groups:
             unit = np.where(vector == FIXED, -1, number[vector])
             if (unit >= 0).any():
                 own = coupling.dims[program.tensors[name]][dim]
-                inside.append(Member(name, dim, unit, buffer, bool(read[own].any())))
+                inside.append(Member(name, dim, unit, buffer, bool(read[own].any()), bool(made[own].any())))
         number[roots] = -1
         inside.sort(key=lambda member: member.buffer)
         first = inside[0].name

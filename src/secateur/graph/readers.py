@@ -1,6 +1,7 @@
-"""Which dimensions of a model's tensors are read: summed over when an activation meets the tensor.
+"""Which dimensions of a model's tensors are read: summed over when an activation meets the tensor; and which are made.
 
-Of a unit's members, those that are read consume it; the others produce it, shift it or scale it.
+Of a unit's members, those that are read consume it; the others produce it, shift it or scale it. Those that a product
+or a table makes activations of produce it.
 """
 
 from __future__ import annotations
@@ -34,6 +35,41 @@ def reading(coupling: Coupling) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
                 read[vector] = True
     read[0] = False
     return read
+
+
+def making(coupling: Coupling) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """Return for every label whether it names an index of a result that a weight or a table makes: its output.
+
+    Labels of a tensor's own dimension are asked for, not what they are united with.
+    """
+    program = coupling.program
+    weights = {value.id for value in program.values if value.kind in ("parameter", "buffer")}
+    made = np.zeros(len(coupling.labels), dtype=bool)
+    for node in program.nodes:
+        operands = set(refs(node.args))
+        if operands and operands <= weights:
+            weights.update(node.outputs)
+            continue
+        for vector in _produced(coupling, node, weights):
+            if vector is not None:
+                made[vector] = True
+    made[0] = False
+    return made
+
+
+def _produced(coupling: Coupling, node: Node, weights: set[int]) -> list[Vector | None]:
+    """Return the dimensions of `weights` that a product's result has, or the rows of a table; else none."""
+    row = operator_of(node)
+    if row.product is not None:
+        given = partial(argument, node)
+        dims = row.product.makes(given, lambda name: coupling.value(given(name)).shape)
+        over = ((given(name), dim) for name, dim in dims)
+        return [coupling.of(operand)[dim] for operand, dim in over if operand.id in weights]
+    if row.mixes:
+        return [
+            vector for operand in node.operands if operand in weights for vector in coupling.dims[operand]
+        ]
+    return []
 
 
 def summed(coupling: Coupling, node: Node, weights: set[int]) -> list[Vector | None]:

@@ -63,6 +63,17 @@ class MatrixProduct:
         sides = ((self.left, self.letters[0]), (self.right, self.letters[1]))
         return [(name, side.index(k) - len(side)) for name, side in sides for k in self.summed]
 
+    def makes(self, argument: ArgumentOf, shape: ShapeOf) -> list[tuple[str, int]]:
+        """Return (argument, dimension) of each dimension of the result that one factor alone has, counted as `over`."""
+        left, right, result = self.letters
+        sides = ((self.left, left, right), (self.right, right, left))
+        return [
+            (name, side.index(k) - len(side))
+            for name, side, other in sides
+            for k in side
+            if k != "…" and k in result and k not in other
+        ]
+
     def macs(self, argument: ArgumentOf, shape: ShapeOf) -> int:
         """Each entry of the left meets each column of the right."""
         left, right, result = self.letters
@@ -96,6 +107,13 @@ class Convolution:
         """Return (argument, dimension) of what the weight sums over; none where its groups are units."""
         transposed = self.is_transposed(argument)
         return [] if transposed and argument("groups") > 1 else [(self.right, 0 if transposed else 1)]
+
+    def makes(self, argument: ArgumentOf, shape: ShapeOf) -> list[tuple[str, int]]:
+        """Return (argument, dimension) of the channels made; a depthwise one makes none, it filters its input's."""
+        transposed, grouped = self.is_transposed(argument), argument("groups") > 1
+        if grouped and (transposed or shape(self.right)[1] == 1):
+            return []
+        return [(self.right, 1 if transposed else 0)]
 
     def macs(self, argument: ArgumentOf, shape: ShapeOf) -> int:
         """Each weight is used once for each output position (transposed: input position) and sample."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -23,7 +23,7 @@ from secateur.methods.base import Method, MethodJob
 from secateur.methods.running import RUNNING, check_free
 from secateur.pruning.allocate_weights import check_amount
 from secateur.sparsity.masks import Masks
-from secateur.sparsity.targets import LayerNames, as_names, matches, names_in, require_module
+from secateur.sparsity.targets import LayerNames, as_names, found, names_in, require_module
 
 AnyMethod = TypeVar("AnyMethod", bound=type[Method])
 
@@ -149,7 +149,6 @@ def start(
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
         raise InputError(f"The steps are {steps!r}: give how often optimizer.step() will be called.")
     Masks(masks or {}).of(model)
-    kept, chosen = names_in(model, keep), names_in(model, layers)
     job = MethodJob(
         name=name,
         model=model,
@@ -157,19 +156,15 @@ def start(
         steps=steps,
         requested=amount,
         include=as_names(include),
-        keep=kept,
-        layers=chosen,
+        keep=names_in(model, keep),
+        layers=names_in(model, layers),
         masks=Masks(masks or {}),
         example_inputs=example_inputs,
         seed=seed,
     )
     check_free(job, entry.make)
     names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
-    for pattern in (*kept, *chosen):
-        if not any(matches(name, pattern) for name in names):
-            raise InputError(
-                f"No layer with parameters matches '{pattern}': list the layers with secateur inspect."
-            )
+    job = replace(job, keep=found(job.keep, names), layers=found(job.layers, names))
     made = entry.make(job, **options)
     made.attach()
     RUNNING.add(made)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from secateur.core.errors import ModelError
 from secateur.graph.analyze import analyze
 from secateur.graph.groups import Group
+from secateur.graph.naming import named, touched
 from secateur.methods.base import MethodJob
 from secateur.sparsity.masks import Masks
 from secateur.sparsity.targets import DTYPES
@@ -21,7 +22,10 @@ class Units:
     def __init__(self, job: MethodJob) -> None:
         """Trace the model. Raises `ModelError` if it has no prunable unit, `InputError` without example inputs."""
         self.parameters = {n: p for n, p in job.model.named_parameters() if p.dtype in DTYPES}
-        self.groups = [g for g in analyze(job.model, job.inputs()).free if job.meant(*_owners(g))]
+        groups = analyze(job.model, job.inputs())
+        kept = [each.name for each in touched(groups, job.keep)]
+        chosen = named(groups, job.layers) if job.layers else groups.free
+        self.groups = [each for each in chosen if each.name not in kept]
         if not self.groups:
             raise ModelError(
                 f"{type(job.model).__name__} has no channels, heads or features that may go: "
@@ -74,7 +78,3 @@ class Units:
 
 def _on(parameter: nn.Parameter, unit: object) -> Tensor:
     return torch.as_tensor(unit, dtype=torch.int64, device=parameter.device)
-
-
-def _owners(group: Group) -> list[str]:
-    return [member.name for member in group.members if not member.buffer]

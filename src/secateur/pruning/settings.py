@@ -148,8 +148,12 @@ class Settings:
         where=("zeroes",),
         check=roles,
     )
-    keep: tuple[str, ...] = setting((), "layers to leave alone, by name or glob")
-    layers: tuple[str, ...] = setting((), "cut only these layers, by name or glob, or these groups, by name")
+    keep: tuple[str, ...] = setting((), "layers to leave alone, by name or glob, or groups, by name")
+    layers: tuple[str, ...] = setting(
+        (),
+        "cut only these layers, by name or glob, or these groups, by name; a layer means the channels and heads that "
+        "it makes, such as mlp the width inside the MLPs",
+    )
     masks: Mapping[str, Tensor] | None = setting(
         None,
         "earlier cuts: they stay cut and count towards the amount; in a group of a pattern they count as the lowest",
@@ -346,7 +350,7 @@ def help_of(name: str) -> str:
     """Return the documentation of a setting, followed by its granularities unless it applies to all.
 
     >>> help_of("keep")
-    'layers to leave alone, by name or glob'
+    'layers to leave alone, by name or glob, or groups, by name'
     """
     kinds = kinds_of(name)
     text: str = DECLARED[name].metadata["help"]

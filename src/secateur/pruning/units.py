@@ -23,6 +23,7 @@ from secateur.graph import cost
 from secateur.graph.couple import couple
 from secateur.graph.cut import Cut
 from secateur.graph.groups import Group, Groups, group
+from secateur.graph.naming import named, shared, touched
 from secateur.graph.trace import trace
 from secateur.importance import unit_scores
 from secateur.measure.inputs import ModelInputs
@@ -38,7 +39,7 @@ from secateur.shrink.make import Misfit, make
 from secateur.shrink.plan import named_tensors
 from secateur.sparsity.granularity import Granularity
 from secateur.sparsity.masks import Masks
-from secateur.sparsity.targets import check_finite, matches, require_module
+from secateur.sparsity.targets import check_finite, require_module
 
 LOCK_ATTEMPTS = 32
 """Largest number of attempts, each of which locks the places in the code that do not follow the cut."""
@@ -82,7 +83,7 @@ def prune_units(model: nn.Module, example_inputs: ModelInputs | None, settings: 
         groups = group(couple(program, locks))
         chosen = _chosen(groups, settings)
         if not chosen:
-            raise ModelError(_nothing(groups, settings.granularity))
+            raise ModelError(_nothing(groups, settings))
         scores = score(model, groups, chosen)
         chosen = [each for each in chosen if each.name in scores]
         if not chosen:
@@ -218,23 +219,10 @@ def _require_values(model: nn.Module) -> None:
 
 def _chosen(groups: Groups, settings: Settings) -> list[Group]:
     """Return the free groups that the granularity, `keep` and `layers` select."""
-    keep, layers = settings.keep, settings.layers
-    names = {member.name for each in groups for member in each.members}
-    for pattern in (*keep, *layers):
-        if not any(matches(name, pattern) for name in names) and pattern not in [g.name for g in groups]:
-            raise InputError(
-                f"No layer with parameters matches '{pattern}': list the layers with secateur inspect."
-            )
-
-    def meant(each: Group) -> bool:
-        owners = [member.name for member in each.members if not member.buffer]
-        kept = any(matches(name, pattern) for name in owners for pattern in keep)
-        chosen = not layers or any(
-            matches(name, pattern) or each.name == pattern for name in owners for pattern in layers
-        )
-        return chosen and not kept and (not _of_heads(settings.granularity) or each.heads)
-
-    return [each for each in groups.free if meant(each)]
+    kept = [each.name for each in touched(groups, settings.keep)]
+    chosen = named(groups, settings.layers) if settings.layers else groups.free
+    heads = _of_heads(settings.granularity)
+    return [each for each in chosen if each.name not in kept and (each.heads or not heads)]
 
 
 def _of_heads(granularity: Granularity) -> bool:
@@ -242,10 +230,17 @@ def _of_heads(granularity: Granularity) -> bool:
     return "heads" in granularity.elements
 
 
-def _nothing(groups: Groups, granularity: Granularity) -> str:
+def _nothing(groups: Groups, settings: Settings) -> str:
     """Return the sentence of the reason for which no group can be cut."""
+    granularity = settings.granularity
     if _of_heads(granularity) and not any(each.heads for each in groups):
         return "There is nothing to prune by head: the model has no attention heads that were found."
+    part = shared(groups, settings.layers)
+    if part is not None:
+        return (
+            f"There is nothing to prune by {granularity}: other layers make the units of {', '.join(settings.layers)} "
+            f"as well; to cut them all, name the group, layers={part.name}."
+        )
     because = next(
         (
             f" ({each.name}: {each.lock.reason}, at {each.lock.at})"

@@ -8,6 +8,7 @@ layers or keeps layers, by name or glob.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 import torch
@@ -59,11 +60,8 @@ def prunable(
         if is_lazy(parameter) or parameter.is_meta:
             raise ModelError(f"{name} has no values yet: load weights, or run a lazy module once.")
         aliases.setdefault(id(parameter), []).append(name)
-    for pattern in (*keep, *layers):
-        if not any(matches(name, pattern) for names in aliases.values() for name in names):
-            raise InputError(
-                f"No layer with parameters matches '{pattern}': list the layers with secateur inspect."
-            )
+    every = [name for names in aliases.values() for name in names]
+    keep, layers = found(keep, every), found(layers, every)
     chosen: dict[str, nn.Parameter] = {}
     for module in model.modules():
         for leaf, parameter in module.named_parameters(recurse=False):
@@ -140,6 +138,34 @@ def _own_name(model: nn.Module, layer: nn.Module | Tensor) -> str | None:
         model.named_modules() if isinstance(layer, nn.Module) else model.named_parameters()
     )
     return next((name for name, own in found if own is layer), None)
+
+
+def found(patterns: Iterable[str], names: Iterable[str], others: Iterable[str] = ()) -> tuple[str, ...]:
+    """Return `patterns` as names or globs that match one of the parameters `names` at least.
+
+    A word that names nothing from the top of the model means the modules of this name anywhere: "mlp" becomes "*.mlp".
+    Raises `InputError` for one without a match, with the nearest names, among them `others` that may be given.
+
+    >>> found(["stem", "mlp"], ["stem.weight", "blocks.0.mlp.weight"])
+    ('stem', '*.mlp')
+    """
+    names = tuple(names)
+    return tuple(_found(pattern, names, tuple(others)) for pattern in patterns)
+
+
+def _found(pattern: str, names: tuple[str, ...], others: tuple[str, ...]) -> str:
+    if any(matches(name, pattern) for name in names):
+        return pattern
+    if pattern.isidentifier() and any(matches(name, f"*.{pattern}") for name in names):
+        return f"*.{pattern}"
+    parts = (name.split(".") for name in names)
+    known = [
+        *others,
+        *dict.fromkeys(".".join(each[:end]) for each in parts for end in range(1, len(each) + 1)),
+    ]
+    near = get_close_matches(pattern, known, n=3, cutoff=0.7)
+    hint = f"did you mean {' or '.join(near)}?" if near else "list the layers with secateur inspect."
+    raise InputError(f"No layer with parameters matches '{pattern}': {hint}")
 
 
 def matches(parameter_name: str, pattern: str) -> bool:
