@@ -19,23 +19,23 @@ def call_name(function: Callable[..., Any]) -> str:
 
 
 class Forward:
-    """A callable in the place of one module's `forward`, which it keeps in `replaced` where it was no method."""
+    """A callable in the place of one module's `forward`, or another method, which it keeps if that was no method."""
 
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
-        self.replaced: Callable[..., Any] | None = module.__dict__.get("forward")
-        module.__dict__["forward"] = self
+    def __init__(self, module: nn.Module, method: str = "forward") -> None:
+        self.module, self.method = module, method
+        self.replaced: Callable[..., Any] | None = module.__dict__.get(method)
+        module.__dict__[method] = self
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Do what the module's own forward does."""
+        """Do what the module's own method does."""
         return self.original(*args, **kwargs)
 
     @property
     def original(self) -> Callable[..., Any]:
-        """The forward that ran before this one took its place."""
+        """The method that ran before this callable took its place."""
         if self.replaced is not None:
             return self.replaced
-        return functools.partial(type(self.module).forward, self.module)
+        return functools.partial(getattr(type(self.module), self.method), self.module)
 
     @property
     def __signature__(self) -> inspect.Signature:
@@ -48,13 +48,14 @@ class Forward:
     def remove(self) -> None:
         """Give the module back what was there before."""
         if self.replaced is None:
-            del self.module.__dict__["forward"]
+            del self.module.__dict__[self.method]
         else:
-            self.module.__dict__["forward"] = self.replaced
+            self.module.__dict__[self.method] = self.replaced
 
 
 def restore(model: nn.Module) -> None:
-    """Give every module of `model` back the forward that a `Forward` took the place of."""
+    """Give every module of `model` back the methods that a `Forward` took the place of."""
     for module in model.modules():
-        while isinstance(own := module.__dict__.get("forward"), Forward):
-            own.remove()
+        for name in list(vars(module)):
+            while isinstance(own := module.__dict__.get(name), Forward):
+                own.remove()

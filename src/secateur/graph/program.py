@@ -7,6 +7,7 @@ sizes that remember their origin, and say what the code would do if the data had
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -64,7 +65,8 @@ class Node:
 class Call:
     """One call of a torch function from Python, in `module` (path), at `source` ("file.py:12").
 
-    `nth` holds, for every module whose forward was running, how many calls of this function came before.
+    `nth` holds, for every module whose forward was running, how many calls of this function came before. `method` is
+    the innermost run of a method that can be taken over, and how many calls of this function came before in it.
     """
 
     function: Callable[..., Any]
@@ -74,18 +76,27 @@ class Call:
     module: str
     source: str
     nth: dict[str, int]
+    method: tuple[int, int] | None = None
     outputs: Any = None
 
 
 @dataclass
 class ModuleCall:
-    """One pass through a module's forward: its first tensor, what it returned, its nodes, its calls by function."""
+    """One pass through a module's forward: its first tensor, what it returned, its nodes."""
 
     path: str
     first: int
     outputs: Any
     nodes: range
-    calls: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass
+class MethodRun:
+    """One run of a module's method, and how often each torch function was called in it, by itself or by others."""
+
+    path: str
+    method: str
+    calls: Counter[str]
 
 
 @dataclass
@@ -97,6 +108,7 @@ class Program:
     calls: list[Call] = field(default_factory=list)
     outputs: list[int] = field(default_factory=list)
     runs: list[ModuleCall] = field(default_factory=list)
+    methods: list[MethodRun] = field(default_factory=list)
     tensors: dict[str, int] = field(default_factory=dict)
     attributes: dict[str, int] = field(default_factory=dict)
     tensors_were: str = "meta"

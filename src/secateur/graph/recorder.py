@@ -10,6 +10,7 @@ import functools
 import sys
 from collections import Counter
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 from secateur.core.schemas import given, in_parts, operator_name, returns_view, written_arguments
 from secateur.graph.copies import tensors_in
 from secateur.graph.forwards import call_name
+from secateur.graph.frames import Frames
 from secateur.graph.functions import SIZE_READERS
 from secateur.graph.operators import UNKNOWN, row
 from secateur.graph.program import WRITE, Call, ModuleCall, Node, Program, Ref, Value, refs, replace
@@ -32,11 +34,13 @@ CallArguments = tuple[tuple[Any, ...], dict[str, Any]]
 class Recorder:
     """Writes the program while the model runs."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, ghost: nn.Module) -> None:
         self.program = program
         self.known: dict[int, tuple[Tensor, int]] = {}  # id of a tensor → it, so that it lives, and its value
         self.call: int | None = None
         self.stack: list[tuple[str, Counter[str]]] = []
+        self.frames = Frames(ghost)
+        program.methods = self.frames.runs
         self.root: dict[int, int] = {}  # value → first value of its memory
         self.latest: dict[int, int] = {}  # first value of a memory → its present content
         self.seen: dict[int, int] = {}  # value → content of the memory when it was made
@@ -67,14 +71,14 @@ class Recorder:
         def followed(*args: Any, **kwargs: Any) -> Any:
             first = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
             source, start = -1 if first is None else self.read(first), len(self.program.nodes)
-            calls: Counter[str] = Counter()
-            self.stack.append((name, calls))
+            self.stack.append((name, Counter()))
+            self.frames.enter(name, sys._getframe())
             try:
                 outputs = forward(*args, **kwargs)
             finally:
                 self.stack.pop()
             nodes = range(start, len(self.program.nodes))
-            self.program.runs.append(ModuleCall(name, source, self.refer(outputs), nodes, dict(calls)))
+            self.program.runs.append(ModuleCall(name, source, self.refer(outputs), nodes))
             return outputs
 
         return followed
@@ -84,6 +88,15 @@ class Recorder:
         args, kwargs = inputs
         with Operators(self), Functions(self):
             return ghost(*args, **kwargs)
+
+    def counted(self, function: str, frame: FrameType | None) -> tuple[int, int] | None:
+        """Count a call in every method that runs; return the innermost, and how many came before in it."""
+        place = None
+        for run in self.frames.running(frame, Recorder.run.__code__):
+            calls = self.frames.runs[run].calls
+            place = run, calls[function]
+            calls[function] += 1
+        return place
 
     def new(self, tensor: Tensor, kind: str = "result", name: str = "") -> int:
         """Make a value of a tensor."""
@@ -228,6 +241,7 @@ class Functions(TorchFunctionMode):
             recorder.stack[-1][0] if recorder.stack else "",
             _source(),
             nth,
+            recorder.counted(name, sys._getframe(1)),
         )
         recorder.call = len(recorder.program.calls)
         recorder.program.calls.append(call)

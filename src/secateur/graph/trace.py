@@ -113,7 +113,7 @@ def _record(
 ) -> None:
     stand_in(ghost, [name for name, module in ghost.named_modules() if is_plain_attention(module)])
     program.attributes.update(tag_attributes(ghost, model))
-    recorder = Recorder(program)
+    recorder = Recorder(program, ghost)
     recorder.name_tensors(ghost, inputs)
     recorder.follow(ghost)
     for mode in (evaluating, own_code_training) if training else (evaluating,):

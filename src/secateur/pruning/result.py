@@ -109,6 +109,11 @@ class Pruned:
                 f"  in code: {changed[0]} attributes changed, {changed[1]} sizes overridden, "
                 f"{changed[2]} attention forwards replaced"
             )
+        if self.plan.overrides:
+            lines.append(
+                f"  overridden in {', '.join(self.plan.methods)}: torch.fx and torch.jit.script read the code and miss "
+                "it; torch.export, torch.compile, torch.jit.trace and ONNX follow"
+            )
         return lines
 
 

@@ -1,12 +1,13 @@
 """Sizes written in a module's code, replaced while the code runs.
 
-A `forward` that says `x.view(-1, 64, 7)` needs another number once channels are gone, and its source can't be
-changed. `Resized` runs that forward with the numbers of a plan put in the place of its own. It is a callable kept as
-the module's attribute `forward`, so the module keeps its class, and a deep copy has its own.
+A method that says `x.view(-1, 64, 7)` needs another number once channels are gone, and its source can't be changed.
+`Resized` runs that method with the numbers of a plan put in the place of its own. It is a callable kept as the module's
+attribute of that name, such as `forward` or `encode`, so the module keeps its class, and a deep copy has its own.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -22,22 +23,22 @@ Changes = Mapping[Callable[..., Any], Mapping[int, Sequence[tuple[ArgumentPath, 
 
 
 def resize(model: nn.Module, overrides: Iterable[Override]) -> None:
-    """Put `Resized` in the place of the forward of each module that `overrides` name.
+    """Put `Resized` in the place of each method that `overrides` name.
 
     Raises `ModelError` where the model has no such module, `InputError` where torch has no such function.
     """
-    of: dict[nn.Module, list[Override]] = {}
+    of: dict[tuple[nn.Module, str], list[Override]] = {}
     for override in overrides:
-        of.setdefault(model.get_submodule(override.module), []).append(override)
-    for module, own in of.items():
-        Resized(module, own)
+        of.setdefault((model.get_submodule(override.module), override.method), []).append(override)
+    for (module, method), own in of.items():
+        Resized(module, own, method)
 
 
 class Resized(Forward):
-    """A module's own forward, run with other numbers in its calls of torch functions."""
+    """A module's own method, run with other numbers in its calls of torch functions."""
 
-    def __init__(self, module: nn.Module, overrides: Iterable[Override]) -> None:
-        super().__init__(module)
+    def __init__(self, module: nn.Module, overrides: Iterable[Override], method: str = "forward") -> None:
+        super().__init__(module, method)
         self.expected: dict[Callable[..., Any], int] = {}
         changes: dict[Callable[..., Any], dict[int, list[tuple[ArgumentPath, int | float]]]] = {}
         for override in overrides:
@@ -48,30 +49,47 @@ class Resized(Forward):
         self.changes: Changes = changes
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the forward that was there, its numbers replaced.
+        """Run the method that was there, its numbers replaced; once, where it calls itself.
 
         Raises `ModelError` where it makes another number of these calls than when the plan was made: which of them
         is meant can't be told then.
         """
-        with _Replacing(self.changes) as replacing:
-            outputs = self.original(*args, **kwargs)
+        if id(self) in _running():
+            return self.original(*args, **kwargs)
+        _running().add(id(self))
+        calls = dict.fromkeys(self.changes, 0)
+        try:
+            with _Replacing(self.changes, calls):
+                outputs = self.original(*args, **kwargs)
+        finally:
+            _running().remove(id(self))
         for function, number in self.expected.items():
-            if replacing.calls[function] != number:
+            if calls[function] != number:
                 raise ModelError(
-                    f"{type(self.module).__name__} calls {call_name(function)} {replacing.calls[function]} times here, "
+                    f"{type(self.module).__name__} calls {call_name(function)} {calls[function]} times here, "
                     f"and did so {number} times on the example inputs it was pruned with, so that its sizes can't be "
                     "told: prune it with inputs like these."
                 )
         return outputs
 
 
+_of_thread = threading.local()
+
+
+def _running() -> set[int]:
+    """Return the ids of the methods that run in this thread with numbers replaced."""
+    if not hasattr(_of_thread, "methods"):
+        _of_thread.methods = set()
+    methods: set[int] = _of_thread.methods
+    return methods
+
+
 class _Replacing(TorchFunctionMode):
     """Counts the calls of the functions concerned, and replaces numbers in the arguments of some."""
 
-    def __init__(self, changes: Changes) -> None:
+    def __init__(self, changes: Changes, calls: dict[Callable[..., Any], int]) -> None:
         super().__init__()
-        self.changes = changes
-        self.calls = dict.fromkeys(changes, 0)
+        self.changes, self.calls = changes, calls
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

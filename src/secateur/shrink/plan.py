@@ -7,6 +7,7 @@ a later plan, and packs itself into tensors and JSON for storage.
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import re
@@ -28,11 +29,11 @@ ArgumentPath = tuple[int | str, ...]
 class Override:
     """A number in a module's code that is replaced each time the code runs: a size, or a scale made from one.
 
-    `module` is the path of the module whose forward is running ("" for the model itself); `function` the torch
-    function it calls, by its `call_name`; `nth` which of its calls of that function, counted from 0, those of its
-    children included. `argument` leads to the number: the position or keyword of an argument, then the index, key
+    `module` is the path of the module of which `method` is running ("" for the model itself); `function` the torch
+    function it calls, by its `call_name`; `nth` which of its calls of that function, counted from 0, those of what it
+    calls included. `argument` leads to the number: the position or keyword of an argument, then the index, key
     or slice field (`start`, `stop`, `step`) inside it; (1, 2) is `args[1][2]`. `value` is put in its place.
-    `of` is how many such calls the forward makes; 0 where that is not known.
+    `of` is how many such calls the method makes; 0 where that is not known.
     """
 
     module: str
@@ -41,6 +42,7 @@ class Override:
     argument: ArgumentPath
     value: int | float
     of: int = 0
+    method: str = "forward"
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,11 @@ class Plan:
         """Whether there is nothing to do."""
         return not (self.kept or self.attributes or self.overrides or self.standins or self.skipped)
 
+    @property
+    def methods(self) -> list[str]:
+        """The methods that hold overridden numbers, such as "decoder.forward"."""
+        return list(dict.fromkeys(f"{o.module}.{o.method}".lstrip(".") for o in self.overrides))
+
     def slice(self, name: str, tensor: Tensor) -> Tensor:
         """Return what stays of the tensor called `name`, a copy in the same memory layout.
 
@@ -124,6 +131,10 @@ class Plan:
         for path in (*paths, *(override.module for override in self.overrides)):
             if path not in modules:
                 raise ModelError(f"The plan changes the module {path}, which this model does not have.")
+        for override in self.overrides:
+            if not _can_be_taken_over(modules[override.module], override.method):
+                name = f"{override.module}.{override.method}".lstrip(".")
+                raise ModelError(f"The plan overrides a number in {name}, which is no method of this model.")
         for path in self.standins:
             if not isinstance(modules[path], nn.MultiheadAttention):
                 raise ModelError(f"The plan stands in for {path}, which is no nn.MultiheadAttention here.")
@@ -145,7 +156,10 @@ class Plan:
                 **before,
                 **{dim: before[dim][rows] if dim in before else rows for dim, rows in dims.items()},
             }
-        places = {(o.module, o.function, o.nth, o.argument): o for o in (*self.overrides, *later.overrides)}
+        places = {
+            (o.module, o.method, o.function, o.nth, o.argument): o
+            for o in (*self.overrides, *later.overrides)
+        }
         return Plan(
             kept=kept,
             shapes={**later.shapes, **self.shapes},
@@ -207,6 +221,12 @@ class _About:
     overrides: tuple[Override, ...]
     standins: tuple[str, ...]
     skipped: dict[str, int] = field(default_factory=dict)
+
+
+def _can_be_taken_over(module: nn.Module, method: str) -> bool:
+    """Whether a module has a method of that name that is its own, not torch's for all modules."""
+    own = method == "forward" or not hasattr(nn.Module, method)
+    return own and inspect.isfunction(inspect.getattr_static(type(module), method, None))
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:

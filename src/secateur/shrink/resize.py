@@ -150,17 +150,20 @@ def _unanimous(
 
 
 def _override(cut: Cut, wrong: list[Demand], settlement: Settlement) -> None:
-    """Override what no attribute explains; a module that runs several times must need the same each time."""
+    """Override what no attribute explains; a method that runs several times must need the same each time."""
     overrides: dict[tuple[Any, ...], Override] = {}
+    methods = cut.coupling.program.methods
     for demand in wrong:
         call = cut.coupling.program.calls[demand.call]
-        if call.module not in call.nth:
+        if call.method is None:
             settlement.failures.append((demand.call, "a hook of the model fixes its size"))
             continue
-        totals = {run.calls.get(call.name, 0) for run in cut.coupling.program.runs if run.path == call.module}
-        place = call.nth[call.module], demand.place
-        override = Override(call.module, call.name, *place, demand.need, max(totals, default=0))
-        other = overrides.setdefault((call.module, call.name, *place), override)
+        run, nth = methods[call.method[0]], call.method[1]
+        here = run.path, run.method
+        totals = {other.calls[call.name] for other in methods if (other.path, other.method) == here}
+        place = nth, demand.place
+        override = Override(run.path, call.name, *place, demand.need, max(totals), run.method)
+        other = overrides.setdefault((*here, call.name, *place), override)
         fixes = f"the code fixes a size in {call.name}, and runs there several times with"
         if other.value != override.value:
             settlement.failures.append((demand.call, f"{fixes} different needs"))

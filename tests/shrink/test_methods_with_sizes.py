@@ -1,0 +1,196 @@
+"""Sizes written in methods other than forward follow a cut wherever the method is called from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import secateur
+from secateur.core.errors import ModelError
+from secateur.shrink.apply import apply
+from secateur.shrink.plan import Override, Plan
+
+
+class AutoEncoder(nn.Module):
+    """A variational autoencoder with literal sizes in `encode` and `decode`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enc = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.ReLU())
+        self.mu, self.spread, self.up = nn.Linear(512, 8), nn.Linear(512, 8), nn.Linear(8, 512)
+        self.dec = nn.Sequential(nn.ConvTranspose2d(32, 16, 2, 2), nn.ReLU(), nn.ConvTranspose2d(16, 3, 2, 2))
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        code = self.enc(x).view(-1, 32 * 4 * 4)
+        return self.mu(code), self.spread(code)
+
+    def decode(self, z: Tensor) -> Tensor:
+        image: Tensor = self.dec(self.up(z).view(-1, 32, 4, 4))
+        return image
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        mean, spread = self.encode(x)
+        return self.decode(mean + torch.randn_like(mean) * (spread / 2).exp()), mean, spread
+
+
+IMAGES = torch.randn(2, 3, 16, 16)
+
+
+def cut(model: nn.Module, inputs: Tensor = IMAGES) -> secateur.Pruned:
+    return secateur.prune(model.eval(), inputs, granularity="channel", amount=0.5, scope="local")
+
+
+def zeroed(result: secateur.Pruned, model: nn.Module) -> nn.Module:
+    """The large model with the entries of its parameters that went set to zero."""
+    parameters = dict(model.named_parameters())
+    assert result.plan is not None
+    with torch.no_grad():
+        for name, dims in result.plan.kept.items():
+            for dim, stay in dims.items():
+                gone = torch.ones(parameters[name].shape[dim], dtype=torch.bool)
+                gone[stay] = False
+                parameters[name].index_fill_(dim, gone.nonzero().flatten(), 0)
+    return model
+
+
+def test_encode_and_decode_work_alone() -> None:
+    model = AutoEncoder().double()
+    result = cut(model, IMAGES.double())
+    small, large = result.model, zeroed(result, model)
+    assert result.parameters is not None
+    assert result.parameters[1] < 0.5 * result.parameters[0]
+    assert isinstance(small, AutoEncoder)
+    assert isinstance(large, AutoEncoder)
+    torch.testing.assert_close(small.encode(IMAGES.double()), large.encode(IMAGES.double()))
+    z = torch.randn(5, 8).double()
+    torch.testing.assert_close(small.decode(z), large.decode(z))
+    assert "overridden in encode, decode: torch.fx and torch.jit.script" in result.summary()
+
+
+def test_the_methods_are_stored_and_loaded_with_the_model(tmp_path: Path) -> None:
+    result = cut(AutoEncoder())
+    secateur.save(result.model, tmp_path / "small.safetensors")
+    loaded = secateur.load(tmp_path / "small.safetensors", AutoEncoder())
+    assert isinstance(loaded, AutoEncoder)
+    z = torch.randn(3, 8)
+    assert isinstance(result.model, AutoEncoder)
+    assert torch.equal(loaded.decode(z), result.model.decode(z))
+
+
+def test_a_second_cut_follows_the_first() -> None:
+    once = cut(AutoEncoder()).model
+    twice = cut(once)
+    assert isinstance(twice.model, AutoEncoder)
+    assert twice.model.decode(torch.randn(3, 8)).shape == (3, 3, 16, 16)
+    assert twice.model.up.out_features < 256
+
+
+class Base(nn.Module):
+    """Two layers around a shape that `split` writes as literals."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 12), nn.Linear(12, 3)
+
+    def split(self, x: Tensor) -> Tensor:
+        return x.view(-1, 3, 4).flatten(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.b(self.split(self.a(x)))
+        return out
+
+
+class Inherited(Base):
+    def split(self, x: Tensor) -> Tensor:
+        return super().split(x) * 2
+
+
+class Decorated(Base):
+    @torch.no_grad()
+    def split(self, x: Tensor) -> Tensor:
+        return x.view(-1, 3, 4).flatten(1)
+
+
+class Recursive(Base):
+    def split(self, x: Tensor, depth: int = 2) -> Tensor:
+        return self.split(x, depth - 1).view(-1, 3, 4).flatten(1) if depth else x
+
+
+class FromAProperty(Base):
+    @property
+    def shaped(self) -> Tensor:
+        return self.seen.view(-1, 3, 4).flatten(1)
+
+    def split(self, x: Tensor) -> Tensor:
+        self.seen = x
+        return self.shaped
+
+
+class FromAGenerator(Base):
+    def parts(self, x: Tensor) -> Iterator[Tensor]:
+        yield x.view(-1, 3, 4)
+
+    def split(self, x: Tensor) -> Tensor:
+        (part,) = self.parts(x)
+        return part.flatten(1)
+
+
+class Private(Base):
+    def __shaped(self, x: Tensor) -> Tensor:
+        return x.view(-1, 3, 4)
+
+    def split(self, x: Tensor) -> Tensor:
+        return self.__shaped(x).flatten(1)
+
+
+class Static(Base):
+    @staticmethod
+    def shaped(x: Tensor) -> Tensor:
+        return x.view(-1, 3, 4)
+
+    def split(self, x: Tensor) -> Tensor:
+        return self.shaped(x).flatten(1)
+
+
+class Twice(Base):
+    """Calls the method once inside another and once alone."""
+
+    def outer(self, x: Tensor) -> Tensor:
+        return self.split(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.b(self.outer(self.a(x)) + self.split(self.a(x)))
+        return out
+
+
+KINDS = [Base, Inherited, Decorated, Recursive, FromAProperty, FromAGenerator, Private, Static, Twice]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_any_method_follows_from_wherever_it_is_called(kind: type[Base]) -> None:
+    torch.manual_seed(0)
+    model, x = kind().double(), torch.randn(5, 4).double()
+    result = cut(model, x)
+    assert isinstance(result.model, Base)
+    assert result.model.a.out_features < 12
+    alone = result.model.split(result.model.a(x))
+    torch.testing.assert_close(result.model(x), zeroed(result, model)(x))
+    if kind not in (Recursive, Twice):
+        torch.testing.assert_close(result.model.b(alone), result.model(x))
+
+
+def test_compiled_as_one_graph_it_gives_the_same() -> None:
+    small = cut(Base(), torch.randn(5, 4)).model
+    x = torch.randn(5, 4)
+    torch.testing.assert_close(torch.compile(small, backend="eager", fullgraph=True)(x), small(x))
+
+
+@pytest.mark.parametrize("method", ["nothing", "eval", "a", "shaped", "__init__"])
+def test_a_plan_names_methods_of_the_model_alone(method: str) -> None:
+    plan = Plan(overrides=(Override("", "torch.Tensor.view", 0, (2,), 2, method=method),))
+    with pytest.raises(ModelError, match="is no method of this model"):
+        apply(FromAProperty(), plan)
