@@ -131,6 +131,30 @@ def test_one_layer_or_group_alone_and_one_kept(secateur_command, trained):
     assert channels(Run.open("kept").load_model()[0]) == [16, 16, 32]
 
 
+def test_layers_have_amounts_of_their_own(secateur_command, trained, tmp_path):
+    words = ("--granularity", "channel", "--no-evaluate", "--amount", "0=0.25", "--amount", "*=0.5")
+    assert secateur_command("prune", trained / "dense", *words, "--out", "own").code == 0
+    assert channels(Run.open("own").load_model()[0]) == [12, 16, 32]
+    assert Run.open("own").history[-1]["config"]["amount"] == {"0": 0.25, "*": 0.5}
+    assert "holds this" in secateur_command("prune", trained / "dense", *words, "--out", "own").out
+    steps = [{"do": "prune", "run": str(trained / "dense"), "amount": {3: 0.5, 0: 0.75}, "out": "sparse"}]
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump({"secateur": 1, "steps": steps}))
+    assert secateur_command("run", tmp_path / "own.yaml").code == 0
+    masks = Run.open("sparse").load_model()[1]
+    assert {name: 1 - float(mask.float().mean()) for name, mask in masks.items()} == {
+        "0.weight": 0.75,
+        "3.weight": 0.5,
+    }
+
+
+def test_the_units_that_go_are_named(secateur_command, trained):
+    words = ("--granularity", "channel", "--no-evaluate", "--unit", "0=[1,2]", "--unit", "3.weight=5")
+    assert secateur_command("prune", trained / "dense", *words, "--out", "named").code == 0
+    small, whole = (Run.open(run).load_model()[0] for run in ("named", trained / "dense"))
+    assert channels(small) == [14, 31, 64]
+    assert torch.equal(small[0].weight, whole[0].weight[[0, *range(3, 16)]])
+
+
 def test_masks_get_smaller_with_the_model(secateur_command, trained):
     assert secateur_command("prune", trained / "dense", "--amount", "0.5", "--out", "sparse").code == 0
     words = ("--granularity", "channel", "--amount", "0.25", "--scope", "local")
@@ -220,6 +244,12 @@ MISTAKES = {
     "scope of weights": (["--amount", "0.5", "--scope", "erk"], "erk"),
     "unknown budget": (["--budget", "flops=0.5"], "flops"),
     "two budgets": (["--budget", "macs=0.5", "--budget", "params=0.5"], "one cost"),
+    "an amount of no layer": (["--amount", "conv9=0.5"], "conv9"),
+    "an amount above 1": (["--amount", "0=1.5"], "1.5 of '0'"),
+    "an amount and one by layer": (["--amount", "0=0.5", "--amount", "0.5"], "name=value"),
+    "a unit that is not there": (["--unit", "0=[16]"], "0 to 15"),
+    "a unit in words": (["--unit", "0=first"], "--unit"),
+    "units and an amount": (["--unit", "0=1", "--amount", "0.5"], "amount"),
     "budget above 1": (["--budget", "macs=1.5"], "1.5"),
     "budget that is no number": (["--budget", "macs=half"], "--budget"),
     "budget without a value": (["--budget", "macs"], "name=value"),

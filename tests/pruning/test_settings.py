@@ -67,6 +67,7 @@ def test_the_cut_of_a_step_has_every_setting_that_can_be_written() -> None:
 def test_a_setting_without_a_meaning_is_refused(name: str) -> None:
     other: dict[str, Any] = {
         "budget": {"macs": 0.5},
+        "units": {"0": (1,)},
         "include": ("all",),
         "masks": {"weight": torch.ones(1, dtype=torch.bool)},
         "max_amount": 0.5,

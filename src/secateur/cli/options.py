@@ -109,8 +109,11 @@ def _value(field: FieldInfo, word: Any) -> Any:
     """Turn what typer parsed into what pydantic takes; None stands for an option that was not given."""
     if not isinstance(word, list):
         return word
-    if dict in _kinds(field.annotation):
+    kinds = _kinds(field.annotation)
+    if dict in kinds and not (len(kinds) > 1 and len(word) == 1 and "=" not in word[0]):
         return dict(_pair(item) for item in word) or None
+    if dict in kinds:
+        return word[0]
     if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("argument"):
         return word
     return [part.strip() for item in word for part in item.split(",")] or None
@@ -140,9 +143,9 @@ def _kinds(annotation: Any) -> list[Any]:
 
 def _metavar(field: FieldInfo) -> str:
     kinds = _kinds(field.annotation)
-    if dict in kinds:
-        return "NAME=VALUE"
     names = {int: "INTEGER", float: "NUMBER"}
+    if dict in kinds:
+        return f"{names[float]} or NAME=VALUE" if float in kinds else "NAME=VALUE"
     one = next((names[kind] for kind in kinds if kind in names), "TEXT")
     return f"{one},…" if list in kinds or tuple in kinds else one
 

@@ -8,9 +8,12 @@ nothing, such as a normalisation, means the groups it shifts or scales.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
+from secateur.core.errors import InputError
 from secateur.graph.groups import Group, Groups, Member
+from secateur.sparsity.assigning import entry_of
 from secateur.sparsity.targets import found, matches
 
 
@@ -41,9 +44,37 @@ def touched(groups: Groups, patterns: Iterable[str]) -> list[Group]:
     return [each for each in groups.free if each.name in patterns or _any(_owners(each), layers)]
 
 
+def assigned(groups: Groups, entries: Mapping[str, Any], among: Collection[Group]) -> dict[str, str]:
+    """Return group name → the entry that each group has, for those of `among` that have one; see `assigning`.
+
+    Raises `InputError` for an unknown name, an entry that means no group of `among`, and two as exact ones for one.
+    """
+    meant = {entry: {each.name for each in named(groups, [entry])} for entry in entries}
+    names = [each.name for each in among]
+    for entry, own in meant.items():
+        if not own.intersection(names):
+            raise InputError(f"'{entry}' names no units that may go{_why(groups, entry)}.")
+    own_entry = {
+        name: entry_of(name, entries, [e for e, own in meant.items() if name in own]) for name in names
+    }
+    return {name: entry for name, entry in own_entry.items() if entry is not None}
+
+
+def _why(groups: Groups, entry: str) -> str:
+    """Return the reason for which a layer has no units that may go, as a clause; empty if it is left out."""
+    part = shared(groups, [entry])
+    if part is not None:
+        return f": other layers make its units as well; name the group {part.name} to cut them all"
+    layers = found([entry], _parameters(groups), [each.name for each in groups])
+    locks = (each.lock for each in groups if each.lock is not None and _any(_makers(each), layers))
+    lock = next(locks, None)
+    return "" if lock is None else f": {lock.reason}, at {lock.at}"
+
+
 def shared(groups: Groups, patterns: Iterable[str]) -> Group | None:
     """Return the first free group of which the named layers hold only a part of what makes its units."""
-    layers = found(patterns, _parameters(groups), [each.name for each in groups.free])
+    own = [each.name for each in groups.free]
+    layers = found((name for name in patterns if name not in own), _parameters(groups), own)
     partly = (each for each in groups.free if _any(_makers(each), layers) and not _all(_makers(each), layers))
     return next(partly, None)
 

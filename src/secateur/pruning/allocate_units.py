@@ -29,7 +29,7 @@ SPREADS: Registry[UnitScope] = Registry("scope for units")
 def spread(
     groups: Sequence[Group],
     scores: Scores,
-    amount: float,
+    amount: float | Mapping[str, float],
     scope: str,
     *,
     max_amount: float = 1.0,
@@ -37,15 +37,23 @@ def spread(
 ) -> UnitMasks:
     """Return group name → boolean [units], True for kept units.
 
-    `scores` maps group names to tensors [units]; `amount` and `max_amount` are fractions in [0, 1]. Raises
-    `InputError` for an unknown scope, or scores that are NaN or infinite.
+    `scores` maps group names to tensors [units]; `amount` and `max_amount` are fractions in [0, 1], or `amount` maps
+    every group to its own, in any scope; one of 0 stays whole. Raises `InputError` for an unknown scope, or scores
+    that are NaN or infinite.
     """
     for name, tensor in scores.items():
         if not bool(tensor.isfinite().all()):
             raise InputError(f"The scores of {name} hold NaN or infinity: they cannot be ranked.")
-    masks = SPREADS[scope](groups, scores, amount, max_amount)
+    own = amount if isinstance(amount, Mapping) else dict[str, float]()
+    masks = (
+        {k: v for each in groups for k, v in local([each], scores, own[each.name], max_amount).items()}
+        if isinstance(amount, Mapping)
+        else SPREADS[scope](groups, scores, amount, max_amount)
+    )
     if round_to and round_to > 1:
         for name, mask in masks.items():
+            if own.get(name) == 0:
+                continue
             kept, units = int(mask.count_nonzero()), len(mask)
             wanted = multiple(kept, round_to, units - most(units, max_amount), units)
             masks[name] = keep_highest(scores[name], units - wanted)

@@ -48,7 +48,7 @@ SCOPES: Registry[Scope] = Registry("scope")
 
 def allocate(
     scores: Mapping[str, Tensor],
-    amount: float,
+    amount: float | Mapping[str, float],
     scope: str,
     already: Mapping[str, Tensor] | None = None,
     allow_empty: bool = False,
@@ -57,7 +57,8 @@ def allocate(
 
     `scores` maps names to tensors of any shape; `already` holds masks whose cuts stay cut and count towards the
     amount. With scope `local` every tensor loses exactly round(amount · its own n). With the others, every tensor
-    that has an entry left keeps its highest, and the next lowest elsewhere is cut instead, unless `allow_empty`.
+    that has an entry left keeps its highest, and the next lowest elsewhere is cut instead, unless `allow_empty`. A
+    mapping, in any scope, gives each tensor an amount of its own.
     Raises `InputError` for an amount outside [0, 1] or too large to leave an entry everywhere, an unknown scope,
     scores that are NaN or infinite (or, with `lamp`, negative), masks of other shapes, or less than is cut
     already.
@@ -65,8 +66,9 @@ def allocate(
     >>> allocate({"a": torch.tensor([1.0, 4.0]), "b": torch.tensor([2.0, 3.0])}, 0.5, "global")["b"]
     tensor([False,  True])
     """
-    amount = check_amount(amount)
-    rule = SCOPES[scope]
+    own = isinstance(amount, Mapping)
+    rule = SCOPES["local" if own else scope]
+    whole = 0.0 if isinstance(amount, Mapping) else check_amount(amount)
     earlier = Masks({name: mask for name, mask in (already or {}).items() if name in scores})
     shapes = {name: tuple(tensor.shape) for name, tensor in scores.items()}
     devices = {name: tensor.device for name, tensor in scores.items()}
@@ -76,13 +78,13 @@ def allocate(
     guarded = () if allow_empty or rule.each else alive
     if rule.counts is None:
         sizes = {name: math.prod(shape) for name, shape in shapes.items()}
-        cut = _total_cut(sum(sizes.values()), amount, spent)
-        _require_one_each(amount, sum(sizes.values()) - cut, guarded)
+        cut = _total_cut(sum(sizes.values()), whole, spent)
+        _require_one_each(whole, sum(sizes.values()) - cut, guarded)
         kept = _keep_highest_of_all(left, cut - sum(spent.values()), guarded)
     else:
-        counts = rule.counts(shapes, amount, spent)
+        counts = local_counts(shapes, amount, spent) if own else rule.counts(shapes, whole, spent)
         stays = {name: math.prod(shape) - counts[name] for name, shape in shapes.items()}
-        _require_one_each(amount, sum(stays.values()), guarded)
+        _require_one_each(whole, sum(stays.values()), guarded)
         stays = _none_empty(stays, guarded)
         kept = {name: keep_highest(tensor, len(tensor) - stays[name]) for name, tensor in left.items()}
     masks = {}
@@ -140,17 +142,21 @@ def check_amount(amount: Any) -> float:
     return float(amount)
 
 
-def local_counts(shapes: Shapes, amount: float, spent: Counts) -> dict[str, int]:
-    """The same fraction of every tensor: round(amount · n) each.
+def local_counts(shapes: Shapes, amount: float | Mapping[str, float], spent: Counts) -> dict[str, int]:
+    """The same fraction of every tensor, or each one's own: round(amount · n) each.
 
     Raises `InputError` for a tensor that has lost more than that already.
     """
-    counts = {name: round(amount * math.prod(shape)) for name, shape in shapes.items()}
+    own = {name: check_amount(amount[name] if isinstance(amount, Mapping) else amount) for name in shapes}
+    counts = {name: round(own[name] * math.prod(shape)) for name, shape in shapes.items()}
     for name, cut in spent.items():
         if cut > counts[name]:
             raise InputError(
                 f"{name} has lost {cut / math.prod(shapes[name]):.4f} already, more than the scope local takes "
                 f"of every tensor at amount {amount}: choose a larger amount or another scope."
+                if isinstance(amount, float)
+                else f"{name} has lost {cut / math.prod(shapes[name]):.4f} already, more than its amount "
+                f"{own[name]}: choose a larger one."
             )
     return counts
 

@@ -27,7 +27,8 @@ def prune(
     model: nn.Module,
     example_inputs: ModelInputs | None = None,
     *,
-    amount: float | None = None,
+    amount: float | Mapping[Any, float] | None = None,
+    units: Mapping[Any, Any] | None = None,
     budget: Mapping[str, float] | None = None,
     granularity: str = "weight",
     criterion: str = "magnitude",
@@ -74,6 +75,9 @@ def prune(
     """
     given = {name: value for name, value in locals().items() if name in DECLARED}
     given |= {"keep": names_in(model, keep), "layers": names_in(model, layers)}
+    for name in ("amount", "units"):
+        if isinstance(given[name], Mapping):
+            given[name] = {own: each for key, each in given[name].items() for own in names_in(model, key)}
     return prune_by(model, example_inputs, Settings.of(**given))
 
 

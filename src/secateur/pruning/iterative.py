@@ -43,8 +43,8 @@ def linear(start: float, end: float, t: float) -> float:
     return start + (end - start) * t
 
 
-Goal: TypeAlias = float | Budget | LatencyBudget
-"""Fraction of units to remove, or a budget."""
+Goal: TypeAlias = float | Mapping[str, float] | Budget | LatencyBudget
+"""Fraction of units to remove, of all or of each group, or a budget."""
 
 
 def goals(goal: Goal, rounds: int | None, schedule: str) -> list[Goal]:
@@ -54,6 +54,9 @@ def goals(goal: Goal, rounds: int | None, schedule: str) -> list[Goal]:
     """
     if isinstance(goal, float):
         return [*amounts(goal, rounds, schedule)]
+    if isinstance(goal, Mapping):
+        steps = {name: amounts(amount, rounds, schedule) for name, amount in goal.items()}
+        return [dict(zip(steps, row, strict=True)) for row in zip(*steps.values(), strict=True)]
     parts, path = _parts(rounds), PATHS[schedule]
     if isinstance(goal, Budget):
         return [*(replace(goal, fraction=path(1.0, goal.fraction, part)) for part in parts), goal]

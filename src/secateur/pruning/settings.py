@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property, partial
 from typing import Any, TypeVar, get_type_hints
@@ -71,6 +71,30 @@ def _at_least_one(what: str, value: int | None) -> None:
         check_least(what, value, 1)
 
 
+def plain_units(units: Any) -> Any:
+    """Return units as a tuple: of one number, or of a list, tensor or array of them; any other value as it is."""
+    numbers = units.tolist() if hasattr(units, "tolist") else units
+    numbers = (numbers,) if isinstance(numbers, int) else numbers
+    return tuple(numbers) if isinstance(numbers, Iterable) and not isinstance(numbers, str) else numbers
+
+
+def check_units(units: Any) -> None:
+    """Raise `InputError` unless units are a mapping of names to whole numbers from 0, each once."""
+    if units is None:
+        return
+    if not isinstance(units, Mapping) or not units:
+        raise InputError('The setting units names units by group, such as {"fc1": [3, 5]}.')
+    for name, numbers in units.items():
+        whole = isinstance(numbers, tuple) and all(type(each) is int and each >= 0 for each in numbers)
+        if not isinstance(name, str) or not whole or not numbers:
+            raise InputError(
+                f"The units of {name!r} are {numbers!r}: give whole numbers from 0, such as [3, 5]."
+            )
+        twice = next((each for each in numbers if numbers.count(each) > 1), None)
+        if twice is not None:
+            raise InputError(f"The units of '{name}' have {twice} twice: give each unit once.")
+
+
 @dataclass(frozen=True)
 class Settings:
     """The settings of `secateur.prune`, checked at construction.
@@ -79,9 +103,17 @@ class Settings:
     range, missing data, or a setting that does not apply to the granularity.
     """
 
-    amount: float | None = setting(
+    amount: float | Mapping[str, float] | None = setting(
         None,
-        "fraction to remove of the prunable weights, blocks or units, in [0, 1]: exactly round(amount · n) go",
+        "fraction to remove of the prunable weights, blocks or units, in [0, 1]: exactly round(amount · n) go; or "
+        "fractions by layer or group, as conv1=0.25, of each: the most exact name counts, * is for all others, and "
+        "unnamed layers stay whole",
+    )
+    units: Mapping[str, Sequence[int]] | None = setting(
+        None,
+        "instead of an amount, exactly the units to remove, by group or layer, as fc1=[3,5], numbered from 0",
+        where=("grouped",),
+        check=check_units,
     )
     budget: Mapping[str, float] | None = setting(
         None,
@@ -202,6 +234,8 @@ class Settings:
         for name in ("include", "keep", "layers"):
             if name in given:
                 given[name] = as_names(given[name])
+        if isinstance(given.get("units"), Mapping):
+            given["units"] = {name: plain_units(units) for name, units in given["units"].items()}
         return cls(granularity=parse(granularity), **{**given, "masks": given.get("masks") or None})
 
     def __post_init__(self) -> None:
@@ -262,10 +296,16 @@ class Settings:
 
     def _check_amounts(self) -> None:
         granularity, own = self.granularity, self.granularity.amount
+        if self.units is not None:
+            self._check_alone()
+            return
         if granularity.grouped and (self.amount is None) == (self.budget is None):
             raise InputError(
                 "Say how much to remove: either an amount such as 0.5, or a budget such as macs 0.5, not both."
             )
+        if isinstance(self.amount, Mapping):
+            self._check_own_amounts(self.amount)
+            return
         if self.budget is None and self.amount is None and own is None:
             raise InputError(
                 f"Say how much to remove: amount=0.8 removes 80 % of the prunable {granularity.kind}s."
@@ -281,15 +321,49 @@ class Settings:
         if granularity.grouped:
             self.goal  # noqa: B018  (reads the budget)
 
+    def _check_alone(self) -> None:
+        """Refuse settings that choose units beside units that are named."""
+        for name in CHOOSING:
+            if getattr(self, name) != DECLARED[name].default:
+                raise InputError(f"The setting units names exactly the units that go: leave {name} out.")
+
+    def _check_own_amounts(self, amounts: Mapping[str, float]) -> None:
+        granularity, own = self.granularity, self.granularity.amount
+        if own is not None:
+            raise InputError(f"The pattern {granularity} removes {own:.0%} by itself: leave amount out.")
+        if granularity.removes and not granularity.grouped:
+            raise InputError(
+                f"The granularity {granularity} removes whole layers: give one amount, and name those that may go in "
+                "layers."
+            )
+        if self.scope not in ("global", "local"):
+            raise InputError(f"Each layer has an amount of its own: leave the scope {self.scope} out.")
+        if not amounts:
+            raise InputError('Amounts by layer name at least one, such as {"conv1": 0.25}.')
+        for name, amount in amounts.items():
+            if not isinstance(name, str):
+                raise InputError(f"{name!r} is no name of a layer or group: give its name, or a glob.")
+            try:
+                check_amount(amount)
+            except InputError as error:
+                raise InputError(str(error).replace(" is not", f" of '{name}' is not", 1)) from None
+
+    @property
+    def amounts(self) -> Mapping[str, float] | None:
+        """The amounts by layer; None for one amount of all."""
+        return self.amount if isinstance(self.amount, Mapping) else None
+
     @property
     def requested(self) -> float:
-        """The fraction to remove: the pattern's own, or the amount."""
+        """The fraction to remove: the pattern's own, or the amount; 0 for amounts by layer."""
         own = self.granularity.amount
-        return float(self.amount or 0.0) if own is None else own
+        return (
+            (0.0 if isinstance(self.amount, Mapping) else float(self.amount or 0.0)) if own is None else own
+        )
 
     @cached_property
     def goal(self) -> float | Budget | LatencyBudget:
-        """The fraction of units to remove, or the budget."""
+        """The fraction of units to remove, or the budget; 0 for amounts by layer."""
         return self.requested if self.budget is None else read(self.budget)
 
     @property
@@ -327,6 +401,12 @@ class Settings:
             **{name: getattr(self, name) for name in names},
         }
 
+
+CHOOSING = (
+    "amount", "budget", "criterion", "scope", "max_amount", "round_to", "reduction", "normalization", "per_cost",
+    "rounds",
+)  # fmt: skip
+"""Settings that choose units, which have no meaning where the units are named."""
 
 DECLARED = {each.name: each for each in fields(Settings)}
 """Name of a setting → its declaration."""

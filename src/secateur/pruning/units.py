@@ -31,6 +31,7 @@ from secateur.measure.latency import latency
 from secateur.pruning.allocate_units import UnitMasks, spread
 from secateur.pruning.budget import Budget, LatencyBudget, meet, meet_latency, per_cost
 from secateur.pruning.compensate import make_up
+from secateur.pruning.exact import named_units, own_amounts
 from secateur.pruning.iterative import Goal, goals, scored_again
 from secateur.pruning.result import Pruned, spent, stored_bytes
 from secateur.pruning.settings import Settings
@@ -84,6 +85,13 @@ def prune_units(model: nn.Module, example_inputs: ModelInputs | None, settings: 
         chosen = _chosen(groups, settings)
         if not chosen:
             raise ModelError(_nothing(groups, settings))
+        exact = None if settings.units is None else named_units(groups, chosen, settings.units)
+        if exact is not None:
+            chosen = [each for each in chosen if each.name in exact]
+        if settings.amounts is not None:
+            own = own_amounts(groups, chosen, settings.amounts)
+            chosen = [each for each in chosen if each.name in own]
+            *earlier, last = goals(own, settings.rounds, settings.schedule)
         scores = score(model, groups, chosen)
         chosen = [each for each in chosen if each.name in scores]
         if not chosen:
@@ -99,7 +107,7 @@ def prune_units(model: nn.Module, example_inputs: ModelInputs | None, settings: 
                     small, plan, _ = make(model, cut, example_inputs, check=False)
                     scores = scored_again(small, plan, cut, chosen, cutter.scores, score, example_inputs)
                     cutter, gone = replace(cutter, scores=scores), len(cut.removed)
-            cut = _reaching(last, cutter, model, example_inputs)
+            cut = cutter.cut(exact) if exact else _reaching(last, cutter, model, example_inputs)
             small, plan, proof = make(model, cut, example_inputs, settings.verify)
             break
         except Misfit as misfit:
@@ -131,9 +139,11 @@ def prune_units(model: nn.Module, example_inputs: ModelInputs | None, settings: 
     return Pruned(
         small,
         masks,
-        requested=achieved if settings.amount is None else settings.amount,
+        requested=_requested(settings, last, chosen, achieved),
         achieved=achieved,
-        choices=settings.choices("budget", "max_amount", "round_to", "reduction", "normalization", "schedule")
+        choices=settings.choices(
+            "budget", "units", "max_amount", "round_to", "reduction", "normalization", "schedule"
+        )
         | {"rounds": len(earlier) + 1},
         skipped={
             each.name: f"{each.lock.reason} ({each.lock.at})" for each in groups if each.lock is not None
@@ -150,6 +160,13 @@ def prune_units(model: nn.Module, example_inputs: ModelInputs | None, settings: 
     )
 
 
+def _requested(settings: Settings, goal: Goal, chosen: Sequence[Group], achieved: float) -> float:
+    """Return the fraction of the units that was asked for: of a budget or of named units that achieved."""
+    if isinstance(goal, Mapping):
+        return sum(goal[each.name] * each.units for each in chosen) / sum(each.units for each in chosen)
+    return achieved if settings.amount is None else settings.requested
+
+
 @dataclass(frozen=True)
 class _GroupCutter:
     """A `Cutter` over scored groups."""
@@ -161,7 +178,7 @@ class _GroupCutter:
     max_amount: float
     round_to: int | None
 
-    def masks(self, amount: float) -> UnitMasks:
+    def masks(self, amount: float | Mapping[str, float]) -> UnitMasks:
         return spread(
             self.chosen, self.scores, amount, self.scope, max_amount=self.max_amount, round_to=self.round_to
         )

@@ -28,6 +28,7 @@ from secateur.pruning.iterative import PATHS
 from secateur.pruning.result import Pruned
 from secateur.pruning.settings import Settings
 from secateur.shrink.plan import named_tensors
+from secateur.sparsity.assigning import by_tensor
 from secateur.sparsity.granularity import Granularity
 from secateur.sparsity.masks import Masks
 from secateur.sparsity.targets import prunable
@@ -41,16 +42,19 @@ def prune_weights(model: nn.Module, example_inputs: ModelInputs | None, settings
         settings.seed,
         settings.data,
     )
-    entry, rule = CRITERIA[criterion], SCOPES[settings.scope]
-    requested = settings.requested
+    own = settings.amounts
+    entry, rule = CRITERIA[criterion], SCOPES[settings.scope if own is None else "local"]
     rounds = entry.rounds if settings.rounds is None else settings.rounds
     compensates, compensated = settings.compensation != "drop" or settings.corrects, dict[str, Any]()
     if data is not None and (rounds > 1 or compensates):
         data = Calibration.of(data)
     targets: Mapping[str, Tensor] = prunable(model, settings.include, settings.keep, settings.layers)
+    amounts = None if own is None else by_tensor(model, targets, own)
+    targets = targets if amounts is None else {name: targets[name] for name in amounts}
     earlier = Masks(settings.masks or {})
     earlier.of(model)
     targets, skipped = _fitting(targets, granularity)
+    wanted = settings.requested if amounts is None else {name: amounts[name] for name in targets}
     weights = {name: t.detach().clone() for name, t in targets.items()} if entry.regrows else targets
 
     def scores(cut: Masks) -> dict[str, Tensor]:
@@ -77,7 +81,14 @@ def prune_weights(model: nn.Module, example_inputs: ModelInputs | None, settings
     spent = {name: mask.numel() - int(mask.count_nonzero()) for name, mask in cut_before.items()}
     sizes = {name: granularity.entries(tuple(target.shape)) for name, target in targets.items()}
     shapes = {name: tuple(target.shape) for name, target in targets.items()}
-    stages = _stages(settings, rounds, least_amount(rule.name, sizes, spent), entry.regrows)
+    start = least_amount(rule.name, sizes, spent)
+    if isinstance(wanted, Mapping):
+        requested = sum(wanted[name] * size for name, size in sizes.items()) / max(1, sum(sizes.values()))
+        stages = _own_stages(
+            settings, rounds, wanted, {n: spent.get(n, 0) / max(1, sizes[n]) for n in wanted}
+        )
+    else:
+        requested, stages = wanted, _stages(settings, rounds, start, entry.regrows)
     kept, ranked, already = Masks({}), dict[str, Tensor](), cut_before
     for stage, amount in track(stages, "rounds", len(stages)) if len(stages) > 1 else stages:
         already = cut_before if entry.regrows else kept & cut_before
@@ -99,7 +110,7 @@ def prune_weights(model: nn.Module, example_inputs: ModelInputs | None, settings
             pruned = _with_values_of(model, pruned)
     choices = settings.choices("include", "schedule", "allow_empty") | {
         "scope": rule.name if granularity.amount is None else "local",
-        "amount": requested,
+        "amount": requested if own is None else dict(own),
         "rounds": rounds,
     }
     return Pruned(
@@ -172,7 +183,7 @@ def _without(model: nn.Module, cut: Masks) -> Iterator[None]:
 
 def _stages(
     settings: Settings, rounds: int, already: float, regrows: bool
-) -> list[tuple[Granularity, float]]:
+) -> list[tuple[Granularity, float | Mapping[str, float]]]:
     """Return the granularity and the amount of each round; the last are the requested ones.
 
     Rounds in which a pattern cuts no further weight are left out, unless weights regrow.
@@ -182,9 +193,26 @@ def _stages(
     start = 1.0 if fixed else 1 - already
     steps = range(1, rounds) if fixed or requested > already else ()
     densities = [path(start, 1 - requested, step / rounds) for step in steps]
+    stages: list[tuple[Granularity, float | Mapping[str, float]]]
     stages = [(granularity.stage(density), 1 - density) for density in densities]
     stages.append((granularity, requested))
     return stages if regrows or not fixed else [*{stage[0]: stage for stage in stages}.values()]
+
+
+def _own_stages(
+    settings: Settings, rounds: int, wanted: Mapping[str, float], already: Mapping[str, float]
+) -> list[tuple[Granularity, float | Mapping[str, float]]]:
+    """Return the granularity and the amount of each tensor of each round; the last are those wanted."""
+    path, more = PATHS[settings.schedule], any(wanted[name] > already[name] for name in wanted)
+    steps = (step / rounds for step in (range(1, rounds) if more else ()))
+    early = [
+        {
+            name: 1 - path(1 - already[name], 1 - max(amount, already[name]), step)
+            for name, amount in wanted.items()
+        }
+        for step in steps
+    ]
+    return [(settings.granularity, each) for each in (*early, wanted)]
 
 
 def _spread(granularity: Granularity, kept: Masks, shapes: Mapping[str, tuple[int, ...]]) -> Masks:

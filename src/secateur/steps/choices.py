@@ -41,7 +41,7 @@ def _model(name: str) -> str:
 
 def _amount(amount: Any) -> Any:
     """Refuse a number that is no fraction."""
-    return amount if amount is None or isinstance(amount, str) else check_amount(amount)
+    return amount if amount is None or isinstance(amount, str | dict) else check_amount(amount)
 
 
 CriterionName = Annotated[

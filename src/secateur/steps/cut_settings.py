@@ -12,6 +12,7 @@ from secateur.pruning.settings import DECLARED, Settings, help_of
 WRITTEN: Mapping[str, tuple[Any, Any]] = {
     "granularity": (str, "weight"),
     "budget": (dict[str, float] | None, None),
+    "units": (dict[str, list[int] | int] | None, None),
 }
 """Settings with another type in fields of steps: name → (type, default)."""
 
@@ -42,8 +43,9 @@ if TYPE_CHECKING:
 
 else:
     PruneSettings = fields_of_settings(
-        "amount", "budget", "granularity", "criterion", "scope", "max_amount", "round_to", "reduction", "normalization",
-        "per_cost", "compensation", "correct", "include", "keep", "layers", "rounds", "schedule", "allow_empty",
+        "amount", "budget", "units", "granularity", "criterion", "scope", "max_amount", "round_to", "reduction",
+        "normalization", "per_cost", "compensation", "correct", "include", "keep", "layers", "rounds", "schedule",
+        "allow_empty",
     )  # fmt: skip
     TicketSettings = fields_of_settings("granularity", "criterion", "scope", "include", "keep", "layers")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from secateur.analysis import SafeRate, safe_rate
 from secateur.compensation import COMPENSATIONS
@@ -31,9 +31,12 @@ class Prune(Cutting, PruneSettings):
 
     makes, measured = "cut", "as cut"
     amount: Annotated[
-        float | Literal["safe", "optimum"] | None,
+        float | dict[str, float] | Literal["safe", "optimum"] | None,
         AmountCheck,
-        Field(description="fraction to remove, or safe or optimum: the rates of secateur safe-rate"),
+        Field(
+            description="fraction to remove, or safe or optimum: the rates of secateur safe-rate; or fractions by "
+            "layer or group, as conv1=0.25, with * for all others"
+        ),
     ] = None
     calibration: Annotated[
         int,
@@ -50,6 +53,12 @@ class Prune(Cutting, PruneSettings):
     def extra_options(cls) -> Mapping[str, str | None]:
         """Return the options of all criteria and compensations: --norm, --damping, …."""
         return options_of_cuts()
+
+    @field_validator("amount", "units", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        """Take numbers, those of the items of a Sequential, as names."""
+        return {str(name): each for name, each in value.items()} if isinstance(value, dict) else value
 
     @model_validator(mode="after")
     def _validated(self) -> Prune:
