@@ -154,9 +154,12 @@ class Recorder:
         node = Node(operator_name(overload), overload, *before, [], self.call)
         self.program.nodes.append(node)
         if written:
-            for target in written:
-                if isinstance(target, Tensor):
-                    node.outputs.append(self.write(target))
+            targets = [target for target in written if isinstance(target, Tensor)]
+            known = {id(target) for target in targets}
+            fresh = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor) and id(leaf) not in known]
+            node.outputs += [self.new(tensor) for tensor in fresh]
+            for target in targets:
+                node.outputs.append(self.write(target))
             return
         source = next(refs(node.args), None) if returns_view(overload) else None
         for which, tensor in enumerate(leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
@@ -10,9 +14,9 @@ from secateur.graph.copies import is_plain_attention
 from secateur.graph.cut import Cut
 from secateur.measure.inputs import ModelInputs
 from secateur.shrink.apply import apply
-from secateur.shrink.mismatch import misfits, products_of_activations
+from secateur.shrink.mismatch import misfits, products_of_activations, renumbered
 from secateur.shrink.plan import Plan, named_tensors
-from secateur.shrink.resize import settle
+from secateur.shrink.resize import overridden, settle
 from secateur.shrink.verify import Verification, verify
 
 
@@ -30,18 +34,36 @@ def make(
     plan, failures = plan_for(model, cut)
     if failures:
         raise Misfit(failures)
-    small = apply(model, plan)
+    small, proof = apply(model, plan), partial(verify, model, cut=cut, example_inputs=example_inputs)
     if check:
         try:
-            return small, plan, verify(model, small, cut, example_inputs)
+            return small, plan, proof(small)
         except VerificationError:
             failures = misfits(small, cut, example_inputs) or products_of_activations(cut)
+            if (other := _with_numbers(model, small, plan, cut, example_inputs)) is not None:
+                with suppress(VerificationError):
+                    return *other, proof(other[0])
             if failures:
                 raise Misfit(failures) from None
             raise
     if failures := misfits(small, cut, example_inputs):
-        raise Misfit(failures)
+        if (other := _with_numbers(model, small, plan, cut, example_inputs)) is None or misfits(
+            other[0], cut, example_inputs
+        ):
+            raise Misfit(failures)
+        return *other, None
     return small, plan, None
+
+
+def _with_numbers(
+    model: nn.Module, small: nn.Module, plan: Plan, cut: Cut, example_inputs: ModelInputs
+) -> tuple[nn.Module, Plan] | None:
+    """Return the smaller model and its plan with the large one's numbers where it made others; None if it did not."""
+    settlement = overridden(cut, renumbered(small, cut, example_inputs))
+    if settlement.failures or not settlement.overrides:
+        return None
+    plan = replace(plan, overrides=(*plan.overrides, *settlement.overrides))
+    return apply(model, plan), plan
 
 
 def plan_for(model: nn.Module, cut: Cut) -> tuple[Plan, list[tuple[int, str]]]:

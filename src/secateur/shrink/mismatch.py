@@ -7,17 +7,22 @@ it touches is locked.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import zip_longest
+from typing import Any
 
 from torch import nn
 
 from secateur.core.errors import reason_of
 from secateur.graph.cut import Cut
+from secateur.graph.functions import FUNCTIONS, Sizes
 from secateur.graph.operators import Effect, operator_of
 from secateur.graph.program import Call, Node, Program, refs
 from secateur.graph.readers import summed_activations
 from secateur.graph.trace import attempt
 from secateur.measure.inputs import ModelInputs
+from secateur.shrink.plan import ArgumentPath
+from secateur.shrink.resize import Demand
 
 
 def misfits(small: nn.Module, cut: Cut, example_inputs: ModelInputs) -> list[tuple[int, str]]:
@@ -40,6 +45,55 @@ def misfits(small: nn.Module, cut: Cut, example_inputs: ModelInputs) -> list[tup
     if error is not None:
         return [(len(program.calls) - 1, _because(error))]
     return _rescaled(program, after)
+
+
+def renumbered(small: nn.Module, cut: Cut, example_inputs: ModelInputs) -> list[Demand]:
+    """Return the numbers that the smaller model computes with and made anew from its sizes, with their old values.
+
+    Such as 1/√d with a d that is smaller now: removing units must not rescale the rest. Empty where the smaller model
+    does not run.
+    """
+    program = cut.coupling.program
+    training = program.training is not None
+    after, error = attempt(small, example_inputs, program.tensors_were, training=training)
+    found: list[Demand] = []
+    for number, (call, other) in enumerate(zip(program.calls, after.calls, strict=False)):
+        if call.name != other.name:
+            break
+        row = FUNCTIONS.get(call.name)
+        whole = row is not None and row.sizes is Sizes.VALUES
+        now = [_plain(tree, whole) for tree in (other.args, other.kwargs)]
+        old = [_plain(tree, whole) for tree in (call.args, call.kwargs)]
+        for before, after_cut in zip(old, now, strict=True):
+            found += [
+                Demand(number, place, after_cut[place], value)
+                for place, value in before.items()
+                if place in after_cut and repr(after_cut[place]) != repr(value)
+            ]
+    return [] if error is not None else found
+
+
+def _plain(tree: Any, whole: bool) -> dict[ArgumentPath, int | float]:
+    """Return place → number for those with a fraction in a nest of arguments, and for all of them where `whole`."""
+    found: dict[ArgumentPath, int | float] = {}
+    for place, leaf in _leaves(tree):
+        if isinstance(leaf, float):
+            found[place] = float(leaf)
+        elif whole and isinstance(leaf, int) and not isinstance(leaf, bool):
+            found[place] = int.__index__(leaf)
+    return found
+
+
+def _leaves(tree: Any, place: ArgumentPath = ()) -> Iterator[tuple[ArgumentPath, Any]]:
+    """Yield place and value of all that is no container in a nest of arguments."""
+    if isinstance(tree, list | tuple):
+        for at, item in enumerate(tree):
+            yield from _leaves(item, (*place, at))
+    elif isinstance(tree, dict):
+        for key, item in tree.items():
+            yield from _leaves(item, (*place, key))
+    else:
+        yield place, tree
 
 
 def _rescaled(program: Program, after: Program) -> list[tuple[int, str]]:

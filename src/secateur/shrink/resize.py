@@ -66,6 +66,13 @@ def settle(cut: Cut) -> Settlement:
     return settlement
 
 
+def overridden(cut: Cut, demands: list[Demand]) -> Settlement:
+    """Override numbers in calls, attributes left alone."""
+    settlement = Settlement()
+    _override(cut, demands, settlement)
+    return settlement
+
+
 def _direct(demand: Demand) -> Iterator[tuple[str, int]]:
     if type(demand.size) is TracedSize and isinstance(demand.size.origin, Attribute):
         yield demand.size.origin.path, int(demand.need)
