@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+import torchvision  # noqa: F401  (declares operators of its own)
 from aten_schemas import Schema, parsed, read, read_lines
 
 import secateur
@@ -29,18 +30,23 @@ VERSIONS = ("installed", "oldest")
 
 @cache
 def schemas(version: str) -> dict[str, list[Schema]]:
-    """Return name → overloads, without those that write into a given result."""
-    if version == "oldest":
-        return read(OLDEST)
+    """Return name → overloads, without those that write into a given result; operators of torchvision as installed."""
+    known = read(OLDEST) if version == "oldest" else declared("aten")
+    return {**known, **declared("torchvision")}
+
+
+@cache
+def declared(namespace: str) -> dict[str, list[Schema]]:
+    """Return the operators of a namespace that the tables name, as the installed package declares them."""
     functions = {name.rpartition(".")[2] for name, row in FUNCTIONS.items() if row.arguments}
     wanted = {form for name in {*OPERATORS, *functions} for form in (name, f"{name}_")}
     found: dict[str, list[Schema]] = {}
     for name in torch._C._dispatch_get_all_op_names():
-        operator = name.removeprefix("aten::").partition(".")[0]
-        if name.startswith("aten::") and operator in wanted:
-            packet = getattr(torch.ops.aten, operator)
+        operator = name.removeprefix(f"{namespace}::").partition(".")[0]
+        if name.startswith(f"{namespace}::") and operator in wanted:
+            packet = getattr(getattr(torch.ops, namespace), operator)
             overload = getattr(packet, name.partition(".")[2] or "default")
-            schema = parsed(str(overload._schema).removeprefix("aten::"))
+            schema = parsed(str(overload._schema).removeprefix(f"{namespace}::"))
             marks = frozenset(["pointwise"] if torch.Tag.pointwise in overload.tags else [])
             if "Dimname" not in str(overload._schema) and not schema.writes_out:
                 found.setdefault(operator, []).append(
@@ -70,7 +76,7 @@ def test_the_schemas_of_the_file_are_read_as_torch_reads_them() -> None:
 
 def facts(row: Operator) -> set[str]:
     """Return the arguments that the facts of a row name."""
-    names: set[str | None] = set()
+    names: set[str | None] = set(row.single)
     if row.product is not None:
         names |= {row.product.left, row.product.right, row.product.addend}
     if row.norm is not None:

@@ -603,10 +603,15 @@ RANKS: dict[str, Callable[[Tensor], Tensor]] = {
     "sort": lambda h: h.sort(1).values,
     "argsort": lambda h: h.argsort(1).float(),
     "argmax": lambda h: h.argmax(1, keepdim=True) * h,
+    "order": lambda h: h + h.sort(1)[1],
     "top": lambda h: h.topk(3, 1)[0].repeat(1, 2),
-    "kth": lambda h: h.kthvalue(2, dim=1, keepdim=True)[0] * h,
-    "maximum and where": lambda h: h.max(1, keepdim=True)[0] * h,
-    "median": lambda h: h.median(1, keepdim=True)[0] * h,
+    "where the top is": lambda h: h * h.topk(1, 1)[1],
+    "kth and where": lambda h: h * torch.stack([*h.kthvalue(2, dim=1, keepdim=True)]).sum(0),
+    "maximum and where": lambda h: h * torch.stack([*h.max(1, keepdim=True)]).sum(0),
+    "minimum and where, looked at": lambda h: h * (1 + int(h.min(1)[1].sum())),
+    "median and where": lambda h: h * torch.stack([*h.median(1, keepdim=True)]).sum(0),
+    "mode and where": lambda h: h * torch.stack([*h.mode(1, keepdim=True)]).sum(0),
+    "largest so far and where": lambda h: torch.stack([*h.cummax(1)]).sum(0),
     "by index": lambda h: h[:, torch.tensor([5, 4, 3, 2, 1, 0])],
     "gather": lambda h: h.gather(1, torch.zeros(2, 6, dtype=torch.int64)),
     "nonzero": lambda h: h * torch.nonzero(h).sum(),
@@ -621,6 +626,36 @@ def test_what_looks_at_places_keeps_them(name: str) -> None:
     code = lambda m, x: RANKS[name](x @ m.a) @ m.c  # noqa: E731
     assert free(code, X, a=A, c=C) == {}
     assert stuck(code, X, a=A, c=C)["a.1"]
+
+
+VALUES: dict[str, Callable[[Tensor], Tensor]] = {
+    "maximum": lambda h: h.max(1, keepdim=True)[0] * h,
+    "minimum": lambda h: h.min(dim=-1, keepdim=True).values * h,
+    "maximum without keepdim": lambda h: torch.max(h, 1)[0][:, None] * h,
+    "median": lambda h: h.median(1, keepdim=True)[0] * h,
+    "median of numbers": lambda h: h.nanmedian(1, keepdim=True)[0] * h,
+    "mode": lambda h: h.mode(1, keepdim=True)[0] * h,
+    "kth": lambda h: h.kthvalue(2, dim=1, keepdim=True)[0] * h,
+    "top": lambda h: h.topk(2, 1)[0].mean(1, keepdim=True) * h,
+    "sorted": lambda h: h.sort(1)[0].exp().sum(1, keepdim=True) + h,
+    "largest so far": lambda h: h.cummax(1)[0] + h,
+    "both": lambda h: h / torch.aminmax(h, dim=1, keepdim=True).max,
+    "where is not asked for": lambda h: h.max(1, keepdim=True)[0] * h + 0 * h.max(1)[1].shape[0],
+}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_a_place_that_nothing_looks_at_keeps_nothing(name: str) -> None:
+    code = lambda m, x: VALUES[name](x @ m.a) @ m.c  # noqa: E731
+    assert free(code, X, a=A, c=C) == {"a": (6, {"a.1", "c.0"})}
+    result = secateur.prune(
+        Code(code, a=torch.rand(A.shape), c=torch.rand(C.shape)),
+        (torch.rand(X.shape),),
+        granularity="channel",
+        amount=0.5,
+    )
+    assert result.verification is not None
+    assert result.verification.error < 1e-9
 
 
 def test_an_operator_without_a_rule_is_counted_and_named() -> None:

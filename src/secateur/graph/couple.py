@@ -73,6 +73,7 @@ def _couple(program: Program, locks: Sequence[tuple[int, str]], picks: Mapping[s
                     coupling.labels.lock(vector, lock)
     for node in program.nodes:
         follow(coupling, node)
+    _follow_ranks(coupling)
     _follow_siblings(coupling)
     _lock_unreached(coupling)
     for number, call in enumerate(program.calls):
@@ -102,6 +103,22 @@ def _own_lock(value: Value) -> Lock | None:
             f"it meets the tensor {value.name}, which is no parameter and no buffer: register it", "the model"
         )
     return None
+
+
+def _follow_ranks(coupling: Coupling) -> None:
+    """Have the ranks of entries be as many as these, or a fixed number of them.
+
+    Where they meet a parameter, which has an entry for each rank, both stay.
+    """
+    labels = coupling.labels
+    for entries, ranks, lock in coupling.ordered:
+        told = labels.stand_for_parameters(ranks)
+        if told:
+            labels.lock(entries, lock)
+        if told or ranks.size != entries.size:
+            labels.lock(ranks, lock)
+        else:
+            labels.unite(entries, ranks, lock)
 
 
 def _follow_siblings(coupling: Coupling) -> None:

@@ -73,6 +73,8 @@ class Coupling:
     heads: list[Vector] = field(default_factory=list)
     parts: list[tuple[Vector, Lock]] = field(default_factory=list)
     """Dimensions of which the code takes a part."""
+    ordered: list[tuple[Vector, Vector, Lock]] = field(default_factory=list)
+    """Labels of entries and of their ranks in order, and why the entries stay if a rank meets a parameter."""
     needs: dict[int, list[Need]] = field(default_factory=dict)
     """Call → integers among its arguments that must become the kept count of some labels."""
 
@@ -125,6 +127,12 @@ class Coupling:
         """Record that this operator computes a statistic over a labelled dimension."""
         if vector is not None:
             self.crossed.append((node, vector))
+
+    def ranks_of(self, node: Node, vector: Vector, count: int) -> Vector:
+        """Return labels of the first ranks of a dimension's entries, which are no entry in particular."""
+        ranks = self.labels.fresh(count)
+        self.ordered.append((vector, ranks, self.lock_for(node, "the operator ranks its entries")))
+        return ranks
 
     def pick(self, node: Node, possibilities: int) -> int:
         """Return which of some possibilities to take at the place in the code where this node ran."""

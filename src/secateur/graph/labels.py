@@ -91,6 +91,10 @@ class Labels:
             self._locks.append((labels, lock))
             self._stuck[self.find(labels)] = True
 
+    def stand_for_parameters(self, labels: Vector) -> bool:
+        """Whether some of these labels stand for parameters."""
+        return bool(self._real[self.find(labels)].any())
+
     def free(self, labels: Vector) -> bool:
         """Whether some of these labels stand for parameters and are not locked yet."""
         roots = self.find(labels)

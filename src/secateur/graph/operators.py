@@ -20,13 +20,24 @@ from secateur.graph.rules import (
     movement,
     normalisation,
     pointwise,
+    quantization,
     selection,
     spatial,
     statistics,
 )
 from secateur.graph.rules.table import ROWS, Effect, Operator, unknown
 
-KINDS = (pointwise, constants, movement, contraction, normalisation, statistics, selection, spatial)
+KINDS = (
+    pointwise,
+    constants,
+    movement,
+    contraction,
+    normalisation,
+    statistics,
+    selection,
+    spatial,
+    quantization,
+)
 """The files of rows, all of which are read when this one is."""
 
 OPERATORS: Mapping[str, Operator] = MappingProxyType(ROWS)

@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from secateur.core.schemas import written_arguments
+
 WRITE = "write"
 """Name of the nodes, no operators of torch, that write into a part of a memory; see `Node`."""
 
@@ -135,6 +137,25 @@ class Program:
             for name, index in self.tensors.items()
             if self.values[index].kind == "parameter" and index not in read
         ]
+
+    @cached_property
+    def used(self) -> frozenset[int]:
+        """The values that reach an output, a number that the code looks at, or a buffer that something used reads.
+
+        What a module only notes for later, such as the histogram of an observer, is not used.
+        """
+        named, used = set(self.tensors.values()), set(self.outputs)
+        while True:
+            before = len(used)
+            for node in reversed(self.nodes):
+                noted = any(index in named and index in used for index in node.operands[:1])
+                writes = (
+                    noted and bool(written_arguments(node.overload)) if node.overload is not None else noted
+                )
+                if not node.outputs or writes or used.intersection(node.outputs):
+                    used.update(node.operands)
+            if len(used) == before:
+                return frozenset(used)
 
     def where(self, node: Node) -> str:
         """Say in which module and line a node ran."""

@@ -25,6 +25,7 @@ from secateur.core.seeds import same_draws
 from secateur.graph.attention import stand_in
 from secateur.graph.caches import Caches
 from secateur.graph.copies import copy_with, is_plain_attention, like, tag_attributes
+from secateur.graph.observers import couple_ranges
 from secateur.graph.program import Program
 from secateur.graph.recorder import CallArguments, Recorder
 from secateur.graph.sizes import remembering
@@ -112,6 +113,7 @@ def _record(
     ghost: nn.Module, model: nn.Module, inputs: CallArguments, program: Program, training: bool
 ) -> None:
     stand_in(ghost, [name for name, module in ghost.named_modules() if is_plain_attention(module)])
+    couple_ranges(ghost)
     program.attributes.update(tag_attributes(ghost, model))
     recorder = Recorder(program, ghost)
     recorder.name_tensors(ghost, inputs)

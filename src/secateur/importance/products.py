@@ -116,7 +116,7 @@ class Products:
     def operands(self, node: Node) -> tuple[int, int, int] | None:
         """Return input and weight of a product, as values, and the weight's dimension that is summed over."""
         product, given = operator_of(node).product, partial(argument, node)
-        if isinstance(product, Convolution) and not product.is_transposed(given):
+        if isinstance(product, Convolution) and not (product.shifted or product.is_transposed(given)):
             return given(product.left).id, given(product.right).id, 1
         if not isinstance(product, MatrixProduct) or not product.of_rows:
             return None

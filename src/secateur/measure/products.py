@@ -86,13 +86,15 @@ class MatrixProduct:
 class Convolution:
     """Weights [O, I/g, …] over an input [N, I, …]; transposed ones are [I, O/g, …].
 
-    `transposed` is True where the operator always is, False where its arguments say so, if anything does.
+    `transposed` is True where the operator always is, False where its arguments say so, if anything does. `shifted`
+    says that it looks at places that another tensor gives, in place of those beside each other.
     """
 
     left: str = "input"
     right: str = "weight"
     addend: str | None = "bias"
     transposed: bool = False
+    shifted: bool = False
 
     @property
     def factors(self) -> tuple[str, ...]:
@@ -140,6 +142,7 @@ PRODUCTS: Mapping[str, OperatorProduct] = {
     "convolution": Convolution(),
     "_convolution": Convolution(),
     "convolution_overrideable": Convolution(),
+    "deform_conv2d": Convolution(shifted=True),
     "mkldnn_convolution": Convolution("self"),
     "cudnn_convolution": Convolution("self", addend=None),
     "cudnn_convolution_transpose": Convolution("self", addend=None, transposed=True),

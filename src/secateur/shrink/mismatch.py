@@ -56,21 +56,24 @@ def renumbered(small: nn.Module, cut: Cut, example_inputs: ModelInputs) -> list[
     program = cut.coupling.program
     training = program.training is not None
     after, error = attempt(small, example_inputs, program.tensors_were, training=training)
+    return _made_anew(program, after) if error is None else []
+
+
+def _made_anew(program: Program, after: Program) -> list[Demand]:
     found: list[Demand] = []
     for number, (call, other) in enumerate(zip(program.calls, after.calls, strict=False)):
         if call.name != other.name:
             break
         row = FUNCTIONS.get(call.name)
         whole = row is not None and row.sizes is Sizes.VALUES
-        now = [_plain(tree, whole) for tree in (other.args, other.kwargs)]
-        old = [_plain(tree, whole) for tree in (call.args, call.kwargs)]
-        for before, after_cut in zip(old, now, strict=True):
+        for old, new in ((call.args, other.args), (call.kwargs, other.kwargs)):
+            before, now = _plain(old, whole), _plain(new, whole)
             found += [
-                Demand(number, place, after_cut[place], value)
+                Demand(number, place, now[place], value)
                 for place, value in before.items()
-                if place in after_cut and repr(after_cut[place]) != repr(value)
+                if place in now and repr(now[place]) != repr(value)
             ]
-    return [] if error is not None else found
+    return found
 
 
 def _plain(tree: Any, whole: bool) -> dict[ArgumentPath, int | float]:
@@ -98,16 +101,22 @@ def _leaves(tree: Any, place: ArgumentPath = ()) -> Iterator[tuple[ArgumentPath,
 
 def _rescaled(program: Program, after: Program) -> list[tuple[int, str]]:
     """Return the calls of the first module that computes with another number than before, made from a size."""
+    anew = _made_anew(program, after)
+    if anew:
+        return _calls_beside(program, anew[0].call)
     for node, other in zip(program.nodes, after.nodes, strict=False):
         if node.op != other.op:
             break
         if node.call is not None and _numbers(node) != _numbers(other):
-            here = program.calls[node.call]
-            reason = f"the code at {here.source} computes with a number made from its size"
-            return [
-                (number, reason) for number, call in enumerate(program.calls) if call.module == here.module
-            ]
+            return _calls_beside(program, node.call)
     return []
+
+
+def _calls_beside(program: Program, at: int) -> list[tuple[int, str]]:
+    """Return all calls in the module of one that computes with a number made from a size."""
+    here = program.calls[at]
+    reason = f"the code at {here.source} computes with a number made from its size"
+    return [(number, reason) for number, call in enumerate(program.calls) if call.module == here.module]
 
 
 def _numbers(node: Node) -> list[str]:

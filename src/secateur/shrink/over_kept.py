@@ -69,11 +69,12 @@ class Widened(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         name = operator_name(func)
-        unknown = row(name, func) is UNKNOWN
-        if unknown and (out := in_parts(self, func, args, kwargs)) is not NotImplemented:
+        known = row(name, func)
+        if known is UNKNOWN and (out := in_parts(self, func, args, kwargs)) is not NotImplemented:
             return out
         if kwargs.get("dtype") is not None:
             kwargs["dtype"] = type_for(kwargs["dtype"], self.dtype)
+        args = _narrowed(func, known.single, args) if known.single else args
         nth = self.count[name]
         self.count[name] += 1
         node = self.crossing.get(name, {}).get(nth)
@@ -82,21 +83,23 @@ class Widened(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return draws.run(func, name, args, kwargs, partial(self.drawn, name, nth))
 
 
+def _narrowed(func: Any, names: tuple[str, ...], args: Any) -> list[Any]:
+    """Return arguments, those of these names in float32."""
+    named = zip(positions(func), args, strict=False)
+    return [given.float() if name in names and isinstance(given, Tensor) else given for name, given in named]
+
+
 def _over_kept(func: Callable[..., Any], args: Any, kwargs: Any, node: Node, cut: Cut) -> Any:
-    """Run an operator on the kept indices of its first operand, and put what comes out back in its place."""
+    """Run an operator on the kept indices of its operands, and put what comes out back in its place."""
     source: Ref = node.args[0]
     whole: Tensor = args[0]
-    stay = {
-        dim: torch.from_numpy(np.flatnonzero(cut.kept(vector)))
-        for dim, vector in enumerate(cut.coupling.dims[source.id])
-        if vector is not None and not cut.kept(vector).all()
-    }
     if tuple(whole.shape) != cut.coupling.program.values[source.id].shape:
         raise VerificationError(f"{node.op} met another shape than in the trace")
-    part = whole
-    for dim, indices in stay.items():
-        part = part.index_select(dim, indices)
-    out = func(part, *_following(func, args, node, stay, part), **kwargs)
+    stay = _staying(cut, source)
+    part = _selected(whole, stay)
+    norm = operator_of(node).norm
+    rest = _kept_operands(args, node, cut) if norm is None else _following(func, args, norm, stay, part)
+    out = func(part, *rest, **kwargs)
 
     whole_shapes = iter(node.outputs)
 
@@ -111,17 +114,37 @@ def _over_kept(func: Callable[..., Any], args: Any, kwargs: Any, node: Node, cut
                 kept = torch.from_numpy(np.flatnonzero(cut.kept(vector)))
                 sizes = list(tensor.shape)
                 sizes[dim] = shape[dim]
-                tensor = tensor.new_zeros(sizes).index_copy(dim, kept, tensor)
+                tensor = tensor.new_zeros(sizes).index_copy(dim, kept.to(tensor.device), tensor)
         return tensor
 
     return tree_map(back, out)
 
 
-def _following(func: Any, args: Any, node: Node, stay: dict[int, Tensor], part: Tensor) -> list[Any]:
-    """Return the arguments behind the first for an operand of which the indices `stay` are left, `part`."""
-    norm = operator_of(node).norm
-    if norm is None:
-        return list(args[1:])
+def _staying(cut: Cut, operand: Ref) -> dict[int, Tensor]:
+    """Return dimension → indices that stay, for the dimensions of an operand that are cut."""
+    return {
+        dim: torch.from_numpy(np.flatnonzero(cut.kept(vector)))
+        for dim, vector in enumerate(cut.coupling.dims[operand.id])
+        if vector is not None and not cut.kept(vector).all()
+    }
+
+
+def _selected(tensor: Tensor, stay: dict[int, Tensor]) -> Tensor:
+    for dim, indices in stay.items():
+        tensor = tensor.index_select(dim, indices.to(tensor.device))
+    return tensor
+
+
+def _kept_operands(args: Any, node: Node, cut: Cut) -> list[Any]:
+    """Return the arguments behind the first, of tensors what stays of them."""
+    return [
+        _selected(given, _staying(cut, ref)) if isinstance(ref, Ref) and isinstance(given, Tensor) else given
+        for given, ref in zip(args[1:], node.args[1:], strict=True)
+    ]
+
+
+def _following(func: Any, args: Any, norm: Normalisation, stay: dict[int, Tensor], part: Tensor) -> list[Any]:
+    """Return the arguments of a normalisation behind the first, whose indices `stay` are left, `part`."""
     named = zip(positions(func), args, strict=False)
     return [_followed(norm, name, given, stay, part) for name, given in named][1:]
 
@@ -139,5 +162,5 @@ def _left(tensor: Tensor, first: int, stay: dict[int, Tensor]) -> Tensor:
     """Return what is left of a tensor whose dimensions are those of an operand from `first` on."""
     for dim, indices in stay.items():
         if first <= dim < first + tensor.ndim:
-            tensor = tensor.index_select(dim - first, indices)
+            tensor = tensor.index_select(dim - first, indices.to(tensor.device))
     return tensor

@@ -23,6 +23,7 @@ from secateur.core.seeds import same_draws
 from secateur.graph.attention import stand_in
 from secateur.graph.copies import copy_with, is_plain_attention
 from secateur.graph.cut import Cut
+from secateur.graph.observers import rest
 from secateur.graph.program import Node, refs
 from secateur.graph.trace import tensors_of
 from secateur.measure.inputs import ModelInputs, arguments
@@ -243,6 +244,7 @@ def _run(
     for path, module in model.named_modules():
         if path in (inside or ()):
             module.register_forward_hook(lambda module, args, outputs: heard.extend(tensors_of(outputs)))
+    rest(model)
     outputs: list[Tensor] = []
     with torch.no_grad(), unfused(), same_draws(), _default(dtype), widened:
         for mode in (evaluating,) if widened.cut.coupling.program.training is None else MODES:

@@ -20,7 +20,8 @@ def uniform(c: Coupling, node: Node) -> None:
     c.give(node, [c.labels.fresh(size) for size in c.shape(node)])
 
 
-@operator("arange", "linspace", "logspace", "eye", "tril_indices", "triu_indices", "hann_window")
+@operator("arange", "linspace", "logspace", "eye", "tril_indices", "triu_indices", "range")
+@operator("hann_window", "hamming_window", "blackman_window", "bartlett_window", "kaiser_window")
 @operator("_is_all_true", "_is_any_true", "_local_scalar_dense", "_assert_async", "_assert_tensor_metadata")
 @operator("randint", "randperm", draws=True)
 def patterned(c: Coupling, node: Node) -> None:
@@ -37,6 +38,7 @@ def noise(c: Coupling, node: Node) -> None:
 
 operator("rand_like", "randn_like", "randint_like", "uniform", "exponential", "random", draws=True)(pointwise)
 operator("cauchy", "log_normal", "geometric", draws=True)(pointwise)
+operator("poisson", "binomial", "_standard_gamma")(pointwise)
 
 
 def _normal(keep: Keep, mean: Tensor | float, std: Tensor | float = 1.0, *_: Any) -> Tensor:

@@ -19,7 +19,7 @@ def summed(c: Coupling, node: Node, left: Vector | None, right: Vector | None) -
     c.unite(node, left, right, "it is multiplied with a dimension that must stay")
 
 
-def _parallel(c: Coupling, node: Node, left: Vector | None, right: Vector | None) -> Vector | None:
+def side_by_side(c: Coupling, node: Node, left: Vector | None, right: Vector | None) -> Vector | None:
     """Unite the dimensions along which products run side by side: the heads of attention."""
     batch = c.unite(node, left, right)
     if batch is not None:
@@ -43,7 +43,7 @@ def matrix_product(product: MatrixProduct) -> Rule:
             if letter in product.summed:
                 summed(c, node, at[letter], vector)
             elif letter in rest:
-                at[letter] = _parallel(c, node, at[letter], vector)
+                at[letter] = side_by_side(c, node, at[letter], vector)
             elif letter in result:
                 at[letter] = vector
             else:
@@ -60,6 +60,15 @@ def matrix_product(product: MatrixProduct) -> Rule:
 for _name, _product in PRODUCTS.items():
     if isinstance(_product, MatrixProduct):
         operator(_name, product=_product)(matrix_product(_product))
+
+
+for _name, _product in {
+    "_sparse_addmm": MatrixProduct("ik,kj->ij", "mat1", "mat2", "self"),
+    "_sparse_mm_reduce_impl": MatrixProduct("ik,kj->ij", "self", "other"),
+    "_sparse_sparse_matmul": MatrixProduct("ik,kj->ij", "self", "other"),
+    "hspmm": MatrixProduct("ik,kj->ij", "mat1", "mat2"),
+}.items():
+    operator(_name)(matrix_product(_product))  # of entries that are there: no count of them is known
 
 
 @operator("_trilinear", mixes=True)
@@ -116,9 +125,28 @@ def convolution(product: Convolution) -> Rule:
     return convolve
 
 
+def deformable(product: Convolution) -> Rule:
+    """Return the rule of a convolution that looks at shifted places, those of each offset group in its own."""
+    convolve = convolution(product)
+
+    def shifted(c: Coupling, node: Node) -> None:
+        source, count = c.of(argument(node, "input")), argument(node, "offset_groups")
+        if count > 1 and source[1] is not None:
+            collapse(c, node, c.labels.find(source[1]).reshape(count, -1), 1)
+        for name in ("offset", "mask"):
+            batch, *places = c.of(argument(node, name))
+            c.unite(node, source[0], batch)
+            for vector in places:
+                c.lock(node, vector, "it says where to look")
+        convolve(c, node)
+
+    return shifted
+
+
 for _name, _product in PRODUCTS.items():
     if isinstance(_product, Convolution):
-        operator(_name, product=_product)(convolution(_product))
+        _rule = deformable if _product.shifted else convolution
+        operator(_name, product=_product)(_rule(_product))
 
 
 def _grouped(c: Coupling, node: Node, source: Vector | None, weight: Dims, groups: int) -> Vector | None:

@@ -471,6 +471,26 @@ def diagonal(c: Coupling, node: Node) -> None:
     c.give(node, [*(vector for at, vector in enumerate(dims) if at not in pair), None])
 
 
+@moved("diag_embed")
+def diag_embed(c: Coupling, node: Node) -> None:
+    """The last dimension as the diagonal of two new ones."""
+    *dims, vector = c.of(node.args[0])
+    c.lock(node, vector, "the operator depends on its indices")
+    pair = {at % (len(dims) + 2) for at in (argument(node, "dim1"), argument(node, "dim2"))}
+    rest = iter(dims)
+    c.give(node, [None if at in pair else next(rest) for at in range(len(dims) + 2)])
+
+
+@moved("rot90")
+def rot90(c: Coupling, node: Node) -> None:
+    """Turn two dimensions, which are spatial."""
+    dims = list(c.of(node.args[0]))
+    for at in argument(node, "dims"):
+        c.lock(node, dims[at], "it is a spatial dimension")
+        dims[at] = None
+    c.give(node, dims)
+
+
 @moved("tril", "triu")
 def triangle(c: Coupling, node: Node) -> None:
     """Look at the last two dimensions by their indices."""

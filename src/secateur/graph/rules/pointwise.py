@@ -54,6 +54,8 @@ def _like(source: Tensor, *_: Any) -> Tensor:
 @entrywise("celu", "elu", "heaviside", "mish", "threshold")
 @entrywise("where", "masked_fill", "copy", "fill", "zero", "floor_divide", "complex", "polar")
 @entrywise("_masked_scale", "_fake_quantize_learnable_per_tensor_affine")
+@entrywise("fake_quantize_per_tensor_affine_cachemask")
+@entrywise("_fake_quantize_per_tensor_affine_cachemask_tensor_qparams")
 @operator(
     "clone", "_to_copy", "_conj", "detach", "alias", "lift_fresh", "lift_fresh_copy", effect=Effect.SAME
 )

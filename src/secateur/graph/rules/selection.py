@@ -16,6 +16,18 @@ def embedding(c: Coupling, node: Node) -> None:
     c.give(node, [*c.of(argument(node, "indices")), *table[1:]])
 
 
+@operator("_embedding_bag", "_embedding_bag_forward_only", mixes=True)
+def embedding_bag(c: Coupling, node: Node) -> None:
+    """Rows of a table, summed, averaged or compared in bags; what is noted of the bags has no labels."""
+    rows, columns = c.of(argument(node, "weight"))
+    c.lock(node, rows, "it is looked up by index")
+    for name in ("indices", "offsets", "per_sample_weights"):
+        if (given := argument(node, name)) is not None:
+            c.lock(node, c.of(given)[0], "its entries are told apart by offsets")
+    for which in range(len(node.outputs)):
+        c.give(node, [None, columns][: len(c.shape(node, which))], which)
+
+
 @operator("index", "_unsafe_index")
 def index(c: Coupling, node: Node) -> None:
     """Advanced indexing: some dimensions are replaced by those of the indices."""
@@ -128,11 +140,23 @@ def pack(c: Coupling, node: Node) -> None:
     c.give(node, [None], 1)
 
 
-@operator("masked_select", "nonzero", "masked_scatter", "_unique2", "unique_dim", "histc", "bincount")
-@operator("searchsorted", "_cdist_forward", "multinomial")
+@operator("masked_select", "nonzero", "nonzero_static", "masked_scatter", "_unique", "_unique2", "unique_dim")
+@operator("unique_consecutive", "unique_dim_consecutive", "histc", "histogram", "bincount")
+@operator("searchsorted", "multinomial", "take", "put")
 def by_value(c: Coupling, node: Node) -> None:
-    """Operators whose result depends on where entries are."""
-    lock_all(c, node, "the operator looks at the place of each entry")
+    """Operators whose result depends on where entries are; what is only noted for later keeps nothing."""
+    if c.program.used.intersection(node.outputs):
+        lock_all(c, node, "the operator looks at the place of each entry")
+
+
+@operator("segment_reduce")
+def segment_reduce(c: Coupling, node: Node) -> None:
+    """Sums, means or extremes of runs of entries of one dimension; the others pass."""
+    dims, at = list(c.of(argument(node, "data"))), argument(node, "axis")
+    told = next(ref for name in ("lengths", "offsets") if (ref := argument(node, name)) is not None)
+    for vector in (*dims[: at + 1], *c.of(told)):
+        c.lock(node, vector, "runs of it are reduced")
+    c.give(node, [*[None] * (at + 1), *dims[at + 1 :]])
 
 
 @operator("repeat_interleave")

@@ -6,8 +6,9 @@ import math
 
 from secateur.graph.coupling import Coupling, Rule, argument
 from secateur.graph.program import Node
+from secateur.graph.rules.contraction import side_by_side
 from secateur.graph.rules.movement import collapse
-from secateur.graph.rules.table import operator
+from secateur.graph.rules.table import lock_all, operator
 
 
 def over_last(count: int) -> Rule:
@@ -61,7 +62,33 @@ def grid_sampler(c: Coupling, node: Node) -> None:
     (batch, channels, *spatial), (other, *grid) = c.of(node.args[0]), c.of(argument(node, "grid"))
     for vector in (*spatial, *grid):
         c.lock(node, vector, "it is a spatial dimension")
-    c.give(node, [c.unite(node, batch, other), channels, *[None] * len(spatial)])
+    c.give(node, [side_by_side(c, node, batch, other), channels, *[None] * len(spatial)])
+
+
+@operator("affine_grid_generator")
+def affine_grid(c: Coupling, node: Node) -> None:
+    """Matrices [N, rows, columns] → grids [N, …, coordinates]."""
+    batch, *matrix = c.of(argument(node, "theta"))
+    for vector in matrix:
+        c.lock(node, vector, "it holds coordinates")
+    c.give(node, [batch, *[None] * (len(c.shape(node)) - 1)])
+
+
+@operator("roi_align", "roi_pool")
+def of_regions(c: Coupling, node: Node) -> None:
+    """[N, C, H, W] looked at in regions [K, …]: [K, C, h, w]."""
+    batch, channels, *spatial = c.of(argument(node, "input"))
+    for vector in (batch, *spatial, *c.of(argument(node, "rois"))):
+        c.lock(node, vector, "regions of it are looked at")
+    c.give(node, [None, channels, None, None])
+    for which in range(1, len(node.outputs)):
+        c.give(node, [None, channels, None, None], which)
+
+
+@operator("ps_roi_align", "ps_roi_pool", "nms")
+def by_place(c: Coupling, node: Node) -> None:
+    """Boxes chosen by overlap, and regions whose parts come from channels of their own."""
+    lock_all(c, node, "the operator looks at the place of each entry")
 
 
 @operator("im2col")

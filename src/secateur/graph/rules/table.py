@@ -76,6 +76,8 @@ class Operator:
     """It makes activations of weights, though it is no product."""
     draws: bool = False
     """It draws numbers that depend on no tensor but on the shape of one."""
+    single: tuple[str, ...] = ()
+    """The arguments that it takes in float32 alone, whatever its operand is."""
     from_noise: Callable[..., Any] | None = None
     """Computes it from numbers that depend on a shape alone: (keep, *its arguments) → what it returns."""
     meta: Callable[..., Any] | None = None
