@@ -18,6 +18,7 @@ class Odd(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.embed = nn.Embedding(7, 4)
+        self.vocabulary = nn.Linear(4, 7, bias=False)
         self.bag = nn.EmbeddingBag(3, 4)
         self.conv = nn.Conv2d(3, 4, 3)
         self.bn = nn.BatchNorm2d(4)
@@ -72,6 +73,7 @@ EXPECTED = {
         "normed.bias",
     },
     "embeddings": {"embed.weight", "bag.weight"},
+    "outputs": {"vocabulary.weight"},
     "others": {"class_token", "relative_position_bias_table", "layer_scale", "logit_scale"},
 }
 

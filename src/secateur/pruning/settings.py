@@ -176,7 +176,7 @@ class Settings:
     )
     include: tuple[str, ...] = setting(
         ("weights",),
-        "roles of parameters that may be cut: weights, biases, norms, embeddings, others, all",
+        "roles of parameters that may be cut: weights, biases, norms, embeddings, outputs, others, all",
         where=("zeroes",),
         check=roles,
     )

@@ -31,7 +31,7 @@ from secateur.shrink.plan import named_tensors
 from secateur.sparsity.assigning import by_tensor
 from secateur.sparsity.granularity import Granularity
 from secateur.sparsity.masks import Masks
-from secateur.sparsity.targets import prunable
+from secateur.sparsity.targets import left_alone, prunable
 
 
 def prune_weights(model: nn.Module, example_inputs: ModelInputs | None, settings: Settings) -> Pruned:
@@ -48,12 +48,16 @@ def prune_weights(model: nn.Module, example_inputs: ModelInputs | None, settings
     compensates, compensated = settings.compensation != "drop" or settings.corrects, dict[str, Any]()
     if data is not None and (rounds > 1 or compensates):
         data = Calibration.of(data)
-    targets: Mapping[str, Tensor] = prunable(model, settings.include, settings.keep, settings.layers)
+    targets: Mapping[str, Tensor] = prunable(
+        model, settings.include, settings.keep, settings.layers or tuple(own or ())
+    )
     amounts = None if own is None else by_tensor(model, targets, own)
     targets = targets if amounts is None else {name: targets[name] for name in amounts}
     earlier = Masks(settings.masks or {})
     earlier.of(model)
     targets, skipped = _fitting(targets, granularity)
+    if not settings.layers and own is None:
+        skipped |= left_alone(model, settings.include, settings.keep)
     wanted = settings.requested if amounts is None else {name: amounts[name] for name in targets}
     weights = {name: t.detach().clone() for name, t in targets.items()} if entry.regrows else targets
 

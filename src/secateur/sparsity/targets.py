@@ -1,8 +1,8 @@
 """Prunable parameters.
 
 Every parameter has one role: `weights` (matrices and kernels), `biases`, `norms` (scale and shift of normalisation
-layers), `embeddings`, `others` (class tokens, position tables, layer scales). A cut includes roles, and is limited to
-layers or keeps layers, by name or glob.
+layers), `embeddings`, `outputs` (matrices of a language model outside its stack of layers), `others` (class tokens,
+position tables, layer scales). A cut includes roles, and is limited to layers or keeps layers, by name or glob.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from secateur.core.errors import InputError, ModelError
+from secateur.sparsity.language import outputs
 
-ROLES = ("weights", "biases", "norms", "embeddings", "others")
+ROLES = ("weights", "biases", "norms", "embeddings", "outputs", "others")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 LayerNames = str | nn.Module | Tensor | Iterable[str | nn.Module | Tensor] | None
 """Layers as a caller names them: names or globs, or modules and parameters of the model themselves."""
@@ -48,7 +49,8 @@ def prunable(
 
     `include` lists roles (`ROLES`, or "all"); `keep` and `layers` are names or globs of parameters or modules, or these
     themselves: matches of `keep` are excluded, and `layers`, when given, excludes all others. A tied parameter has the
-    role of its first name and is matched by any of them. Parameters of other dtypes than `DTYPES` are never cut.
+    role of its first name and is matched by any of them. Parameters of other dtypes than `DTYPES` are never cut. The
+    output layer of a language model is cut if its role is included or `layers` names it; "*" does not.
 
     Raises `InputError` for an unknown role or a pattern without a match, `ModelError` for a model with nothing to
     prune, or with weights that are NaN, infinite or uninitialised.
@@ -62,20 +64,39 @@ def prunable(
         aliases.setdefault(id(parameter), []).append(name)
     every = [name for names in aliases.values() for name in names]
     keep, layers = found(keep, every), found(layers, every)
+    apart = outputs(model)
     chosen: dict[str, nn.Parameter] = {}
     for module in model.modules():
         for leaf, parameter in module.named_parameters(recurse=False):
-            names = aliases.pop(id(parameter), None)
-            if names is None or parameter.dtype not in DTYPES or role(module, leaf, parameter) not in wanted:
+            names, part = aliases.pop(id(parameter), None), role(module, leaf, parameter)
+            if names is None or parameter.dtype not in DTYPES or part not in wanted | {"weights"}:
                 continue
             kept = any(matches(name, pattern) for name in names for pattern in keep)
-            meant = not layers or any(matches(name, pattern) for name in names for pattern in layers)
-            if meant and not kept:
+            meant = [each for each in layers if any(matches(name, each) for name in names)]
+            if part == "weights" and id(parameter) in apart:
+                included = "outputs" in wanted or ("weights" in wanted and any(each != "*" for each in meant))
+            else:
+                included = part in wanted
+            if included and (meant or not layers) and not kept:
                 chosen[names[0]] = parameter
     if not any(parameter.numel() for parameter in chosen.values()):
         raise ModelError("There is nothing to prune: no parameter is left after include, keep and layers.")
     check_finite(chosen)
     return chosen
+
+
+def left_alone(
+    model: nn.Module, include: str | Iterable[str] = ("weights",), keep: LayerNames = ()
+) -> dict[str, str]:
+    """Return tensor name → reason for the matrices of a language model that `prunable` leaves out by default."""
+    wanted = roles(include)
+    if "outputs" in wanted or "weights" not in wanted:
+        return {}
+    try:
+        apart = prunable(model, "outputs", keep)
+    except ModelError:
+        return {}
+    return dict.fromkeys(apart, "it is outside a language model's layers; include outputs, or name it")
 
 
 def require_module(model: object) -> None:

@@ -84,7 +84,7 @@ class Supermask(Step):
         ),
     ] = {}
     include: Annotated[
-        Names, Field(description="roles to mask: weights, biases, norms, embeddings, others, all")
+        Names, Field(description="roles to mask: weights, biases, norms, embeddings, outputs, others, all")
     ] = ("weights",)
     keep: Annotated[Names, Field(description="layer to leave alone, by name or glob")] = ()
     layers: Annotated[Names, Field(description="mask only this layer, by name or glob")] = ()
