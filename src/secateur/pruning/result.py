@@ -34,7 +34,7 @@ class Pruned:
     `groups` of the units (None for whole layers), and `kept`, group name → number of units left. Its `masks` are the
     given ones, resized.
 
-    `compensated` is the record of the compensation.
+    `compensated` is the record of the compensation, `notes` are sentences on how the cut falls short of what was asked.
     """
 
     model: nn.Module
@@ -54,6 +54,7 @@ class Pruned:
     kept: Mapping[str, int] = field(default_factory=dict)
     redistributed: Mapping[str, int] = field(default_factory=dict)
     compensated: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def summary(self) -> str:
         """Return a text of a few lines: the removed weights or units, by tensor or group."""
@@ -63,7 +64,7 @@ class Pruned:
         lines += self._smaller() if self.plan is not None else self._sparser()
         width = max((len(name) for name in self.skipped), default=0)
         lines += [f"  {name:<{width}}  left alone: {reason}" for name, reason in self.skipped.items()]
-        return "\n".join([*lines, *self._compensation_lines()])
+        return "\n".join([*lines, *self.notes, *self._compensation_lines()])
 
     def _compensation_lines(self) -> list[str]:
         record = self.compensated

@@ -7,6 +7,7 @@ schedule; the last amount is exactly the requested one.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -33,6 +34,9 @@ from secateur.sparsity.granularity import Granularity
 from secateur.sparsity.masks import Masks
 from secateur.sparsity.targets import left_alone, prunable
 
+FEW = 4
+"""Names in a sentence; the others are counted."""
+
 
 def prune_weights(model: nn.Module, example_inputs: ModelInputs | None, settings: Settings) -> Pruned:
     """Cut the least important weights of `model`, or of a copy; see `secateur.prune`."""
@@ -55,7 +59,9 @@ def prune_weights(model: nn.Module, example_inputs: ModelInputs | None, settings
     targets = targets if amounts is None else {name: targets[name] for name in amounts}
     earlier = Masks(settings.masks or {})
     earlier.of(model)
+    asked = {name: tuple(target.shape) for name, target in targets.items()}
     targets, skipped = _fitting(targets, granularity)
+    missed = {name: asked[name] for name in skipped}
     if not settings.layers and own is None:
         skipped |= left_alone(model, settings.include, settings.keep)
     wanted = settings.requested if amounts is None else {name: amounts[name] for name in targets}
@@ -126,6 +132,7 @@ def prune_weights(model: nn.Module, example_inputs: ModelInputs | None, settings
         skipped,
         redistributed=moved,
         compensated=compensated,
+        notes=_shortfall(granularity, missed, latest),
     )
 
 
@@ -234,8 +241,29 @@ def _fitting(
     if not fitting:
         name, reason = next(iter(skipped.items()))
         what = "granularity" if granularity.amount is None else "pattern"
-        raise InputError(f"No layer fits the {what} {granularity}: {name} does not, {reason}.")
+        size = granularity.multiple
+        hint = (
+            f"; cut channels with round_to={size} before" if size > 1 and len(targets[name].shape) > 1 else ""
+        )
+        raise InputError(f"No layer fits the {what} {granularity}: {name} does not, {reason}{hint}.")
     return fitting, skipped
+
+
+def _shortfall(
+    granularity: Granularity, missed: Mapping[str, tuple[int, ...]], masks: Masks
+) -> tuple[str, ...]:
+    """Return the sentence on the layers that a pattern does not fit, name → shape; none if they matter little."""
+    size = granularity.multiple
+    whole = masks.total + sum(math.prod(shape) for shape in missed.values())
+    wide = [name for name, shape in missed.items() if len(shape) > 1 and shape[1] > size]
+    if not wide:
+        return ()
+    names = ", ".join(wide[:FEW]) + (f" and {len(wide) - FEW} more" if len(wide) > FEW else "")
+    return (
+        f"The pattern {granularity} does not fit {len(wide)} of {len(masks) + len(missed)} layers ({names}), so "
+        f"{masks.pruned / whole:.2%} of their weights are cut, not {granularity.amount or 0:.0%}: cut channels with "
+        f"round_to={size} before, so that widths are multiples of {size}.",
+    )
 
 
 @torch.no_grad()

@@ -104,6 +104,7 @@ class Prune(Cutting, PruneSettings):
         lines += [f"Nothing made up for what went of {name}: {reason}." for name, reason in left.items()]
         if not shrinks:
             lines += [f"{name} was left alone: {reason}." for name, reason in pruned.skipped.items()]
+            lines += pruned.notes
             spared = [name for name, count in pruned.redistributed.items() if count > 0]
             if spared:
                 lines.append(

@@ -60,6 +60,11 @@ class Granularity:
         """Rows and columns of a block of the weight matrix [out, in · kernel], 0 for all; None without blocks."""
         return None
 
+    @property
+    def multiple(self) -> int:
+        """The number of which the input size of a weight must be a multiple; 1 for any size."""
+        return 1
+
     def misfit(self, shape: tuple[int, ...]) -> str | None:
         """Return the reason for which a weight of this shape can't be cut, None if it can."""
         return None

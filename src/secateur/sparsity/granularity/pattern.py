@@ -51,6 +51,11 @@ class Pattern(Granularity):
         """The fraction removed, 1 − N / M."""
         return 1 - self.kept / self.of
 
+    @property
+    def multiple(self) -> int:
+        """M: a group of M input weights must not end half way."""
+        return self.of
+
     def misfit(self, shape: tuple[int, ...]) -> str | None:
         """Return the reason for which a weight of this shape can't be cut by the pattern, None if it can."""
         if len(shape) < 2:
