@@ -79,6 +79,7 @@ def test_a_setting_without_a_meaning_is_refused(name: str) -> None:
         "allow_empty": True,
         "verify": False,
         "timed": True,
+        "other_sizes": False,
     }
     written = {"n:m": "2:4", "block": "block:2x2"}
     without = [kind for kind in GRANULARITIES if kind not in kinds_of(name)]

@@ -80,7 +80,7 @@ def _couple(program: Program, locks: Sequence[tuple[int, str]], picks: Mapping[s
         follow_call(coupling, number, call)
     for number, reason in locks:
         call = program.calls[number]
-        lock = Lock(reason, f"{call.name} in {call.module or 'the model'} ({call.source})")
+        lock = Lock(reason, f"{call.name} in {program.where_called(number)}")
         for touched in (*refs(call.args), *refs(call.kwargs), *refs(call.outputs)):
             for vector in coupling.dims[touched]:
                 if vector is not None:

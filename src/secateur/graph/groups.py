@@ -83,6 +83,18 @@ class Groups:
         return tuple(group for group in self.groups if group.lock is None and group.units > 1)
 
     @property
+    def left(self) -> dict[str, str]:
+        """Why each group that may not be cut must stay, by its name: a lock, or that all its indices are one unit."""
+        sizes = {each.inputs for each in self.coupling.program.passes}
+        seen = f" on inputs {' and '.join(sorted(sizes))}" if len(sizes) > 1 else ""
+        one = f"all of its indices belong together{seen}"
+        return {
+            each.name: one if each.lock is None else f"{each.lock.reason} ({each.lock.at})"
+            for each in self.groups
+            if each.lock is not None or each.units == 1
+        }
+
+    @property
     def unknown(self) -> dict[str, int]:
         """Operators without a rule, or in a form it does not know, by how often they were met."""
         return dict(self.coupling.unknown)

@@ -42,7 +42,7 @@ def follow_call(c: Coupling, number: int, call: Call) -> None:
     try:
         rule(c, number, call)
     except Exception as error:
-        where = f"{call.name} in {call.module or 'the model'} ({call.source})"
+        where = f"{call.name} in {c.program.where_called(number)}"
         _give_up(c, before, Lock(_told(c, error, call.name), where))
 
 

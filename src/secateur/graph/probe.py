@@ -21,7 +21,7 @@ from secateur.graph.attention import stand_in
 from secateur.graph.copies import copy_with, is_plain_attention
 from secateur.graph.forwards import call_name
 from secateur.graph.functions import SIZE_READERS
-from secateur.graph.program import Call, Program, Ref
+from secateur.graph.program import Program, Ref
 from secateur.measure.inputs import ModelInputs, arguments, batch_size
 
 
@@ -56,7 +56,7 @@ class TensorPlaces:
     """Where the values of a program can be seen when the model is evaluated."""
 
     def __init__(self, program: Program) -> None:
-        self.calls = evaluated(program)
+        self.calls = program.evaluated
         self.points: list[Point] = []
         self._out: dict[int, TensorPlace] = {}
         turns: Counter[tuple[str, str, int]] = Counter()
@@ -81,12 +81,6 @@ class TensorPlaces:
         return None
 
 
-def evaluated(program: Program) -> list[Call]:
-    """Return the calls of the pass in eval mode, which comes before one in training mode where there are two."""
-    later = [] if program.training is None else program.nodes[program.training :]
-    return program.calls[: min((node.call for node in later if node.call is not None), default=None)]
-
-
 class Probe:
     """A ghost of a model that shows the tensors at some places of its code whenever it runs.
 
@@ -101,7 +95,7 @@ class Probe:
             self.wanted[place.point].append(place)
         functions = {(point.module, point.function) for point in self.wanted}
         self.expected = Counter(
-            (call.module, call.name) for call in evaluated(program) if (call.module, call.name) in functions
+            (call.module, call.name) for call in program.evaluated if (call.module, call.name) in functions
         )
         self.ghost = copy_with(model, _shared).eval()
         stand_in(self.ghost, [name for name, each in self.ghost.named_modules() if is_plain_attention(each)])

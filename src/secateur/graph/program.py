@@ -101,9 +101,23 @@ class MethodRun:
     calls: Counter[str]
 
 
+@dataclass(frozen=True)
+class Pass:
+    """One pass through the model: on which example, in which mode, and its first node and call.
+
+    `inputs` says what it ran on; `training` that the model's own code was in training mode.
+    """
+
+    example: int
+    training: bool
+    inputs: str
+    node: int
+    call: int
+
+
 @dataclass
 class Program:
-    """A traced forward pass. `outputs` are the value ids of the tensors the model returned."""
+    """Traced passes of a model, one after the other. `outputs` are the value ids of the tensors the model returned."""
 
     values: list[Value] = field(default_factory=list)
     nodes: list[Node] = field(default_factory=list)
@@ -115,8 +129,8 @@ class Program:
     attributes: dict[str, int] = field(default_factory=dict)
     tensors_were: str = "meta"
     """What the pass ran on: "meta" or "fake" tensors, which have no numbers, or "real" ones."""
-    training: int | None = None
-    """Node at which a second pass begins, the model's own code in training mode; None where there is none."""
+    passes: list[Pass] = field(default_factory=list)
+    """The first is in eval mode, and the one that costs are told of."""
 
     @property
     def real(self) -> bool:
@@ -125,8 +139,13 @@ class Program:
 
     @property
     def evaluation(self) -> list[Node]:
-        """The nodes of the pass in eval mode."""
-        return self.nodes[: self.training]
+        """The nodes of the first pass, in eval mode."""
+        return self.nodes[: self.passes[1].node if len(self.passes) > 1 else None]
+
+    @property
+    def evaluated(self) -> list[Call]:
+        """The calls of the first pass, in eval mode."""
+        return self.calls[: self.passes[1].call if len(self.passes) > 1 else None]
 
     @property
     def unreached(self) -> list[str]:
@@ -159,10 +178,14 @@ class Program:
 
     def where(self, node: Node) -> str:
         """Say in which module and line a node ran."""
-        if node.call is None:
-            return "the model"
-        call = self.calls[node.call]
-        return f"{call.module or 'the model'} ({call.source})"
+        return "the model" if node.call is None else self.where_called(node.call)
+
+    def where_called(self, number: int) -> str:
+        """Say in which module and line a call was made, and on which inputs, where the passes differ in them."""
+        call = self.calls[number]
+        inputs = next((each.inputs for each in reversed(self.passes) if each.call <= number), "")
+        on = f" on inputs {inputs}" if len({each.inputs for each in self.passes}) > 1 else ""
+        return f"{call.module or 'the model'} ({call.source}){on}"
 
 
 def refs(tree: Any) -> Iterator[int]:

@@ -47,18 +47,21 @@ class Recorder:
         self.view: dict[int, tuple[int, int, int]] = {}  # view → value viewed, node, which output
         self.attributes: dict[int, str] = {}  # id of a tensor that a module holds unregistered → its name
 
-    def name_tensors(self, ghost: nn.Module, inputs: CallArguments) -> None:
-        """Make values of the model's tensors and the inputs, and note the names of tensors held unregistered."""
+    def name_tensors(self, ghost: nn.Module) -> None:
+        """Make values of the model's tensors, and note the names of tensors held unregistered."""
         for kind, named in (("parameter", ghost.named_parameters()), ("buffer", ghost.named_buffers())):
             for name, tensor in named:
                 self.program.tensors[name] = self.new(tensor, kind, name)
-        for leaf in tree_leaves(inputs):
-            if isinstance(leaf, Tensor):
-                self.new(leaf, "input")
         for path, module in ghost.named_modules():
             for key, value in vars(module).items():
                 for tensor in tensors_in(value):
                     self.attributes.setdefault(id(tensor), f"{path}.{key}".lstrip("."))
+
+    def name_inputs(self, inputs: CallArguments) -> None:
+        """Make values of the inputs of a pass."""
+        for leaf in tree_leaves(inputs):
+            if isinstance(leaf, Tensor):
+                self.new(leaf, "input")
 
     def follow(self, ghost: nn.Module) -> None:
         """Have every module say when its forward runs: only what runs inside it counts as its own."""
@@ -83,11 +86,11 @@ class Recorder:
 
         return followed
 
-    def run(self, ghost: nn.Module, inputs: CallArguments) -> Any:
-        """Run the model with every operator and call written down."""
+    def run(self, entry: Callable[..., Any], inputs: CallArguments) -> Any:
+        """Run the model, or a method of it, with every operator and call written down."""
         args, kwargs = inputs
         with Operators(self), Functions(self):
-            return ghost(*args, **kwargs)
+            return entry(*args, **kwargs)
 
     def counted(self, function: str, frame: FrameType | None) -> tuple[int, int] | None:
         """Count a call in every method that runs; return the innermost, and how many came before in it."""

@@ -26,49 +26,50 @@ from secateur.graph.attention import stand_in
 from secateur.graph.caches import Caches
 from secateur.graph.copies import copy_with, is_plain_attention, like, tag_attributes
 from secateur.graph.observers import couple_ranges
-from secateur.graph.program import Program
+from secateur.graph.program import Pass, Program
 from secateur.graph.recorder import CallArguments, Recorder
 from secateur.graph.sizes import remembering
-from secateur.measure.inputs import ModelInputs, arguments, shapes
+from secateur.measure.examples import Examples
+from secateur.measure.inputs import ModelInputs, arguments
 
 
-def trace(model: nn.Module, example_inputs: ModelInputs, *, training: bool = False) -> Program:
-    """Run `model` in eval mode on the example inputs and return what it computed.
+def trace(model: nn.Module, example_inputs: ModelInputs | Examples, *, training: bool = False) -> Program:
+    """Run `model` in eval mode on the example inputs, one after the other, and return what it computed.
 
     With `training`, a model of which parameters are not reached runs a second time with its own code in training mode,
     where that reaches some of them: auxiliary heads, for example. Raises `ModelError` for a model that can't run on
     the inputs.
     """
-    failure = Exception()
+    failure, examples = Exception(), Examples.of(model, example_inputs)
     for kind in TRACE_MODES:
-        program, error = attempt(model, example_inputs, kind)
+        program, error = attempt(model, examples, kind)
         if error is None:
-            return (training and _trained(model, example_inputs, program)) or program
+            return (training and _trained(model, examples, program)) or program
         if isinstance(error, ModelError):
             raise error
         failure = error
     raise ModelError(
-        f"{type(model).__name__} does not run on example inputs of shape {shapes(example_inputs)} "
+        f"{type(model).__name__} does not run on example inputs of shape {examples} "
         f"({reason_of(failure)}): give what its forward takes, as a tensor, a tuple, or a dict of keywords."
     ) from failure
 
 
-def _trained(model: nn.Module, example_inputs: ModelInputs, program: Program) -> Program | None:
+def _trained(model: nn.Module, examples: Examples, program: Program) -> Program | None:
     """Return the program of both modes where training mode reaches parameters that eval mode does not."""
     if not program.unreached:
         return None
-    both, error = attempt(model, example_inputs, program.tensors_were, training=True)
+    both, error = attempt(model, examples, program.tensors_were, training=True)
     return both if error is None and len(both.unreached) < len(program.unreached) else None
 
 
 def attempt(
-    model: nn.Module, example_inputs: ModelInputs, kind: str, *, training: bool = False
+    model: nn.Module, example_inputs: ModelInputs | Examples, kind: str, *, training: bool = False
 ) -> tuple[Program, Exception | None]:
     """Trace on tensors of one of `TRACE_MODES`, with `training` in both modes.
 
     Returns what was recorded, and the error that ended it, if one did.
     """
-    inputs = arguments(example_inputs)
+    examples = Examples.of(model, example_inputs)
     substitute: Callable[[Tensor], Tensor] = TRACE_MODES[kind]
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     caches, program = Caches(), Program(tensors_were=kind)
@@ -83,8 +84,18 @@ def attempt(
         held = substitute if kind == "meta" else _itself
         ghost = copy_with(model, substitute, held)
         try:
-            inputs = tree_map(lambda leaf: substitute(leaf) if isinstance(leaf, Tensor) else leaf, inputs)
-            _record(ghost, model, inputs, program, training)
+            recorder = _recorder(ghost, model, program)
+            for number, example in enumerate(examples):
+                inputs = tree_map(
+                    lambda leaf: substitute(leaf) if isinstance(leaf, Tensor) else leaf,
+                    arguments(example.inputs),
+                )
+                recorder.name_inputs(inputs)
+                for mode in (False, True) if training else (False,):
+                    program.passes.append(
+                        Pass(number, mode, str(example), len(program.nodes), len(program.calls))
+                    )
+                    _record(ghost, example.entry(ghost), inputs, recorder)
         except Exception as error:
             return program, error
     return program, None
@@ -109,20 +120,21 @@ TRACE_MODES = {
 """What a pass can run on, fastest first: each kind knows more of a tensor than the one before."""
 
 
-def _record(
-    ghost: nn.Module, model: nn.Module, inputs: CallArguments, program: Program, training: bool
-) -> None:
+def _recorder(ghost: nn.Module, model: nn.Module, program: Program) -> Recorder:
     stand_in(ghost, [name for name, module in ghost.named_modules() if is_plain_attention(module)])
     couple_ranges(ghost)
     program.attributes.update(tag_attributes(ghost, model))
     recorder = Recorder(program, ghost)
-    recorder.name_tensors(ghost, inputs)
+    recorder.name_tensors(ghost)
     recorder.follow(ghost)
-    for mode in (evaluating, own_code_training) if training else (evaluating,):
-        program.training = len(program.nodes) or None
-        with mode(ghost), torch.no_grad(), unfused():
-            outputs = recorder.run(ghost, inputs)
-        program.outputs += [recorder.read(leaf) for leaf in tensors_of(outputs)]
+    return recorder
+
+
+def _record(ghost: nn.Module, entry: Callable[..., Any], inputs: CallArguments, recorder: Recorder) -> None:
+    mode = own_code_training if recorder.program.passes[-1].training else evaluating
+    with mode(ghost), torch.no_grad(), unfused():
+        outputs = recorder.run(entry, inputs)
+    recorder.program.outputs += [recorder.read(leaf) for leaf in tensors_of(outputs)]
 
 
 PLAIN_TYPES = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, type)

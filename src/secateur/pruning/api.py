@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from secateur.core.seeds import same_draws
 from secateur.criteria import CalibrationBatches
+from secateur.measure.examples import Examples
 from secateur.measure.inputs import ModelInputs
 from secateur.pruning.layers import skip_layers
 from secateur.pruning.result import Pruned
@@ -49,6 +50,7 @@ def prune(
     allow_empty: bool = False,
     data: CalibrationBatches | None = None,
     verify: bool = True,
+    other_sizes: bool = True,
     timed: bool = False,
     seed: int = 0,
     inplace: bool = False,
@@ -59,7 +61,9 @@ def prune(
     Args:
         model: any module; left as it is unless `inplace`.
         example_inputs: the arguments of its forward: a tensor, a tuple of arguments or a dict of keywords. Needed for
-            channels, heads and layers, which are found by running the model, and for criteria such as synflow.
+            channels, heads and layers, which are found by running the model, and for criteria such as synflow. Units
+            are coupled and proved for several at once: a list of these, such as two resolutions, or a dict from methods
+            of the model to what they take, `{"encode": x, "decode": z}`; costs are told of the first.
         {settings}
         options: options of the criterion and of the compensation, such as `norm="l2"`, assigned by their names.
 
@@ -85,5 +89,7 @@ def prune_by(model: nn.Module, example_inputs: ModelInputs | None, settings: Set
     """Prune `model` by `settings`; see `prune`. All random states of the caller are restored."""
     granularity = settings.granularity
     pipeline = prune_weights if granularity.zeroes else prune_units if granularity.grouped else skip_layers
+    if example_inputs is not None and not granularity.grouped:
+        example_inputs = Examples.of(model, example_inputs).first
     with same_draws(settings.seed, model):
         return pipeline(model, example_inputs, settings)

@@ -22,6 +22,7 @@ from secateur.graph.couple import couple
 from secateur.graph.cut import Cut
 from secateur.graph.groups import Group, Groups, group
 from secateur.graph.trace import trace
+from secateur.measure.examples import Examples
 from secateur.measure.inputs import ModelInputs
 from secateur.pruning.budget import Budget, LatencyBudget
 from secateur.shrink.plan import Plan
@@ -90,7 +91,7 @@ def scored_again(
     groups: Sequence[Group],
     scores: Mapping[str, Tensor],
     score: Callable[[nn.Module, Groups, Sequence[Group]], Mapping[str, Tensor]],
-    example_inputs: ModelInputs,
+    example_inputs: ModelInputs | Examples,
 ) -> dict[str, Tensor]:
     """Score the units that a cut kept and return scores for all units of the whole model, group name → [units].
 

@@ -217,6 +217,12 @@ class Settings:
         "prove that the smaller model equals the large one without the removed units",
         where=("removes",),
     )
+    other_sizes: bool = setting(
+        True,
+        "make a cut of one example that is right for other sizes of its batch, height and width or length too, where "
+        "the model takes them",
+        where=("grouped",),
+    )
     timed: bool = setting(
         False,
         "time a pass of both models, by turns, on the example inputs; takes a second",

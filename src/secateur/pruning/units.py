@@ -24,8 +24,10 @@ from secateur.graph.couple import couple
 from secateur.graph.cut import Cut
 from secateur.graph.groups import Group, Groups, group
 from secateur.graph.naming import named, shared, touched
+from secateur.graph.other_sizes import trace_sizes
 from secateur.graph.trace import trace
 from secateur.importance import unit_scores
+from secateur.measure.examples import Examples
 from secateur.measure.inputs import ModelInputs
 from secateur.measure.latency import latency
 from secateur.pruning.allocate_units import UnitMasks, spread
@@ -60,7 +62,12 @@ def prune_units(model: nn.Module, example_inputs: ModelInputs | None, settings: 
     Masks(settings.masks or {}).of(model)
     _require_values(model)
     check_finite({name: t for name, t in named_tensors(model).items() if isinstance(t, nn.Parameter)})
-    program = trace(model, example_inputs, training=True)
+    examples = Examples.of(model, example_inputs)
+    example_inputs = examples.first
+    if settings.other_sizes:
+        program, examples = trace_sizes(model, examples)
+    else:
+        program = trace(model, examples, training=True)
     # kept for another pass: groups are scored again after a place in the code is locked
     data = None if settings.data is None else Calibration.of(settings.data)
 
@@ -102,13 +109,13 @@ def prune_units(model: nn.Module, example_inputs: ModelInputs | None, settings: 
         try:
             gone = 0
             for step in track(earlier, "rounds", len(earlier)) if earlier else ():
-                cut = _reaching(step, cutter, model, example_inputs)
+                cut = _reaching(step, cutter, model, examples)
                 if len(cut.removed) > gone:
-                    small, plan, _ = make(model, cut, example_inputs, check=False)
-                    scores = scored_again(small, plan, cut, chosen, cutter.scores, score, example_inputs)
+                    small, plan, _ = make(model, cut, examples, check=False)
+                    scores = scored_again(small, plan, cut, chosen, cutter.scores, score, examples)
                     cutter, gone = replace(cutter, scores=scores), len(cut.removed)
-            cut = cutter.cut(exact) if exact else _reaching(last, cutter, model, example_inputs)
-            small, plan, proof = make(model, cut, example_inputs, settings.verify)
+            cut = cutter.cut(exact) if exact else _reaching(last, cutter, model, examples)
+            small, plan, proof = make(model, cut, examples, settings.verify)
             break
         except Misfit as misfit:
             failures = misfit.failures
@@ -145,9 +152,7 @@ def prune_units(model: nn.Module, example_inputs: ModelInputs | None, settings: 
             "budget", "units", "max_amount", "round_to", "reduction", "normalization", "schedule"
         )
         | {"rounds": len(earlier) + 1},
-        skipped={
-            each.name: f"{each.lock.reason} ({each.lock.at})" for each in groups if each.lock is not None
-        },
+        skipped=groups.left,
         plan=plan,
         verification=proof,
         units=(units, units - len(cut.removed)),
@@ -197,10 +202,10 @@ class _GroupCutter:
                 yield {**masks, name: more}
 
 
-def _reaching(goal: Goal, cutter: _GroupCutter, model: nn.Module, example_inputs: ModelInputs) -> Cut:
+def _reaching(goal: Goal, cutter: _GroupCutter, model: nn.Module, examples: Examples) -> Cut:
     """Return the cut that reaches an amount or a budget."""
     if isinstance(goal, LatencyBudget):
-        return meet_latency(goal, cutter, partial(_milliseconds, model, example_inputs, goal.batch))
+        return meet_latency(goal, cutter, partial(_milliseconds, model, examples, goal.batch))
     return meet(goal, cutter) if isinstance(goal, Budget) else cutter.cut(cutter.masks(goal))
 
 
@@ -212,10 +217,10 @@ def _with_values_of(model: nn.Module, other: nn.Module) -> nn.Module:
     return model
 
 
-def _milliseconds(model: nn.Module, example_inputs: ModelInputs, batch: int, cut: Cut) -> float:
+def _milliseconds(model: nn.Module, examples: Examples, batch: int, cut: Cut) -> float:
     """Measure one pass of the smaller model of a cut."""
-    small, _, _ = make(model, cut, example_inputs, check=False)
-    return latency(small, example_inputs, (batch,), seconds=1.0)[0].median * 1e3
+    small, _, _ = make(model, cut, examples, check=False)
+    return latency(small, examples.first, (batch,), seconds=1.0)[0].median * 1e3
 
 
 def _require_values(model: nn.Module) -> None:
@@ -258,12 +263,5 @@ def _nothing(groups: Groups, settings: Settings) -> str:
             f"There is nothing to prune by {granularity}: other layers make the units of {', '.join(settings.layers)} "
             f"as well; to cut them all, name the group, layers={part.name}."
         )
-    because = next(
-        (
-            f" ({each.name}: {each.lock.reason}, at {each.lock.at})"
-            for each in groups
-            if each.lock is not None
-        ),
-        "",
-    )
+    because = next((f" ({name}: {reason})" for name, reason in groups.left.items()), "")
     return f"There is nothing to prune by {granularity}: every group is locked or left out{because}."

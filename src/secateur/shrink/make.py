@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from secateur.core.errors import VerificationError
 from secateur.graph.copies import is_plain_attention
 from secateur.graph.cut import Cut
+from secateur.measure.examples import Examples
 from secateur.measure.inputs import ModelInputs
 from secateur.shrink.apply import apply
 from secateur.shrink.mismatch import misfits, products_of_activations, renumbered
@@ -28,7 +29,7 @@ class Misfit(Exception):
 
 
 def make(
-    model: nn.Module, cut: Cut, example_inputs: ModelInputs, check: bool
+    model: nn.Module, cut: Cut, example_inputs: ModelInputs | Examples, check: bool
 ) -> tuple[nn.Module, Plan, Verification | None]:
     """Make the smaller model of a cut, and prove it. Raises `Misfit` where the model's code does not follow."""
     plan, failures = plan_for(model, cut)
@@ -56,7 +57,7 @@ def make(
 
 
 def _with_numbers(
-    model: nn.Module, small: nn.Module, plan: Plan, cut: Cut, example_inputs: ModelInputs
+    model: nn.Module, small: nn.Module, plan: Plan, cut: Cut, example_inputs: ModelInputs | Examples
 ) -> tuple[nn.Module, Plan] | None:
     """Return the smaller model and its plan with the large one's numbers where it made others; None if it did not."""
     settlement = overridden(cut, renumbered(small, cut, example_inputs))

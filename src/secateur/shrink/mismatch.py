@@ -20,15 +20,16 @@ from secateur.graph.operators import Effect, operator_of
 from secateur.graph.program import Call, Node, Program, refs
 from secateur.graph.readers import summed_activations
 from secateur.graph.trace import attempt
+from secateur.measure.examples import Examples
 from secateur.measure.inputs import ModelInputs
 from secateur.shrink.plan import ArgumentPath
 from secateur.shrink.resize import Demand
 
 
-def misfits(small: nn.Module, cut: Cut, example_inputs: ModelInputs) -> list[tuple[int, str]]:
+def misfits(small: nn.Module, cut: Cut, example_inputs: ModelInputs | Examples) -> list[tuple[int, str]]:
     """Return the calls (number, reason) at which the smaller model first goes another way; none if it fits."""
     program = cut.coupling.program
-    training = program.training is not None
+    training = any(each.training for each in program.passes)
     after, error = attempt(small, example_inputs, program.tensors_were, training=training)
     for number, (call, other) in enumerate(zip_longest(program.calls, after.calls)):
         if call is None:
@@ -47,14 +48,14 @@ def misfits(small: nn.Module, cut: Cut, example_inputs: ModelInputs) -> list[tup
     return _rescaled(program, after)
 
 
-def renumbered(small: nn.Module, cut: Cut, example_inputs: ModelInputs) -> list[Demand]:
+def renumbered(small: nn.Module, cut: Cut, example_inputs: ModelInputs | Examples) -> list[Demand]:
     """Return the numbers that the smaller model computes with and made anew from its sizes, with their old values.
 
     Such as 1/√d with a d that is smaller now: removing units must not rescale the rest. Empty where the smaller model
     does not run.
     """
     program = cut.coupling.program
-    training = program.training is not None
+    training = any(each.training for each in program.passes)
     after, error = attempt(small, example_inputs, program.tensors_were, training=training)
     return _made_anew(program, after) if error is None else []
 

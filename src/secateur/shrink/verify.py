@@ -26,16 +26,13 @@ from secateur.graph.cut import Cut
 from secateur.graph.observers import rest
 from secateur.graph.program import Node, refs
 from secateur.graph.trace import tensors_of
+from secateur.measure.examples import Examples
 from secateur.measure.inputs import ModelInputs, arguments
 from secateur.shrink.draws import Draws
 from secateur.shrink.over_kept import NARROW, Widened, crossing, type_for
 from secateur.shrink.plan import named_tensors
 
 VERIFICATION_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}
-
-
-MODES = evaluating, own_code_training
-"""Modes both models run in, the second where the trace has such a pass."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,7 @@ def verify(
     model: nn.Module,
     small: nn.Module,
     cut: Cut,
-    example_inputs: ModelInputs,
+    example_inputs: ModelInputs | Examples,
     prepare: Callable[[nn.Module], None] = lambda large: None,
 ) -> Verification:
     """Compare the outputs of `model` with the cut's units zeroed to those of `small`.
@@ -110,7 +107,7 @@ def _both(
     model: nn.Module,
     small: nn.Module,
     cut: Cut,
-    example_inputs: ModelInputs,
+    example_inputs: ModelInputs | Examples,
     prepare: Callable[[nn.Module], None],
     dtype: torch.dtype,
     affected: dict[str, dict[int, Node]],
@@ -232,14 +229,12 @@ def _uniform(tensor: Tensor) -> bool:
 
 def _run(
     model: nn.Module,
-    example_inputs: ModelInputs,
+    example_inputs: ModelInputs | Examples,
     dtype: torch.dtype,
     widened: Widened,
     inside: Collection[str] | None,
 ) -> list[Tensor]:
-    args, kwargs = tree_map(
-        lambda leaf: _as(leaf, dtype) if isinstance(leaf, Tensor) else leaf, arguments(example_inputs)
-    )
+    examples = Examples.of(model, example_inputs).calls
     heard: list[Tensor] = []
     for path, module in model.named_modules():
         if path in (inside or ()):
@@ -247,9 +242,13 @@ def _run(
     rest(model)
     outputs: list[Tensor] = []
     with torch.no_grad(), unfused(), same_draws(), _default(dtype), widened:
-        for mode in (evaluating,) if widened.cut.coupling.program.training is None else MODES:
-            with mode(model):
-                outputs += tensors_of(model(*args, **kwargs))
+        for each in widened.cut.coupling.program.passes:
+            example = examples[each.example]
+            args, kwargs = tree_map(
+                lambda leaf: _as(leaf, dtype) if isinstance(leaf, Tensor) else leaf, arguments(example.inputs)
+            )
+            with (own_code_training if each.training else evaluating)(model):
+                outputs += tensors_of(example.entry(model)(*args, **kwargs))
     return outputs if inside is None else heard
 
 

@@ -45,7 +45,7 @@ else:
     PruneSettings = fields_of_settings(
         "amount", "budget", "units", "granularity", "criterion", "scope", "max_amount", "round_to", "reduction",
         "normalization", "per_cost", "compensation", "correct", "include", "keep", "layers", "rounds", "schedule",
-        "allow_empty",
+        "allow_empty", "other_sizes",
     )  # fmt: skip
     TicketSettings = fields_of_settings("granularity", "criterion", "scope", "include", "keep", "layers")
 
