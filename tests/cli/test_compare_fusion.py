@@ -20,7 +20,7 @@ from secateur.core.errors import InputError, ModelError
 from secateur.core.files import write_json
 from secateur.measure import cost
 from secateur.runs.run import Run
-from secateur.steps import CompareFusion, FusionResults, Train, fusing
+from secateur.steps import CompareFusion, FusionResults, Prune, Train, fusing
 from secateur.steps.fusing import FusionSubject, alone, from_output
 from secateur.steps.recipe import parse_recipe
 
@@ -90,6 +90,7 @@ def test_what_a_record_holds_is_what_the_library_says(trained, tmp_path):
                 model,
                 data.example(2),
                 granularity="channel",
+                criterion="folded_magnitude",
                 amount=record["sparsity"],
                 scope="local",
                 keep=("0.weight", "1", "8", "12"),
@@ -158,9 +159,9 @@ def test_a_stream_goes_alone_too(monkeypatch):
     groups = from_output(model, secateur.analyze(model, data.example(2)))
     subject = FusionSubject(model, secateur.Masks({}), groups, data, "magnitude")
     inner, stream = sorted(groups, key=lambda group: group.name, reverse=True)
-    small = subject.cut(inner, 0.5, "drop")
+    small = subject.cut(inner, 0.5, "drop").model
     assert (small.up.out_channels, small.stem.out_channels) == (4, 6)
-    small = subject.cut(stream, 0.5, "drop")
+    small = subject.cut(stream, 0.5, "drop").model
     assert (small.up.out_channels, small.stem.out_channels) == (8, 3)
     monkeypatch.setattr(fusing, "alone", lambda groups, group: {})
     with pytest.raises(ModelError, match="can't be cut alone"):
@@ -276,6 +277,125 @@ def test_other_settings_are_other_cells(trained, tmp_path):
     again = CompareFusion(**asked, overwrite=True)()
     assert "1 cell measured now" in again.lines[0]
     assert len(cells(tmp_path / "out")) == 5
+
+
+def test_records_have_the_published_names_too(trained, tmp_path):
+    out = str(tmp_path / "out")
+    (record,) = CompareFusion(
+        run=str(trained / "dense"), out=out, groups=(1,), sparsities=(0.5,), criterion="lamp", **FAST
+    )().record
+    assert cells(out) == [record]
+    assert (record["group_idx"], record["importance_criteria"]) == (record["group_index"], "lamp")
+    whole = record["original_model"]
+    for way in ("original_model", "default_pruning", "intra_fusion"):
+        made = record[way]
+        assert made["accuracy_percent"] == 100 * made["accuracy"]
+        assert made["inference_time_ms"] == {"cpu": 1000 * made["inference_time"]["cpu"]}
+    for way in ("default_pruning", "intra_fusion"):
+        made = record[way]
+        assert made["parameter_reduction_percentage"] == pytest.approx(100 * (1 - 12506 / 24058))
+        faster = 1 - made["inference_time"]["cpu"] / whole["inference_time"]["cpu"]
+        assert made["speed_improvement"] == pytest.approx(100 * faster)
+    assert not {"parameter_reduction_percentage", "speed_improvement"} & set(whole)
+    (shown,) = FusionResults(folder=out)().record
+    assert shown == record
+
+
+def test_results_of_earlier_versions_get_the_published_names_when_shown(tmp_path):
+    measured = {"parameters": 4, "macs": 1, "accuracy": 0.5, "inference_time": {"cpu": 0.1}}
+    told = {"weights": "w", "criterion": "l1", "seed": 0, "settings": {}, "group_index": 2, "group_name": "g"}
+    record = {
+        **told,
+        "sparsity": 0.5,
+        "original_model": measured,
+        "default_pruning": {**measured, "parameters": 3},
+    }
+    write_json(tmp_path / "fusion.json", [record])
+    (shown,) = FusionResults(folder=str(tmp_path))().record
+    assert (shown["group_idx"], shown["default_pruning"]["parameter_reduction_percentage"]) == (2, 25)
+    assert shown["original_model"]["accuracy_percent"] == 50
+
+
+@pytest.mark.parametrize("name", ["l1", "l2", "lamp", "taylor", "chip"])
+def test_the_published_criteria_score_the_folded_model_and_ours_have_names_of_their_own(
+    name, trained, tmp_path, monkeypatch
+):
+    asked, real = [], fusing.prune
+
+    def prune(*args, **kwargs):
+        asked.append((kwargs["criterion"], kwargs.get("norm")))
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(fusing, "prune", prune)
+    for criterion in (name, f"unfolded_{name}"):
+        CompareFusion(
+            run=str(trained / "dense"),
+            out=str(tmp_path),
+            groups=(1,),
+            sparsities=(0.5,),
+            criterion=criterion,
+            calibration=32,
+            **FAST,
+        )()
+    published, own = asked[0], asked[2]
+    norm = name if name in ("l1", "l2") else None
+    assert published == (f"folded_{'magnitude' if norm else name}", norm)
+    assert own == ("magnitude" if norm else name, norm)
+    assert [record["criterion"] for record in cells(tmp_path)] == [name, f"unfolded_{name}"]
+
+
+def test_results_of_the_unfolded_criteria_of_earlier_versions_do_not_count(trained, tmp_path):
+    asked = {
+        "run": str(trained / "dense"),
+        "out": str(tmp_path),
+        "groups": (2,),
+        "sparsities": (0.3,),
+        **FAST,
+    }
+    CompareFusion(**asked, criterion="lamp")()
+    (record,) = cells(tmp_path)
+    assert record["settings"].pop("scored") == "folded"
+    write_json(tmp_path / "fusion.json", [record])
+    assert "1 cell measured now" in CompareFusion(**asked, criterion="lamp")().lines[0]
+    assert len(cells(tmp_path)) == 2
+
+
+def test_models_are_saved_as_runs_that_compare_reads_at_once(secateur_command, trained, monkeypatch):
+    dense = trained / "dense"
+    words = ("compare-fusion", "--run", dense, "--groups", "1", "--sparsities", "0.3", "0.5", "--reconstruct")
+    words = (*words, "--calibration", "64", *WORDS, "--out", "out")
+    plain = secateur_command(*words)
+    assert (plain.code, Path("out/models").exists()) == (0, False)
+    with monkeypatch.context() as patch:
+        patch.setattr(fusing, "evaluate", lambda *a, **k: pytest.fail("a cell was measured again"))
+        saved = secateur_command(*words, "--save-models")
+    assert (saved.code, saved.err) == (0, "")
+    assert "0 cells measured now, 2 were there already" in saved.out
+    assert "out/models: 6 models, each a run folder.\n" in saved.out
+    before = snapshot(Path("out"))
+    assert secateur_command(*words, "--save-models").code == 0
+    assert snapshot(Path("out")) == before
+
+    compared = secateur_command("compare", "out/models", dense, "--no-latency", "--format", "json")
+    assert (compared.code, compared.err) == (0, "")
+    rows = {row["label"]: row for row in json.loads(compared.out)}
+    assert len(rows) == 7
+    (models,) = Path("out/models").iterdir()
+    data, run = Run.open(dense).load_data(), Run.open(dense)
+    for record in cells("out"):
+        for way in fusing.WAYS:
+            name = f"{way}_group1_sparsity{record['sparsity']}"
+            row = rows[name]
+            assert (row["parameters"], row["macs"]) == (record[way]["parameters"], record[way]["macs"])
+            model, _ = Run.open(models / name).load_model()
+            assert row["top1"] == secateur.evaluate(model, data)["top1"]
+            assert record[way]["accuracy"] == secateur.evaluate(model, data.subset(test=40))["top1"]
+    way = models / "reconstruction_group1_sparsity0.5"
+    entry = Run.open(way).history[-1]
+    again = Prune(run=str(dense), out="again", **entry["config"])()
+    assert again.record["top1"] == rows[way.name]["top1"]
+    assert Run.open("again").weights == Run.open(way).weights
+    assert Run.open(way).history[:-1] == run.history
 
 
 def test_a_model_by_name_is_taken_in(secateur_command, trained):

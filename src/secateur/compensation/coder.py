@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from secateur.compensation.folding import BatchNormed, Chain
+from secateur.compensation.normed import BatchNormed
 from secateur.graph.groups import Group, Member
+from secateur.importance.folding import Chain
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ from torch import Tensor
 from secateur.compensation import transport
 from secateur.compensation.codable import Codable
 from secateur.compensation.coder import Code, coded
-from secateur.compensation.folding import Chain, chains, folded
 from secateur.compensation.registry import Case, compensation
 from secateur.core.errors import InputError
 from secateur.graph.groups import Group
+from secateur.importance.folding import Chain, chains, folded
 from secateur.shrink.plan import named_tensors
 
 OptionFunction = TypeVar("OptionFunction", bound=Callable[..., Any])

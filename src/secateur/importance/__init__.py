@@ -5,6 +5,7 @@ group.
 """
 
 from secateur.importance.change import change_parts
+from secateur.importance.folded import folded_map_parts, folded_parts
 from secateur.importance.heads import attention_parts, masked_parts
 from secateur.importance.maps import map_parts
 from secateur.importance.parts import REDUCTIONS, VIEWS, Question, ScorePart
@@ -21,6 +22,8 @@ __all__ = [
     "ScorePart",
     "attention_parts",
     "change_parts",
+    "folded_map_parts",
+    "folded_parts",
     "map_parts",
     "masked_parts",
     "reader_parts",

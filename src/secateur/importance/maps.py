@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from secateur.core.errors import InputError
 from secateur.criteria.calibration import Calibration
 from secateur.graph.groups import Member
+from secateur.graph.labels import Vector
 from secateur.graph.probe import Probe, TensorPlace
 from secateur.importance.observed import by_samples, check_reached, coupling_of, remembered
 from secateur.importance.parts import VIEWS, Question, ScoreParts, gather
@@ -25,7 +26,11 @@ def map_parts(question: Question) -> ScoreParts:
     Raises `InputError` for maps with NaN or infinity.
     """
     sites = Sites(coupling_of(question))
-    maps = {group.name: dict(sites.maps(group)) for group in question.groups}
+    return scored_maps(question, {group.name: dict(sites.maps(group)) for group in question.groups})
+
+
+def scored_maps(question: Question, maps: Mapping[str, Mapping[Spot, Vector]]) -> ScoreParts:
+    """Score the maps at the spots of each group, whose indices belong to the units given; mean over all samples."""
     means = remembered(
         question,
         [spot for found in maps.values() for spot in found],

@@ -57,7 +57,7 @@ class Sites:
         A map is read after the following normalisation, activation and residual sum, up to the first value with
         several users. A weight used several times has several maps; one inside a fused call has none.
         """
-        for node in self._met(group, reads=False):
+        for node in self.met(group, reads=False):
             outputs = [] if node.call is None else refs(self.program.calls[node.call].outputs)
             for value in (*outputs, *node.outputs):
                 if (along := units_along(self.coupling, group, value)) is not None:
@@ -68,7 +68,7 @@ class Sites:
 
     def readings(self, group: Group) -> Iterator[tuple[Spot, Vector]]:
         """Yield the spots of a group's activations that its weights read, and the unit of each index there."""
-        for node in self._met(group, reads=True):
+        for node in self.met(group, reads=True):
             if node.call is None or node.call >= len(self.places.calls):
                 continue
             call = self.program.calls[node.call]
@@ -79,7 +79,7 @@ class Sites:
                     yield Spot(place, along[0]), along[1]
                     break
 
-    def _met(self, group: Group, *, reads: bool) -> Iterator[Node]:
+    def met(self, group: Group, *, reads: bool) -> Iterator[Node]:
         """Yield the products of activations with weights that read a group, or with those that produce it."""
         for member in group.members:
             if member.reads == reads and not member.buffer:

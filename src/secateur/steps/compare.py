@@ -16,7 +16,9 @@ from secateur.steps.measuring import notes, open_runs, views
 Runs = Annotated[
     tuple[str, ...],
     Field(
-        min_length=1, description="run folders; globs such as 'runs/*' work too", json_schema_extra=ARGUMENT
+        min_length=1,
+        description="run folders, or folders of them; globs such as 'runs/*' work too",
+        json_schema_extra=ARGUMENT,
     ),
 ]
 BatchSizes = Annotated[tuple[int, ...], Field(description="batch sizes to time", json_schema_extra=MACHINE)]

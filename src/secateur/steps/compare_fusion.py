@@ -19,13 +19,14 @@ from secateur.criteria import CRITERIA, Calibration
 from secateur.graph.analyze import analyze
 from secateur.graph.groups import Group
 from secateur.runs.run import Run
-from secateur.steps.base import SAMPLES, Context, Outcome, Step, Trust, require, step
+from secateur.steps.base import SAMPLES, Context, Outcome, Step, Stopwatch, Trust, require, step
 from secateur.steps.choices import DataName, DataOptions, ModelName, OutputFormat
 from secateur.steps.cutting import samples
 from secateur.steps.extra_options import Options, options_of_cuts
 from secateur.steps.fusing import (
-    NORM_CRITERIA,
     ORIGINAL,
+    PUBLISHED_CRITERIA,
+    UNFOLDED_CRITERIA,
     WAYS,
     Bench,
     FusionSubject,
@@ -33,6 +34,7 @@ from secateur.steps.fusing import (
     from_output,
     known,
 )
+from secateur.steps.fusion_models import SavedModels
 from secateur.steps.fusion_records import (
     FUSION_FILE,
     FUSION_IDENTITY,
@@ -40,6 +42,7 @@ from secateur.steps.fusion_records import (
     FusionRecord,
     draw,
     is_record,
+    published,
     table,
     whole,
 )
@@ -80,9 +83,13 @@ class CompareFusion(Step, DataOptions):
         tuple[Annotated[float, Field(ge=0, lt=1)], ...],
         Field(min_length=1, description="fractions of a group to remove, such as 0.3 0.5 or 0.3,0.5"),
     ] = (0.3, 0.4, 0.5, 0.6, 0.7)
-    criterion: Annotated[str, Field(description="l1, l2, or a criterion; secateur criteria lists them")] = (
-        "l1"
-    )
+    criterion: Annotated[
+        str,
+        Field(
+            description="l1, l2, lamp, taylor or chip, as published; unfolded_l1 and so on for the library's own; or "
+            "another criterion; secateur criteria lists them"
+        ),
+    ] = "l1"
     reconstruct: Annotated[bool, Field(description="reconstruct, too")] = False
     correct: Annotated[
         bool | None,
@@ -105,6 +112,10 @@ class CompareFusion(Step, DataOptions):
     batch_size: Annotated[int, Field(ge=1, description="samples of one timed pass")] = 64
     threads: Annotated[int | None, Field(ge=1, description="threads to time with")] = None
     options: Options = {}
+    save_models: Annotated[
+        bool,
+        Field(description="save each model as a run folder below OUT/models", json_schema_extra=MACHINE),
+    ] = False
     charts: Charts = None
     overwrite: Annotated[
         bool, Field(description="measure existing results again", json_schema_extra=MACHINE)
@@ -135,6 +146,10 @@ class CompareFusion(Step, DataOptions):
         bench = Bench(
             data.subset(test=self.test_samples, seed=self.seed), self.devices, self.batch_size, self.threads
         )
+        whole_split = None if self.test_samples is None else data
+        kept = SavedModels(
+            context.at(self.out) / "models", run, subject, self.calibration, self.overwrite, whole_split
+        )
         about = self._about(run)
         here = {"environment": environment(self.devices[0])}
         seen = {"calibration": {"seed": self.seed, **calibration.to_json()}} if calibration else {}
@@ -146,23 +161,37 @@ class CompareFusion(Step, DataOptions):
         )
         with Cells.open(file, FUSION_IDENTITY, is_record, "secateur compare-fusion") as results:
             for index, sparsity in track(cells, "cells", len(cells)):
-                cell = {**about, "group_index": index, "group_name": groups[index].name, "sparsity": sparsity}
+                group = groups[index]
+                cell = {**about, "group_index": index, "group_name": group.name, "sparsity": sparsity}
                 record = {} if self.overwrite else results.find(cell)
-                if missing := [way for way in self._ways if way not in record]:
+                missing = [way for way in self._ways if way not in record]
+                unsaved = [way for way in self._ways if self.save_models and kept.missing(cell, group, way)]
+                watch = Stopwatch()
+                made = {
+                    way: subject.cut(group, sparsity, WAYS[way])
+                    for way in self._ways
+                    if way in missing or way in unsaved
+                }
+                seconds = watch.seconds / max(1, len(made))
+                if missing:
                     dense = dense or ({} if self.overwrite else whole(results.all, cell))
-                    made = {way: subject.cut(groups[index], sparsity, WAYS[way]) for way in missing}
-                    measured = bench.measure({ORIGINAL: model, **made}, dense)
+                    smaller = {way: made[way].model for way in missing}
+                    measured = bench.measure({ORIGINAL: model, **smaller}, dense)
                     dense = {ORIGINAL: measured[ORIGINAL]["accuracy"]}
                     now = {"timestamp": timestamp(), "command": command_line()}
-                    record = {**now, **cell, **seen, **measured, **record, **now, **here}
+                    record = published({**now, **cell, **seen, **measured, **record, **now, **here})
                     results.keep(record)
                     fresh += 1
-                wanted.append(record)
+                for way in unsaved:
+                    kept.save(cell, group, way, made[way], record[way], seconds)
+                wanted.append(published(record))
         if self.charts is not None:
             draw(wanted, context.at(self.charts))
         cells_now = "cell" if fresh == 1 else "cells"
-        line = f"{file}: {fresh} {cells_now} measured now, {len(cells) - fresh} were there already."
-        return Outcome((line,), table(wanted), wanted)
+        lines = [f"{file}: {fresh} {cells_now} measured now, {len(cells) - fresh} were there already."]
+        if self.save_models:
+            lines.append(f"{kept.folder}: {len(wanted) * len(self._ways)} models, each a run folder.")
+        return Outcome(tuple(lines), table(wanted), wanted)
 
     @property
     def _ways(self) -> list[str]:
@@ -171,7 +200,7 @@ class CompareFusion(Step, DataOptions):
 
     def _scored_by(self) -> tuple[str, dict[str, Any]]:
         """Return the criterion and the options. Raises `InputError` for an unknown one."""
-        criterion, own = NORM_CRITERIA.get(self.criterion, (self.criterion, {}))
+        criterion, own = {**PUBLISHED_CRITERIA, **UNFOLDED_CRITERIA}.get(self.criterion, (self.criterion, {}))
         CRITERIA[criterion].check("channel", {})
         options = {**own, **self.options}
         there = known(criterion, [WAYS[way] for way in self._ways])
@@ -199,6 +228,7 @@ class CompareFusion(Step, DataOptions):
         """Return the fields common to all cells, with the settings that determine results, as read from JSON."""
         fields = {"options", "calibration", "correct", "test_samples", "devices", "batch_size", "threads"}
         data = {key: value for key, value in run.data.items() if key not in ("root", "download")}
+        scored = {"scored": "folded"} if self.criterion in PUBLISHED_CRITERIA else {}
         about = {
             "model": run.model["name"],
             "data": data["name"],
@@ -206,7 +236,7 @@ class CompareFusion(Step, DataOptions):
             "weights": run.weights,
             "criterion": self.criterion,
             "seed": self.seed,
-            "settings": {**self.model_dump(mode="json", include=fields), "data": data},
+            "settings": {**self.model_dump(mode="json", include=fields), "data": data, **scored},
         }
         return dict(json.loads(json.dumps(about)))
 

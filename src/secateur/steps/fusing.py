@@ -21,6 +21,7 @@ from secateur.data.dataset import each
 from secateur.graph.groups import Group, Groups
 from secateur.measure import compare_latency, cost
 from secateur.pruning.api import prune
+from secateur.pruning.result import Pruned
 from secateur.sparsity.masks import Masks
 from secateur.steps.base import SAMPLES
 from secateur.training import evaluate
@@ -29,8 +30,23 @@ ORIGINAL = "original_model"
 WAYS = {"default_pruning": "drop", "intra_fusion": "fuse", "reconstruction": "reconstruct"}
 """Name of a way in records → compensation."""
 
-NORM_CRITERIA = {"l1": ("magnitude", {"norm": "l1"}), "l2": ("magnitude", {"norm": "l2"})}
+PUBLISHED_CRITERIA = {
+    "l1": ("folded_magnitude", {"norm": "l1"}),
+    "l2": ("folded_magnitude", {"norm": "l2"}),
+    "lamp": ("folded_lamp", {}),
+    "taylor": ("folded_taylor", {}),
+    "chip": ("folded_chip", {}),
+}
 """Criterion of the published command → (criterion, options)."""
+
+UNFOLDED_CRITERIA = {
+    "unfolded_l1": ("magnitude", {"norm": "l1"}),
+    "unfolded_l2": ("magnitude", {"norm": "l2"}),
+    "unfolded_lamp": ("lamp", {}),
+    "unfolded_taylor": ("taylor", {}),
+    "unfolded_chip": ("chip", {}),
+}
+"""Name of the library's own criterion where the published one has its name → (criterion, options)."""
 
 
 def from_output(model: nn.Module, groups: Groups) -> list[Group]:
@@ -73,32 +89,38 @@ class FusionSubject:
     correct: bool | None = None
     seed: int = 0
 
-    def cut(self, group: Group, sparsity: float, compensation: str) -> nn.Module:
-        """Return the model without a fraction of a group's units. Raises `ModelError` if others are removed too."""
+    def settings(self, group: Group, sparsity: float, compensation: str) -> dict[str, Any]:
+        """Return the settings of the cut of a fraction of a group's units, as `prune` and the step prune take them."""
         fits = compensation == "reconstruct"
-        pruned = prune(
-            self.model,
-            self.data.example(SAMPLES),
-            amount=sparsity,
-            granularity="channel",
-            criterion=self.criterion,
-            scope="local",
-            compensation=compensation,
-            correct=fits if self.correct is None else self.correct,
-            masks=self.masks or None,
-            data=self.calibration,
-            seed=self.seed,
+        return {
+            "amount": sparsity,
+            "granularity": "channel",
+            "criterion": self.criterion,
+            "scope": "local",
+            "compensation": compensation,
+            "correct": fits if self.correct is None else self.correct,
+            "seed": self.seed,
             **alone(self.groups, group),
             **{
                 name: self.options[name] for name in known(self.criterion, [compensation]) & set(self.options)
             },
+        }
+
+    def cut(self, group: Group, sparsity: float, compensation: str) -> Pruned:
+        """Cut a fraction of a group's units. Raises `ModelError` if others are removed too."""
+        pruned = prune(
+            self.model,
+            self.data.example(SAMPLES),
+            masks=self.masks or None,
+            data=self.calibration,
+            **self.settings(group, sparsity, compensation),
         )
         for other in self.groups:
             if other.name != group.name and pruned.kept.get(other.name, other.units) < other.units:
                 raise ModelError(
                     f"{group.name} can't be cut alone: {other.name} runs through the same tensors."
                 )
-        return pruned.model
+        return pruned
 
 
 def known(criterion: str, compensations: Sequence[str]) -> set[str]:

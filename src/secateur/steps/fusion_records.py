@@ -31,6 +31,34 @@ Charts = Annotated[
 ]
 
 
+def published(record: FusionRecord) -> dict[str, Any]:
+    """Return a record with the published names beside ours.
+
+    `group_idx` and `importance_criteria`; for each model `accuracy_percent`, `inference_time_ms` by device and, for
+    the smaller ones, `parameter_reduction_percentage` and `speed_improvement`, in percent of the whole model's time on
+    the first device.
+    """
+    whole = record[ORIGINAL]
+    told = {"group_idx": record["group_index"], "importance_criteria": record["criterion"]}
+    made = {way: {**record[way], **_reductions(record[way], whole)} for way in WAYS if way in record}
+    models = {ORIGINAL: whole, **made}
+    return {**record, **told, **{way: {**model, **_in_percent(model)} for way, model in models.items()}}
+
+
+def _in_percent(model: Mapping[str, Any]) -> dict[str, Any]:
+    times = {device: 1e3 * seconds for device, seconds in model["inference_time"].items()}
+    return {"accuracy_percent": 100 * model["accuracy"], "inference_time_ms": times}
+
+
+def _reductions(model: Mapping[str, Any], whole: Mapping[str, Any]) -> dict[str, float | None]:
+    times, before = model["inference_time"], whole["inference_time"]
+    device = next((device for device in times if before.get(device)), None)
+    return {
+        "parameter_reduction_percentage": 100 * (1 - model["parameters"] / max(1, whole["parameters"])),
+        "speed_improvement": None if device is None else 100 * (1 - times[device] / before[device]),
+    }
+
+
 def whole(records: Sequence[FusionRecord], cell: FusionRecord) -> dict[str, float]:
     """Return the accuracy of the whole model from a record of the same model and settings, empty if none has it."""
     names = ("weights", "seed", "settings")

@@ -11,7 +11,7 @@ from secateur.core.errors import InputError, StoreError
 from secateur.core.files import read_json
 from secateur.steps.base import ARGUMENT, Context, Outcome, Step, step
 from secateur.steps.choices import OutputFormat
-from secateur.steps.fusion_records import Charts, FusionRecord, draw, is_record, table
+from secateur.steps.fusion_records import Charts, FusionRecord, draw, is_record, published, table
 from secateur.steps.result_file import are
 
 
@@ -41,7 +41,7 @@ class FusionResults(Step):
                 continue
             if are(content, is_record):
                 found[path] = content
-        records = [record for content in found.values() for record in content]
+        records = [published(record) for content in found.values() for record in content]
         if not records:
             why = f" ({broken[0]})" if broken else ""
             raise InputError(f"{folder} holds no results{why}: make some with secateur compare-fusion.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from secateur.core.errors import InputError
 from secateur.core.progress import track
@@ -17,18 +18,27 @@ from secateur.steps.base import Context
 def open_runs(names: Sequence[str], context: Context) -> list[Run]:
     """Open the named run folders; a name with * or ? stands for all run folders it matches, in order of name.
 
-    Raises `InputError` for a name without a match, `StoreError` for a folder that is no finished run.
+    A folder that is no run stands for all runs in it and its subfolders.
+
+    Raises `InputError` for a name without a match, `StoreError` for a folder that is no finished run and holds none.
     """
     runs: list[Run] = []
     for name in names:
         if not glob.has_magic(name):
-            runs.append(Run.open(context.at(name)))
+            runs += [Run.open(path) for path in _runs_in(context.at(name))]
             continue
         found = sorted(path.parent for path in context.root.glob(f"{name}/{RUN_FILE}"))
         if not found:
             raise InputError(f"No run folder matches {name}: make one with secateur train or import.")
         runs += [Run.open(path) for path in found]
     return list({run.folder.resolve(): run for run in runs}.values())
+
+
+def _runs_in(folder: Path) -> list[Path]:
+    """Return the run folders below a folder that is none itself, in order of name; else the folder."""
+    if (folder / RUN_FILE).exists():
+        return [folder]
+    return sorted(path.parent for path in folder.rglob(RUN_FILE)) or [folder]
 
 
 def views(

@@ -1,8 +1,6 @@
 """Products followed by a batch normalisation as their only reader: one linear map in eval mode.
 
 y = γ (w·x + b − μ) / √(v + ε) + β is the map with the weights s·w and the shift β + s (b − μ), where s = γ/√(v + ε).
-An encoder mixes these folded weights and shifts. The result is split into a product and a normalisation again, so
-that the model keeps its layers and can be trained further.
 """
 
 from __future__ import annotations
@@ -11,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
-import torch
 from torch import Tensor
 
 from secateur.graph.coupling import Coupling, argument
@@ -45,7 +42,7 @@ def chains(coupling: Coupling) -> dict[str, Chain]:
     products = Products(coupling)
     of: dict[int, Chain] = {}
     for node in coupling.program.nodes:
-        if (made := _made(products, node)) is not None and (reader := _reader(products, node)) is not None:
+        if (made := _made(products, node)) is not None and (reader := norm_after(products, node)) is not None:
             chain = _chain(products, reader, *made)
             if chain is not None:
                 of[node.outputs[0]] = of[reader.outputs[0]] = chain
@@ -76,7 +73,7 @@ def _made(products: Products, node: Node) -> tuple[str, int, str | None] | None:
     return None if weight is None or (bias is None) != (given is None) else (weight, dim, bias)
 
 
-def _reader(products: Products, node: Node) -> Node | None:
+def norm_after(products: Products, node: Node) -> Node | None:
     """Return the normalisation that alone reads the output of a product, or None."""
     value = node.outputs[0]
     while len(products.sites.users[value]) == 1 and value not in products.program.outputs:
@@ -117,60 +114,3 @@ def folded(
         result[chain.norm[1]] = shift + s * (bias - mean)
         del result[chain.norm[0]]
     return result
-
-
-@dataclass(frozen=True)
-class BatchNormed:
-    """The tensors of a chain by units, float64: weight [n, k, …], all others [n, k]."""
-
-    weight: Tensor
-    bias: Tensor | None
-    scale: Tensor
-    shift: Tensor
-    mean: Tensor
-    variance: Tensor
-    epsilon: float
-
-    def encoded(self, encoder: Tensor, kept: Tensor) -> BatchNormed:
-        """Return the chain whose output is `encoder`, [m, n], times that of this one, in eval mode.
-
-        The free parameters are set for training: v to the mean of the old ones, and γ², the output variance, to its
-        value for uncorrelated inputs, which is proportional to the squared norm of the folded weights. γ has the sign
-        of the unit in `kept`, int64 [m].
-        """
-        mean = encoder / encoder.sum(1, keepdim=True)
-        s = self.scale / (self.variance + self.epsilon).sqrt()
-        weight = self.weight * _beside(s, self.weight)
-        new = torch.tensordot(encoder, weight, dims=1)
-
-        variance = mean @ self.variance
-        power = mean @ self.scale.square()
-        energy, energies = new.flatten(2).square().sum(2), mean @ weight.flatten(2).square().sum(2)
-        gain = power * (energy / energies.where(energies > 0, 1.0)).clamp(min=LEAST_VARIANCE)
-        scale = torch.where(self.scale[kept.to(s.device)] < 0, -1.0, 1.0) * gain.sqrt()
-        t = scale / (variance + self.epsilon).sqrt()
-
-        silent = t == 0  # all the units are constant
-        t = t.where(~silent, 1.0)
-
-        def unfolded(folded: Tensor, plain: Tensor) -> Tensor:
-            return torch.where(_beside(silent, folded), plain, folded / _beside(t, folded))
-
-        return BatchNormed(
-            unfolded(new, torch.tensordot(mean, self.weight, dims=1)),
-            None if self.bias is None else unfolded(encoder @ (s * self.bias), mean @ self.bias),
-            scale,
-            encoder @ self.shift,
-            unfolded(encoder @ (s * self.mean), mean @ self.mean),
-            variance,
-            self.epsilon,
-        )
-
-
-LEAST_VARIANCE = 1e-6
-"""Least fraction of the variance left by weights that cancel: with γ = 0 no gradient would flow."""
-
-
-def _beside(values: Tensor, tensor: Tensor) -> Tensor:
-    """Return values, [n, k], as [n, k, 1, …] with the number of dimensions of a tensor."""
-    return values.reshape(*values.shape, *(1 for _ in range(tensor.ndim - values.ndim)))
