@@ -51,6 +51,13 @@ def test_the_whole_road(secateur_command, tmp_path):
     weights = dict(secateur.load("runs/p80/model.safetensors").named_parameters())
     assert masks.pruned == round(0.8 * masks.total)
     assert all(bool((weights[name][~mask] == 0).all()) for name, mask in masks.items())
+    shown = run("inspect", "runs/p80", "--format", "json")
+    inspected = json.loads(shown.out)
+    assert inspected["weight_sparsity"] == masks.pruned / masks.total > inspected["sparsity"]
+    sparsities = {f"{layer['layer']}.weight": layer["weight_sparsity"] for layer in inspected["layers"]}
+    for name, mask in masks.items():
+        assert sparsities[name] == pytest.approx(1 - int(mask.sum()) / mask.numel())
+    assert f"; of the weights {100 * inspected['weight_sparsity']:.2f} %)" in run("inspect", "runs/p80").out
     metrics = json.loads(run("eval", "runs/p80", "--format", "json").out)
     history = json.loads((tmp_path / "runs/p80/run.json").read_text())["history"]
     assert [entry["do"] for entry in history] == ["train", "prune", "retrain"]

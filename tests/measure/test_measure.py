@@ -366,6 +366,7 @@ def test_measure_is_the_sum_of_its_parts() -> None:
     assert found.parameters == 61706
     assert found.nonzero == 61706 - 43200
     assert found.sparsity == pytest.approx(43200 / 61706)
+    assert found.weight_sparsity == pytest.approx(43200 / 61470)
     assert found.macs == sum(LENET_MACS.values())
     assert found.macs_nonzero == found.macs - 43200
     assert found.bytes_dense == 4 * 61706

@@ -7,9 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils.prune import L1Unstructured, global_unstructured
 
 from secateur.core.errors import InputError, ModelError
 from secateur.measure import statistics
+from secateur.pruning.api import prune
 from secateur.sparsity.masks import Masks
 
 
@@ -33,6 +35,50 @@ def test_counts_of_a_small_network() -> None:
     assert (found.parameters, found.nonzero, found.pruned) == (47, 32, 0)
     assert found.sparsity == 1 - 32 / 47
     assert (found.dead_units, found.dead_inputs) == (1, 1)
+
+
+class LeNet(nn.Module):
+    """The network of torch's pruning tutorial."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(1, 6, 5), nn.Conv2d(6, 16, 5)
+        self.fc1, self.fc2, self.fc3 = nn.Linear(256, 120), nn.Linear(120, 84), nn.Linear(84, 10)
+
+
+def test_sparsities_of_weights_are_those_that_torchs_tutorial_prints() -> None:
+    torch.manual_seed(0)
+    by_torch, model = LeNet(), LeNet()
+    model.load_state_dict(by_torch.state_dict())
+    layers = [each for each in by_torch.modules() if isinstance(each, nn.Conv2d | nn.Linear)]
+    global_unstructured([(each, "weight") for each in layers], L1Unstructured, amount=0.2)
+    found = statistics(prune(model, amount=0.2).model)
+    printed = [float((each.weight == 0).sum()) / each.weight.nelement() for each in layers]
+    zeros, entries = sum(int((e.weight == 0).sum()) for e in layers), sum(e.weight.nelement() for e in layers)
+    weights = [row for row in found.tensors if row.role == "weights"]
+    assert [row.sparsity for row in weights] == pytest.approx(printed, abs=1e-12)
+    assert (found.weights, found.weights_nonzero) == (entries, entries - zeros)
+    assert found.weight_sparsity == 1 - (entries - zeros) / entries == pytest.approx(0.2, abs=1e-4)
+    assert found.sparsity < found.weight_sparsity  # the biases are not cut
+
+
+def test_biases_normalisations_and_embeddings_are_no_weights() -> None:
+    model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 3), nn.BatchNorm1d(3), nn.LayerNorm(3))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        model[1].weight.fill_(1)
+    found = statistics(model)
+    assert [row.role for row in found.tensors] == [
+        "embeddings",
+        "weights",
+        "biases",
+        *["norms"] * 2,
+        *["norms"] * 2,
+    ]
+    assert (found.weights, found.weight_sparsity) == (12, 0.0)
+    assert statistics(nn.LayerNorm(3)).weight_sparsity == 0.0
+    assert found.to_json()["weight_sparsity"] == 0.0
 
 
 GROUPED = [

@@ -23,7 +23,8 @@ WORTH_A_NOTE = 0.01
 class Measurement:
     """The measurements of a model.
 
-    `sparsity` is the fraction of `parameters` that is zero. `macs` are multiply-accumulates per sample,
+    `sparsity` is the fraction of `parameters` that is zero, `weight_sparsity` that of the matrices and kernels alone,
+    without biases and normalisations. `macs` are multiply-accumulates per sample,
     `macs_nonzero` those of an ideal sparse kernel. Bytes are of the state dict, `bytes_compressed` after DEFLATE.
     `latencies` has one entry per batch size, none without timing. `note` is a sentence for zeros that bring no
     speed, otherwise empty.
@@ -38,6 +39,7 @@ class Measurement:
     bytes_compressed: int
     latencies: tuple[Latency, ...]
     note: str
+    weight_sparsity: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """Return the value as JSON: dictionaries, lists, numbers and strings."""
@@ -77,6 +79,7 @@ def measure(
         bytes_compressed=stored.bytes_compressed,
         latencies=times,
         note=_note(counts.sparsity),
+        weight_sparsity=counts.weight_sparsity,
     )
 
 

@@ -16,19 +16,22 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from secateur.core.errors import ModelError
 from secateur.measure.inputs import masked
+from secateur.sparsity.targets import role
 
 
 @dataclass(frozen=True)
 class TensorStatistics:
     """Counts of one parameter tensor.
 
-    `kind` is the class of the module that holds it; `pruned` counts the entries cut by its mask. `units` are
-    output neurons or channels, dead if all their weights are zero; `dead_inputs` counts input neurons or
-    channels whose weights to all outputs are zero. The last three are 0 for vectors and scalars.
+    `kind` is the class of the module that holds it, `role` one of `secateur.sparsity.targets.ROLES`; `pruned` counts
+    the entries cut by its mask. `units` are output neurons or channels, dead if all their weights are zero;
+    `dead_inputs` counts input neurons or channels whose weights to all outputs are zero. The last three are 0 for
+    vectors and scalars.
     """
 
     name: str
     kind: str
+    role: str
     shape: tuple[int, ...]
     parameters: int
     nonzero: int
@@ -70,6 +73,21 @@ class Statistics:
         return _sparsity(self.nonzero, self.parameters)
 
     @property
+    def weights(self) -> int:
+        """Entries of the matrices and kernels, without biases and normalisations."""
+        return sum(tensor.parameters for tensor in self.tensors if tensor.role == "weights")
+
+    @property
+    def weights_nonzero(self) -> int:
+        """Entries of the matrices and kernels that are not zero."""
+        return sum(tensor.nonzero for tensor in self.tensors if tensor.role == "weights")
+
+    @property
+    def weight_sparsity(self) -> float:
+        """Fraction of the entries of all matrices and kernels that are zero, 0.0 for a model without any."""
+        return _sparsity(self.weights_nonzero, self.weights)
+
+    @property
     def dead_units(self) -> int:
         """Output units whose weights are all zero."""
         return sum(tensor.dead_units for tensor in self.tensors)
@@ -82,7 +100,16 @@ class Statistics:
     def to_json(self) -> dict[str, Any]:
         """Return totals and tensors as JSON: dictionaries, lists, numbers and strings."""
         rows = [asdict(row) | {"shape": list(row.shape), "sparsity": row.sparsity} for row in self.tensors]
-        totals = ("parameters", "nonzero", "pruned", "sparsity", "dead_units", "dead_inputs")
+        totals = (
+            "parameters",
+            "nonzero",
+            "pruned",
+            "sparsity",
+            "weights",
+            "weights_nonzero",
+            "weight_sparsity",
+        )
+        totals = (*totals, "dead_units", "dead_inputs")
         return {name: getattr(self, name) for name in totals} | {"tensors": rows}
 
 
@@ -105,6 +132,7 @@ def statistics(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> S
                 TensorStatistics(
                     name=name,
                     kind=type(module).__name__,
+                    role=role(module, name.rpartition(".")[2], parameter),
                     shape=tuple(parameter.shape),
                     parameters=parameter.numel(),
                     nonzero=int(alive.count_nonzero()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -13,6 +14,7 @@ from secateur.core.tables import COUNT, NUMBER, PERCENT, SI, Column, Table
 from secateur.graph.analyze import analyze
 from secateur.measure import cost, statistics
 from secateur.measure.inputs import with_batch
+from secateur.measure.statistics import TensorStatistics
 from secateur.runs.run import Run
 from secateur.steps import grouping
 from secateur.steps.base import SAMPLES, Context, DataRoot, In, Outcome, Step, Trust, step
@@ -61,9 +63,8 @@ class Inspect(Step):
                     "output": _times(layer.output_shape),
                     "parameters": layer.parameters or None,
                     "macs": layer.macs or None,
-                    "sparsity": 1 - sum(t.nonzero for t in own) / sum(t.parameters for t in own)
-                    if own
-                    else None,
+                    "sparsity": _sparsity(own),
+                    "weight_sparsity": _sparsity([tensor for tensor in own if tensor.role == "weights"]),
                     "kurtosis": kurtosis(weights[largest.name]) if largest else None,
                     "dead_units": sum(t.dead_units for t in own) if any(t.units for t in own) else None,
                 }
@@ -76,6 +77,7 @@ class Inspect(Step):
             Column("parameters", "Parameters", COUNT),
             Column("macs", "MACs", SI),
             Column("sparsity", "Sparsity", PERCENT, help="Zeros among the layer's own parameters"),
+            Column("weight_sparsity", "Of weights", PERCENT, help="Zeros among its weights, without biases"),
             Column(
                 "kurtosis",
                 "Kurtosis",
@@ -86,7 +88,8 @@ class Inspect(Step):
         ]
         total = (
             f"{run.folder} ({run.title}): {counts.parameters:,} parameters, {counts.nonzero:,} not zero "
-            f"(sparsity {100 * counts.sparsity:.2f} %), {counts.pruned:,} held at zero by masks, "
+            f"(sparsity {100 * counts.sparsity:.2f} %; of the weights {100 * counts.weight_sparsity:.2f} %), "
+            f"{counts.pruned:,} held at zero by masks, "
             f"{work.macs:,} MACs per sample, {counts.dead_units:,} dead units"
         )
         record = {
@@ -95,12 +98,21 @@ class Inspect(Step):
             "nonzero": counts.nonzero,
             "pruned": counts.pruned,
             "sparsity": counts.sparsity,
+            "weights": counts.weights,
+            "weights_nonzero": counts.weights_nonzero,
+            "weight_sparsity": counts.weight_sparsity,
             "macs": work.macs,
             "macs_nonzero": work.macs_nonzero,
             "dead_units": counts.dead_units,
             "layers": Table(columns, rows).records(),
         }
         return Outcome((total,), Table(columns, rows), record)
+
+
+def _sparsity(tensors: Sequence[TensorStatistics]) -> float | None:
+    """Return the fraction of zeros among the entries of tensors, None without an entry."""
+    parameters = sum(tensor.parameters for tensor in tensors)
+    return 1 - sum(tensor.nonzero for tensor in tensors) / parameters if parameters else None
 
 
 def _times(shape: tuple[int, ...] | None) -> str | None:
