@@ -100,7 +100,7 @@ class Statistics:
     def to_json(self) -> dict[str, Any]:
         """Return totals and tensors as JSON: dictionaries, lists, numbers and strings."""
         rows = [asdict(row) | {"shape": list(row.shape), "sparsity": row.sparsity} for row in self.tensors]
-        totals = (
+        totals = [
             "parameters",
             "nonzero",
             "pruned",
@@ -108,8 +108,8 @@ class Statistics:
             "weights",
             "weights_nonzero",
             "weight_sparsity",
-        )
-        totals = (*totals, "dead_units", "dead_inputs")
+        ]
+        totals += ["dead_units", "dead_inputs"]
         return {name: getattr(self, name) for name in totals} | {"tensors": rows}
 
 
