@@ -90,7 +90,7 @@ def test_what_a_record_holds_is_what_the_library_says(trained, tmp_path):
                 model,
                 data.example(2),
                 granularity="channel",
-                criterion="folded_magnitude",
+                criterion="folded_norm",
                 amount=record["sparsity"],
                 scope="local",
                 keep=("0.weight", "1", "8", "12"),
@@ -339,7 +339,7 @@ def test_the_published_criteria_score_the_folded_model_and_ours_have_names_of_th
         )()
     published, own = asked[0], asked[2]
     norm = name if name in ("l1", "l2") else None
-    assert published == (f"folded_{'magnitude' if norm else name}", norm)
+    assert published == (f"folded_{'norm' if norm else name}", norm)
     assert own == ("magnitude" if norm else name, norm)
     assert [record["criterion"] for record in cells(tmp_path)] == [name, f"unfolded_{name}"]
 

@@ -125,8 +125,8 @@ def chip(model: nn.Module, group: str) -> Tensor:
 
 
 PUBLISHED: dict[str, tuple[Callable[[nn.Module, str], Tensor], str, dict[str, Any], float]] = {
-    "l1": (l1, "folded_magnitude", {}, 1e-12),
-    "l2": (l2, "folded_magnitude", {"norm": "l2"}, 1e-12),
+    "l1": (l1, "folded_norm", {}, 1e-12),
+    "l2": (l2, "folded_norm", {"norm": "l2"}, 1e-12),
     "lamp": (lamp, "folded_lamp", {}, 1e-12),
     "taylor": (taylor, "folded_taylor", {}, 1e-10),
     "chip": (chip, "folded_chip", {}, 1e-5),
@@ -157,7 +157,7 @@ def test_a_model_folded_before_has_the_same_scores(name: str, network: nn.Module
         torch.testing.assert_close(small[group], scores, rtol=1e-9, atol=0)
 
 
-@pytest.mark.parametrize(("folded_one", "own"), [("folded_magnitude", "magnitude"), ("folded_chip", "chip")])
+@pytest.mark.parametrize(("folded_one", "own"), [("folded_norm", "magnitude"), ("folded_chip", "chip")])
 def test_the_library_s_own_criteria_rank_otherwise(folded_one: str, own: str, network: nn.Module) -> None:
     published, unfolded = ours(network, folded_one), ours(network, own)
     assert min(spearmanr(published[group], unfolded[group]).statistic for group in LAYERS) < 0.95
@@ -180,7 +180,7 @@ def test_depthwise_kernels_and_embeddings_do_not_count() -> None:
     ).double()
     x = torch.zeros(1, 3, 4, 4, dtype=torch.float64)
     groups = secateur.analyze(model, x)
-    found = unit_scores(model, groups.free, "folded_magnitude", coupling=groups.coupling)
+    found = unit_scores(model, groups.free, "folded_norm", coupling=groups.coupling)
     first, last = model[0].weight.abs().sum((1, 2, 3)), model[3].weight.abs().sum((0, 2, 3))
     torch.testing.assert_close(found["0.weight"], (first + last).detach() / 2)
 
@@ -206,8 +206,8 @@ def test_a_cut_by_each_is_proved(network: nn.Module) -> None:
 
 
 def test_mistakes_are_named(network: nn.Module) -> None:
-    with pytest.raises(InputError, match="no norm 'l3' for folded_magnitude: choose l1 or l2"):
-        ours(network, "folded_magnitude", norm="l3")
+    with pytest.raises(InputError, match="no norm 'l3' for folded_norm: choose l1 or l2"):
+        ours(network, "folded_norm", norm="l3")
     x, _ = batches()[0]
     for criterion in ("folded_taylor", "folded_chip"):
         with pytest.raises(InputError, match=f"criterion {criterion} needs .* on some data"):

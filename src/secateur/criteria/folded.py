@@ -24,16 +24,14 @@ FOLDED_POWERS = {"l1": 1, "l2": 2}
 OBSERVED.add("changes", "the gradient")
 
 
-@criterion("folded_magnitude", elements={"channels"}, per="folded", paper=f"{PAPER}, l1 and l2")
-def folded_magnitude(slices: Sequence[Tensor], *, norm: str = "l1") -> Tensor:
+@criterion("folded_norm", elements={"channels"}, per="folded", paper=f"{PAPER}, l1 and l2")
+def folded_norm(slices: Sequence[Tensor], *, norm: str = "l1") -> Tensor:
     """Mean over the group's layers of Σ |w| of a channel's folded weights, or of Σ w² with `norm` "l2".
 
     Raises `InputError` for any other `norm`.
     """
     if norm not in FOLDED_POWERS:
-        raise InputError(
-            f"There is no norm '{norm}' for folded_magnitude: choose {' or '.join(FOLDED_POWERS)}."
-        )
+        raise InputError(f"There is no norm '{norm}' for folded_norm: choose {' or '.join(FOLDED_POWERS)}.")
     return torch.stack([rows.abs().pow(FOLDED_POWERS[norm]).sum(1) for rows in slices]).mean(0)
 
 

@@ -31,8 +31,8 @@ WAYS = {"default_pruning": "drop", "intra_fusion": "fuse", "reconstruction": "re
 """Name of a way in records → compensation."""
 
 PUBLISHED_CRITERIA = {
-    "l1": ("folded_magnitude", {"norm": "l1"}),
-    "l2": ("folded_magnitude", {"norm": "l2"}),
+    "l1": ("folded_norm", {"norm": "l1"}),
+    "l2": ("folded_norm", {"norm": "l2"}),
     "lamp": ("folded_lamp", {}),
     "taylor": ("folded_taylor", {}),
     "chip": ("folded_chip", {}),
