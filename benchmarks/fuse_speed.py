@@ -20,6 +20,7 @@ import numpy as np
 import ot
 import torch
 import torchvision
+from secateur.compensation.folding import chains, folded
 from torch import Tensor, nn
 
 from harness import earlier_rows, has, parser, record
@@ -27,7 +28,6 @@ from secateur import analyze
 from secateur.compensation import COMPENSATIONS, Case
 from secateur.compensation.codable import Codable
 from secateur.compensation.coder import places
-from secateur.compensation.folding import chains, folded
 from secateur.core.tables import COUNT, Column, Format, Table
 from secateur.graph.cut import Cut
 from secateur.shrink.apply import apply

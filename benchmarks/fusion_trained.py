@@ -1,10 +1,10 @@
 """VGG-11-BN and ResNet-18 trained here on CIFAR-10, then cut: dropped, fused or reconstructed; and retrained.
 
 The schedule is short: EPOCHS passes over IMAGES training images. Then, first, one group at a time, counted from the
-output, loses channels of the lowest unfolded l1 norm, otherwise as in the experiment published with Intra-Fusion (Theus et al. 2024),
-which trained for 300 epochs on all images; the charts are docs/images/fusion-MODEL.svg. Second, every group loses half
-of its channels, and the model is trained on. Only the reconstruction looks at data, 512 training images. An interrupted
-run goes on where it was.
+output, loses channels of the lowest unfolded l1 norm, otherwise as in the experiment published with Intra-Fusion
+(Theus et al. 2024), which trained for 300 epochs on all images; the charts are docs/images/fusion-MODEL.svg. Second,
+every group loses half of its channels, and the model is trained on. Only the reconstruction looks at data, 512 training
+images. An interrupted run goes on where it was.
 
     python benchmarks/fusion_trained.py --data-root DIR [--model vgg11_bn] [--out DIR] [--threads 1]
 """
