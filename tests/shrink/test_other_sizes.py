@@ -244,3 +244,36 @@ def test_second_sizes_change_all_tensors_alike() -> None:
     ]
     assert sizes(torch.rand(2, 5)) == [[[3, 5]]]
     assert list(second_sizes({"flag": True})) == []
+
+
+class Steps(nn.Module):
+    """Splits its heads by a literal, once for each time step, and once more for long inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 24), nn.Linear(24, 24), nn.Linear(24, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.zeros(x.shape[0], 24, dtype=x.dtype)
+        for at in range(x.shape[1]):
+            h = (self.a(x[:, at]) + h).view(-1, 4, 6).relu().flatten(1)
+        if x.shape[1] > 4:
+            h = self.b(h).view(-1, 24).relu()
+        out: Tensor = self.c(h)
+        return out
+
+
+@pytest.mark.parametrize("several", [True, False], ids=["two lengths", "one length"])
+def test_sizes_in_loops_and_branches_follow_at_any_length(several: bool) -> None:
+    torch.manual_seed(0)
+    model = Steps()
+    short, long = (torch.rand(2, length, 4).double() for length in (2, 6))
+    result = cut(model, [short, long] if several else short)
+    assert result.parameters is not None
+    assert result.parameters[1] < (0.4 if several else 0.9) * result.parameters[0]
+    zero(model, result)
+    for length in (1, 2, 3, *((5, 6, 9) if several else ())):
+        x = torch.rand(3, length, 4).double()
+        torch.testing.assert_close(result.model(x), model(x), msg=f"at length {length}")
+    again = cut(result.model, [short, long] if several else short)
+    assert again.model(short).shape == (2, 2)

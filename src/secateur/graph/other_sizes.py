@@ -43,6 +43,7 @@ def trace_sizes(model: nn.Module, examples: Examples) -> tuple[Program, Examples
         other = Example(inputs, examples.calls[0].method)
         second, error = attempt(model, Examples((other,)), program.tensors_were, training=training)
         if error is None and _as_many_samples(program, second, batch_size(examples.first)):
+            program.elsewhere = second.methods
             if _same(couple(program), couple(second)):
                 break
             if _runs(model, other):

@@ -125,6 +125,8 @@ class Program:
     outputs: list[int] = field(default_factory=list)
     runs: list[ModuleCall] = field(default_factory=list)
     methods: list[MethodRun] = field(default_factory=list)
+    elsewhere: list[MethodRun] = field(default_factory=list)
+    """Methods that ran at a second size of the inputs, in a pass that is not part of this program."""
     tensors: dict[str, int] = field(default_factory=dict)
     attributes: dict[str, int] = field(default_factory=dict)
     tensors_were: str = "meta"
@@ -175,6 +177,11 @@ class Program:
                     used.update(node.operands)
             if len(used) == before:
                 return frozenset(used)
+
+    def totals(self, path: str, method: str, function: str) -> set[int]:
+        """Return how often a method was seen to call a function, over all of its runs."""
+        runs = (*self.methods, *self.elsewhere)
+        return {run.calls[function] for run in runs if (run.path, run.method) == (path, method)}
 
     def where(self, node: Node) -> str:
         """Say in which module and line a node ran."""

@@ -19,7 +19,7 @@ from secateur.core.errors import InputError, ModelError
 from secateur.graph.forwards import Forward, call_name
 from secateur.shrink.plan import ArgumentPath, Override
 
-Changes = Mapping[Callable[..., Any], Mapping[int, Sequence[tuple[ArgumentPath, int | float]]]]
+Changes = Mapping[Callable[..., Any], Sequence[Override]]
 
 
 def resize(model: nn.Module, overrides: Iterable[Override]) -> None:
@@ -40,10 +40,9 @@ class Resized(Forward):
     def __init__(self, module: nn.Module, overrides: Iterable[Override], method: str = "forward") -> None:
         super().__init__(module, method)
         self.expected: dict[Callable[..., Any], int] = {}
-        changes: dict[Callable[..., Any], dict[int, list[tuple[ArgumentPath, int | float]]]] = {}
+        changes: dict[Callable[..., Any], list[Override]] = {}
         for override in overrides:
-            calls = changes.setdefault(function_called(override.function), {})
-            calls.setdefault(override.nth, []).append((override.argument, override.value))
+            changes.setdefault(function_called(override.function), []).append(override)
             if override.of:
                 self.expected[function_called(override.function)] = override.of
         self.changes: Changes = changes
@@ -96,12 +95,31 @@ class _Replacing(TorchFunctionMode):
         if func in self.changes:
             nth = self.calls[func]
             self.calls[func] += 1
-            for place, value in self.changes[func].get(nth, ()):
-                if isinstance(place[0], int):
-                    args = _put(args, place, value)
+            for override in self.changes[func]:
+                positional = isinstance(override.argument[0], int)
+                if not _is_meant(override, nth, args if positional else kwargs):
+                    continue
+                if positional:
+                    args = _put(args, override.argument, override.value)
                 else:
-                    kwargs = _put(kwargs, place, value)
+                    kwargs = _put(kwargs, override.argument, override.value)
         return func(*args, **kwargs)
+
+
+def _is_meant(override: Override, nth: int, tree: Any) -> bool:
+    """Whether an override is for the call that is the `nth` of its function, with these arguments."""
+    if override.instead_of is None:
+        return nth == override.nth
+    for step in override.argument:
+        if isinstance(tree, slice):
+            tree = getattr(tree, str(step))
+        elif isinstance(tree, dict):
+            tree = tree.get(step)
+        elif isinstance(tree, list | tuple) and isinstance(step, int) and step < len(tree):
+            tree = tree[step]
+        else:
+            return False
+    return isinstance(tree, int | float) and tree == override.instead_of
 
 
 def _put(tree: Any, place: ArgumentPath, value: int | float) -> Any:

@@ -33,7 +33,8 @@ class Override:
     function it calls, by its `call_name`; `nth` which of its calls of that function, counted from 0, those of what it
     calls included. `argument` leads to the number: the position or keyword of an argument, then the index, key
     or slice field (`start`, `stop`, `step`) inside it; (1, 2) is `args[1][2]`. `value` is put in its place.
-    `of` is how many such calls the method makes; 0 where that is not known.
+    `of` is how many such calls the method makes; 0 where that is not known. With `instead_of`, all of its calls are
+    meant that have this number there, whichever and however many they are: loops and branches.
     """
 
     module: str
@@ -43,6 +44,7 @@ class Override:
     value: int | float
     of: int = 0
     method: str = "forward"
+    instead_of: int | float | None = None
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,7 @@ class Plan:
                 **{dim: before[dim][rows] if dim in before else rows for dim, rows in dims.items()},
             }
         places = {
-            (o.module, o.method, o.function, o.nth, o.argument): o
+            (o.module, o.method, o.function, o.nth, o.argument, o.instead_of): o
             for o in (*self.overrides, *later.overrides)
         }
         return Plan(

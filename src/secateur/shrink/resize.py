@@ -7,13 +7,14 @@ tensor), the integer is overridden in that call.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from secateur.graph.coupling import Need
 from secateur.graph.cut import Cut
+from secateur.graph.program import MethodRun, Program
 from secateur.graph.sizes import Attribute, Extent, Leaf, Scale, TracedSize, evaluate, leaves
 from secateur.shrink import size_arguments
 from secateur.shrink.plan import ArgumentPath, Override
@@ -62,14 +63,14 @@ def settle(cut: Cut) -> Settlement:
         attributes.update({path: value for path, value in proposals.items() if path not in attributes})
     current = cut.coupling.program.attributes
     settlement.attributes = {path: value for path, value in attributes.items() if value != current[path]}
-    _override(cut, [d for d in demands if evaluate(d.size, leaf) != d.need], settlement)
+    _override(cut, [(d, evaluate(d.size, leaf)) for d in demands], settlement)
     return settlement
 
 
 def overridden(cut: Cut, demands: list[Demand]) -> Settlement:
     """Override numbers in calls, attributes left alone."""
     settlement = Settlement()
-    _override(cut, demands, settlement)
+    _override(cut, [(demand, demand.size) for demand in demands], settlement)
     return settlement
 
 
@@ -156,24 +157,40 @@ def _unanimous(
     return {path: values.pop() for path, values in wanted.items() if len(values) == 1 and path not in fixed}
 
 
-def _override(cut: Cut, wrong: list[Demand], settlement: Settlement) -> None:
-    """Override what no attribute explains; a method that runs several times must need the same each time."""
+def _override(cut: Cut, demands: list[tuple[Demand, float]], settlement: Settlement) -> None:
+    """Override what no attribute explains: numbers that come out as another than their demand, (demand, number).
+
+    A method that runs several times must need the same in its nth call each time. Where it makes another number of such
+    calls each time, all of them that come out as one number at one place must need the same.
+    """
+    program = cut.coupling.program
     overrides: dict[tuple[Any, ...], Override] = {}
-    methods = cut.coupling.program.methods
-    for demand in wrong:
-        call = cut.coupling.program.calls[demand.call]
+    needs: dict[tuple[Any, ...], set[float]] = defaultdict(set)
+    for demand, comes_out in demands:
+        needs[(*_method_of(program, demand), demand.place, comes_out)].add(demand.need)
+    for demand, comes_out in demands:
+        if comes_out == demand.need:
+            continue
+        call = program.calls[demand.call]
         if call.method is None:
             settlement.failures.append((demand.call, "a hook of the model fixes its size"))
             continue
-        run, nth = methods[call.method[0]], call.method[1]
-        here = run.path, run.method
-        totals = {other.calls[call.name] for other in methods if (other.path, other.method) == here}
-        place = nth, demand.place
-        override = Override(run.path, call.name, *place, demand.need, max(totals), run.method)
-        other = overrides.setdefault((*here, call.name, *place), override)
-        fixes = f"the code fixes a size in {call.name}, and runs there several times with"
-        if other.value != override.value:
+        path, method, function = here = _method_of(program, demand)
+        nth, fixes = call.method[1], f"the code fixes a size in {function}, and runs there several times with"
+        totals = program.totals(*here)
+        override = Override(path, function, nth, demand.place, demand.need, max(totals), method)
+        if len(totals) > 1:
+            override = replace(override, nth=0, of=0, instead_of=comes_out)
+            if len(needs[(*here, demand.place, comes_out)]) > 1:
+                settlement.failures.append((demand.call, f"{fixes} another number of such calls each time"))
+        other = overrides.setdefault((*here, override.nth, demand.place, override.instead_of), override)
+        if other.value != override.value and len(totals) == 1:
             settlement.failures.append((demand.call, f"{fixes} different needs"))
-        elif len(totals) > 1:
-            settlement.failures.append((demand.call, f"{fixes} another number of such calls each time"))
     settlement.overrides = list(overrides.values())
+
+
+def _method_of(program: Program, demand: Demand) -> tuple[str, str, str]:
+    """Return path and name of the method that makes a call, and the function called."""
+    call = program.calls[demand.call]
+    run = program.methods[call.method[0]] if call.method is not None else MethodRun("", "", Counter())
+    return run.path, run.method, call.name
