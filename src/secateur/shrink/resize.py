@@ -167,7 +167,8 @@ def _override(cut: Cut, demands: list[tuple[Demand, float]], settlement: Settlem
     overrides: dict[tuple[Any, ...], Override] = {}
     needs: dict[tuple[Any, ...], set[float]] = defaultdict(set)
     for demand, comes_out in demands:
-        needs[(*_method_of(program, demand), demand.place, comes_out)].add(demand.need)
+        alike = (*_method_of(program, demand), demand.place, comes_out)
+        needs[alike].add(demand.need)
     for demand, comes_out in demands:
         if comes_out == demand.need:
             continue
@@ -181,7 +182,8 @@ def _override(cut: Cut, demands: list[tuple[Demand, float]], settlement: Settlem
         override = Override(path, function, nth, demand.place, demand.need, max(totals), method)
         if len(totals) > 1:
             override = replace(override, nth=0, of=0, instead_of=comes_out)
-            if len(needs[(*here, demand.place, comes_out)]) > 1:
+            alike = (*here, demand.place, comes_out)
+            if len(needs[alike]) > 1:
                 settlement.failures.append((demand.call, f"{fixes} another number of such calls each time"))
         other = overrides.setdefault((*here, override.nth, demand.place, override.instead_of), override)
         if other.value != override.value and len(totals) == 1:
