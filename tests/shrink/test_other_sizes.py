@@ -233,7 +233,13 @@ def test_what_a_method_cannot_take_is_told() -> None:
 
 def test_second_sizes_change_all_tensors_alike() -> None:
     def sizes(inputs: Any) -> list[Any]:
-        return [[list(each.shape) for each in given] for given in second_sizes(inputs)]
+        found = list(second_sizes(inputs))
+        shapes = [
+            [[list(each.shape) for each in size] for size in (every.shapes, every.inputs)] for every in found
+        ]
+        assert all(without == with_numbers for without, with_numbers in shapes)
+        assert all(each.is_meta for size in found for each in size.shapes)
+        return [shape for shape, _ in shapes]
 
     assert sizes(torch.rand(2, 3, 4, 4)) == [[[3, 3, 8, 12]], [[3, 3, 8, 8]], [[3, 3, 4, 4]]]
     tokens = torch.randint(9, (1, 6)), torch.ones(1, 6), torch.ones(1, 1, 6, 6)
@@ -243,6 +249,7 @@ def test_second_sizes_change_all_tensors_alike() -> None:
         [[2, 6], [2, 6], [2, 1, 6, 6]],
     ]
     assert sizes(torch.rand(2, 5)) == [[[3, 5]]]
+    assert sizes(torch.rand(512, 5)) == [[[2, 5]]]
     assert list(second_sizes({"flag": True})) == []
 
 

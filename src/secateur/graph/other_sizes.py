@@ -8,7 +8,8 @@ goes together, and the proof runs both.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -39,13 +40,15 @@ def trace_sizes(model: nn.Module, examples: Examples) -> tuple[Program, Examples
     if len(examples) > 1 or program.real:
         return program, examples
     training = any(each.training for each in program.passes)
-    for inputs in second_sizes(examples.first):
-        other = Example(inputs, examples.calls[0].method)
-        second, error = attempt(model, Examples((other,)), program.tensors_were, training=training)
+    for size in second_sizes(examples.first):
+        method = examples.calls[0].method
+        shapes = Examples((Example(size.shapes, method),))
+        second, error = attempt(model, shapes, program.tensors_were, training=training)
         if error is None and _as_many_samples(program, second, batch_size(examples.first)):
             program.elsewhere = second.methods
             if _same(couple(program), couple(second)):
                 break
+            other = Example(size.inputs, method)
             if _runs(model, other):
                 both = Examples((*examples, other))
                 joint, error = attempt(model, both, program.tensors_were, training=training)
@@ -64,28 +67,78 @@ def _runs(model: nn.Module, example: Example) -> bool:
 
 
 def _as_many_samples(program: Program, second: Program, samples: int) -> bool:
-    """Whether the first dimension of each output grew by one sample, or not at all.
+    """Whether the first dimension of each output changed as the number of samples did, or not at all.
 
-    It grows otherwise where code such as `view(-1, 512)` takes a larger image for more samples.
+    It changes otherwise where code such as `view(-1, 512)` takes a larger image for more samples.
     """
     shapes = [[each.values[output].shape for output in each.outputs] for each in (program, second)]
     return len(shapes[0]) == len(shapes[1]) and all(
-        one[:1] == other[:1] or one[0] * (samples + 1) == other[0] * samples
+        one[:1] == other[:1] or one[0] * _other_than(samples) == other[0] * samples
         for one, other in zip(*shapes, strict=True)
     )
 
 
-def second_sizes(inputs: ModelInputs) -> Iterator[ModelInputs]:
-    """Yield the inputs with more samples and, the first that a model takes being meant, other sizes of what varies.
+def _other_than(samples: int) -> int:
+    """Return another number of samples, a small one, as their numbers may have to be computed with."""
+    return samples + 1 if samples < 3 else 2
 
-    These are height and width, or the length; those of the same size in other tensors change along. Entries repeat.
+
+@dataclass(frozen=True)
+class SecondSize:
+    """Inputs of another size: dimensions of the `first` tensor scaled by `factors`, and another number of samples.
+
+    Dimensions of the same sizes in other tensors change along.
+    """
+
+    example: ModelInputs
+    first: Tensor
+    factors: Mapping[int, Fraction]
+
+    @property
+    def shapes(self) -> ModelInputs:
+        """The inputs without numbers."""
+        return self._with(lambda leaf, sizes: torch.empty(sizes, dtype=leaf.dtype, device="meta"))
+
+    @property
+    def inputs(self) -> ModelInputs:
+        """The inputs with the numbers of the example, repeated or cut."""
+
+        def repeated(leaf: Tensor, sizes: list[int]) -> Tensor:
+            for dim, size in enumerate(sizes):
+                leaf = leaf.index_select(dim, torch.arange(size, device=leaf.device) % leaf.shape[dim])
+            return leaf
+
+        return self._with(repeated)
+
+    def _with(self, made: Callable[[Tensor, list[int]], Tensor]) -> ModelInputs:
+        args, kwargs = arguments(self.example)
+        other: ModelInputs = tree_map(
+            lambda leaf: made(leaf, self._sizes(leaf)) if _has_sizes(leaf) else leaf,
+            kwargs if isinstance(self.example, Mapping) else args,
+        )
+        return other
+
+    def _sizes(self, leaf: Tensor) -> list[int]:
+        shape, by_size = self.first.shape, {self.first.shape[dim]: f for dim, f in self.factors.items()}
+        same, samples = leaf.ndim == len(shape), shape[0]
+        sizes = [_other_than(samples) if leaf.shape[0] == samples else leaf.shape[0]]
+        for dim, size in enumerate(leaf.shape[1:], 1):
+            factor = self.factors.get(dim) if same and size == shape[dim] else by_size.get(size)
+            sizes.append(max(1, int(size * (factor or 1))))
+        return sizes
+
+
+def second_sizes(inputs: ModelInputs) -> Iterator[SecondSize]:
+    """Yield other sizes of inputs, the most telling first; the first that a model takes is meant.
+
+    Height and width, or the length, change with the number of samples, and at last that alone.
     """
     args, kwargs = arguments(inputs)
     first = next((leaf for leaf in tree_leaves((args, kwargs)) if _has_sizes(leaf)), None)
     if first is None or any(isinstance(each, PackedSequence) for each in (*args, *kwargs.values())):
         return
     for factors in _scalings(first):
-        yield _resized(inputs, first, factors)
+        yield SecondSize(inputs, first, factors)
 
 
 def _scalings(tensor: Tensor) -> Iterator[dict[int, Fraction]]:
@@ -99,29 +152,6 @@ def _scalings(tensor: Tensor) -> Iterator[dict[int, Fraction]]:
             yield {dim: Fraction(2)}
             yield {dim: Fraction(1, 2)}
     yield {}
-
-
-def _resized(inputs: ModelInputs, first: Tensor, factors: Mapping[int, Fraction]) -> ModelInputs:
-    by_size = {first.shape[dim]: factor for dim, factor in factors.items()}
-
-    def size_of(leaf: Tensor, dim: int) -> int:
-        size = leaf.shape[dim]
-        if dim == 0:
-            return size + (size == first.shape[0])
-        alike = leaf.ndim == first.ndim and size == first.shape[dim]
-        factor = factors.get(dim, Fraction(1)) if alike else by_size.get(size, Fraction(1))
-        return max(1, int(size * factor))
-
-    def resized(leaf: Any) -> Any:
-        if _has_sizes(leaf):
-            for dim in range(leaf.ndim):
-                index = torch.arange(size_of(leaf, dim), device=leaf.device) % leaf.shape[dim]
-                leaf = leaf.index_select(dim, index)
-        return leaf
-
-    args, kwargs = arguments(inputs)
-    other: ModelInputs = tree_map(resized, kwargs if isinstance(inputs, Mapping) else args)
-    return other
 
 
 def _has_sizes(leaf: Any) -> bool:
