@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from secateur.analysis.kurtosis import kurtosis
 from secateur.core.errors import InputError, ModelError, StoreError
+from secateur.core.modules import named_parameters
 
 RANK_CHUNK = 1 << 17
 """Ranks per chunk in float64: 1 MB, which fits the processor's cache."""
@@ -215,7 +216,7 @@ def _sort(values: npt.NDArray[Any], threads: int) -> None:
 
 
 def _floating_tensors(model: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
-    named = model.named_parameters() if isinstance(model, nn.Module) else model.items()
+    named = named_parameters(model) if isinstance(model, nn.Module) else model.items()
     tensors: dict[str, Tensor] = {}
     seen = set()
     for name, tensor in named:

@@ -19,6 +19,7 @@ from secateur.compensation.codable import Codable
 from secateur.compensation.coder import Code, coded
 from secateur.compensation.registry import Case, compensation
 from secateur.core.errors import InputError
+from secateur.core.modules import named_parameters
 from secateur.graph.groups import Group
 from secateur.importance.folding import Chain, chains, folded
 from secateur.shrink.plan import named_tensors
@@ -89,7 +90,7 @@ class Way:
         """Return the codes of all groups that the cut makes smaller, and their record as JSON."""
         assert case.cut is not None
         codable = Codable(case.cut.coupling)
-        tensors = folded(dict(case.model.named_parameters()), named_tensors(case.model), chains)
+        tensors = folded(dict(named_parameters(case.model)), named_tensors(case.model), chains)
         codes, groups, left = [], {}, {}
         for group in case.groups:
             kept = case.kept(group).nonzero().flatten()

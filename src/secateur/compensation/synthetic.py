@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from secateur.core.contexts import evaluating
 from secateur.core.errors import InputError, ModelError
+from secateur.core.modules import modules_of
 from secateur.core.options import check_least
 from secateur.core.progress import Bar, bar
 from secateur.core.seeds import same_draws, seed_of
@@ -115,7 +116,7 @@ class Template(NamedTuple):
 
         hooks = [
             module.register_forward_pre_hook(look_up)
-            for module in model.modules()
+            for module in modules_of(model)
             if isinstance(module, nn.Embedding)
         ]
         try:
@@ -160,7 +161,7 @@ class Template(NamedTuple):
             for leaf, old in zip(leaves, self.leaves, strict=True)
             if leaf is not old and leaf.is_floating_point()
         ]
-        if not free or not any(map(_remembers, model.modules())):
+        if not free or not any(map(_remembers, modules_of(model))):
             running.advance(max(1, steps))
             return
         for leaf in free:
@@ -196,7 +197,7 @@ def mismatches(model: nn.Module) -> Iterator[list[Tensor]]:
         pairs = ((mean, module.running_mean), (variance, module.running_var))
         found.append(sum((torch.linalg.vector_norm(own - kept) for own, kept in pairs), torch.zeros(())))
 
-    hooks = [module.register_forward_pre_hook(compare) for module in model.modules() if _remembers(module)]
+    hooks = [module.register_forward_pre_hook(compare) for module in modules_of(model) if _remembers(module)]
     try:
         yield found
     finally:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
+from secateur.core.copying import duplicate
 from secateur.core.errors import InputError, ModelError
+from secateur.core.modules import named_modules, parameters_of
 from secateur.sparsity.masks import Masks
 
 
@@ -35,7 +36,7 @@ class Between:
         _check_alike(a, b)
         self._masks = _common(*(masks or ({}, {})))
         self._masks.of(a)
-        self.model = copy.deepcopy(a)
+        self.model = duplicate(a)
         ends, others = a.state_dict(), b.state_dict()
         self._tensors = [
             (tensor, ends[name], others[name].to(tensor.device))
@@ -69,7 +70,7 @@ def _check_alike(a: nn.Module, b: nn.Module) -> None:
 
 
 def _modules(model: nn.Module) -> dict[str, str]:
-    return {name: type(module).__name__ for name, module in model.named_modules()}
+    return {name: type(module).__name__ for name, module in named_modules(model)}
 
 
 def _tensors(model: nn.Module) -> dict[str, str]:
@@ -81,7 +82,7 @@ def _tensors(model: nn.Module) -> dict[str, str]:
 
 
 def _count(model: nn.Module) -> str:
-    return str(len(list(model.parameters())))
+    return str(len(list(parameters_of(model))))
 
 
 def _common(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> Masks:

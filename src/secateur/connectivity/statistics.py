@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from secateur.core.contexts import evaluating
+from secateur.core.modules import modules_of, parameters_of
 from secateur.core.registry import Registry
 from secateur.core.seeds import same_draws
 from secateur.data import Batches, Dataset
@@ -53,7 +54,7 @@ def estimate(
         data,
         "train",
         batch_size,
-        device=next(model.parameters()).device,
+        device=next(parameters_of(model)).device,
         shuffle=True,
         seed=seed,
         augment=data.augmentation if augment is None else augment,
@@ -132,6 +133,6 @@ def _norms(model: nn.Module) -> list[_BatchNorm]:
     """Return the batch normalisations that have statistics."""
     return [
         module
-        for module in model.modules()
+        for module in modules_of(model)
         if isinstance(module, _BatchNorm) and module.running_mean is not None
     ]

@@ -10,12 +10,14 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from secateur.core.modules import buffers_of, modules_of, parameters_of, set_mode
+
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Set every submodule to eval mode while the block runs, then restore each one's mode."""
     with _modes_kept(model):
-        model.eval()
+        set_mode(model, False)
         yield
 
 
@@ -27,8 +29,8 @@ def training(model: nn.Module) -> Iterator[None]:
     statistics.
     """
     with _modes_kept(model):
-        for module in model.modules():
-            own = list(module.parameters(recurse=False))
+        for module in modules_of(model):
+            own = [each for each in module._parameters.values() if each is not None]
             module.training = not own or any(parameter.requires_grad for parameter in own)
         yield
 
@@ -40,7 +42,7 @@ def own_code_training(model: nn.Module) -> Iterator[None]:
     So the code takes its training branches, such as auxiliary heads, with dropout and normalisations in eval mode.
     """
     with _modes_kept(model):
-        for module in model.modules():
+        for module in modules_of(model):
             module.training = not any(map(_is_layer, type(module).__mro__))
         yield
 
@@ -53,11 +55,17 @@ def _is_layer(kind: type) -> bool:
 @contextmanager
 def channels_last(model: nn.Module) -> Iterator[None]:
     """Store the weights in the memory layout [N, H, W, C] while the block runs; shapes and values are unchanged."""
-    model.to(memory_format=torch.channels_last)
+    _laid_out(model, torch.channels_last)
     try:
         yield
     finally:
-        model.to(memory_format=torch.contiguous_format)
+        _laid_out(model, torch.contiguous_format)
+
+
+def _laid_out(model: nn.Module, layout: torch.memory_format) -> None:
+    for tensor in (*parameters_of(model), *buffers_of(model)):
+        if tensor.ndim == 4:
+            tensor.data = tensor.data.to(memory_format=layout)
 
 
 @contextmanager
@@ -88,7 +96,7 @@ def no_fast_path() -> Iterator[None]:
 
 @contextmanager
 def _modes_kept(model: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in model.modules()}
+    modes = {module: module.training for module in modules_of(model)}
     try:
         yield
     finally:

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from secateur.core.modules import modules_of
+
 
 @dataclass(frozen=True)
 class GeneratorKind:
@@ -65,7 +67,7 @@ def generators_of(owner: object) -> list[tuple[GeneratorKind, Any]]:
 def _parts(owner: object) -> Iterator[object]:
     """Yield a module and its submodules, or a data loader with its data set and samplers."""
     if isinstance(owner, nn.Module):
-        yield from owner.modules()
+        yield from modules_of(owner)
         return
     yield owner
     for name in ("dataset", "sampler", "batch_sampler"):

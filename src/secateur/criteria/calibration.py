@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from secateur.core.errors import InputError
+from secateur.core.modules import named_buffers, named_parameters
 from secateur.core.progress import track
 from secateur.core.seeds import generators_kept, same_draws
 from secateur.measure.inputs import batch_size
@@ -139,7 +140,7 @@ def _empty(inputs: Any) -> bool:
 def _digest(model: nn.Module) -> str:
     """Return the SHA-256 of a model's class and tensors."""
     digest = hashlib.sha256(type(model).__qualname__.encode())
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+    for name, tensor in (*named_parameters(model), *named_buffers(model)):
         _update(digest, name, tensor)
     return digest.hexdigest()
 

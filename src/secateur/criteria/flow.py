@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.utils._pytree import tree_leaves, tree_map
 
 from secateur.core.errors import ModelError, reason_of
+from secateur.core.modules import named_buffers, named_parameters, tensors_replaced
 from secateur.criteria.normalisation import normalising
 from secateur.criteria.registry import quantity
 
@@ -30,15 +30,16 @@ def flow_gradient(
     """
     state = {
         name: tensor.detach().double() if tensor.is_floating_point() else tensor
-        for name, tensor in chain(model.named_parameters(), model.named_buffers())
+        for name, tensor in chain(named_parameters(model), named_buffers(model))
     }
-    for name, parameter in model.named_parameters():
+    for name, parameter in named_parameters(model):
         state[name] = state[name].abs().requires_grad_(parameter.is_floating_point())
     leaves = [state[name] for name in tensors]
     args, kwargs = _arguments(tree_map(_ones, example_inputs))
     with normalising(model, batch_norm), torch.enable_grad():
         try:
-            flow = _sum(functional_call(model, state, args, kwargs))
+            with tensors_replaced(model, state):
+                flow = _sum(model(*args, **kwargs))
             grads = torch.autograd.grad(flow, leaves, allow_unused=True)
         except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise ModelError(

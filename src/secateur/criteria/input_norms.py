@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from secateur.core.contexts import evaluating
 from secateur.core.errors import InputError, reason_of
+from secateur.core.modules import modules_of, named_parameters
 from secateur.criteria.calibration import Calibration
 from secateur.criteria.quantities import CalibrationBatches
 from secateur.criteria.registry import criterion, quantity
@@ -29,7 +30,7 @@ def input_norm(
 
     Cost: a forward pass for each batch.
     """
-    layers = [module for module in model.modules() if isinstance(module, LinearOrConv)]
+    layers = [module for module in modules_of(model) if isinstance(module, LinearOrConv)]
     energy: dict[nn.Module, Tensor] = {}
     places: dict[nn.Module, int] = defaultdict(int)
 
@@ -52,7 +53,7 @@ def input_norm(
         for module in layers
         if module in energy
     }
-    own = dict(model.named_parameters(remove_duplicate=False))
+    own = dict(named_parameters(model, remove_duplicate=False))
     for name in tensors:
         if id(own[name]) in norms and not bool(norms[id(own[name])].isfinite().all()):
             raise InputError(

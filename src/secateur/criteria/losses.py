@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from secateur.core.contexts import unfused
 from secateur.core.errors import InputError, reason_of
+from secateur.core.modules import modules_of, named_parameters
 from secateur.core.options import check_least
 from secateur.core.seeds import seed_of
 from secateur.criteria.calibration import Calibration
@@ -303,7 +304,7 @@ def differentiable(model: nn.Module, tensors: Mapping[str, Tensor], batch_norm: 
 @contextmanager
 def _twice_differentiable(model: nn.Module) -> Iterator[None]:
     """Use kernels with second derivatives in the block: math attention, and unfused recurrent layers."""
-    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
+    recurrent = any(isinstance(module, nn.RNNBase) for module in modules_of(model))
     with unfused() if recurrent else sdpa_kernel(SDPBackend.MATH):
         yield
 
@@ -311,21 +312,22 @@ def _twice_differentiable(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def _lent(model: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
     """Replace the values of parameters in the block."""
-    own = {name: model.get_parameter(name).data for name in values}
+    parameters = dict(named_parameters(model))
+    own = {name: parameters[name].data for name in values}
     for name, value in values.items():
-        model.get_parameter(name).data = value
+        parameters[name].data = value
     try:
         yield
     finally:
         for name, value in own.items():
-            model.get_parameter(name).data = value
+            parameters[name].data = value
 
 
 def _redrawn(model: nn.Module, seed: int) -> dict[str, Tensor]:
     """Return new weights of all linear layers from Xavier's normal distribution; zeros stay zero."""
     drawn = {}
-    linear = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}
-    for name, weight in model.named_parameters():
+    linear = {id(module.weight) for module in modules_of(model) if isinstance(module, nn.Linear)}
+    for name, weight in named_parameters(model):
         if id(weight) in linear:
             generator = torch.Generator().manual_seed(seed_of("redraw", seed, name))
             noise = torch.randn(weight.shape, generator=generator).to(weight)

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from secateur.core.contexts import evaluating
+from secateur.core.modules import modules_of
 from secateur.core.registry import Registry
 
 BATCH_NORMS: Registry[Callable[[_BatchNorm, ExitStack], None]] = Registry("batch_norm")
@@ -24,7 +25,7 @@ def normalising(model: nn.Module, batch_norm: str) -> Iterator[None]:
     """
     change = BATCH_NORMS[batch_norm]
     with evaluating(model), ExitStack() as stack:
-        for module in model.modules():
+        for module in modules_of(model):
             if isinstance(module, _BatchNorm):
                 change(module, stack)
         yield

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from secateur.core.contexts import evaluating
 from secateur.core.errors import InputError
+from secateur.core.modules import modules_of, named_parameters
 from secateur.core.options import check_least
 from secateur.criteria.calibration import Calibration
 from secateur.criteria.input_norms import LinearOrConv, run_on
@@ -50,11 +51,11 @@ def inverse_curvature(
     Cost: a forward pass for each batch, a backward pass too with `outputs`, and the inverse of each layer's moments.
     """
     check_least("option damping", damping, 0.0)
-    own = dict(model.named_parameters(remove_duplicate=False))
+    own = dict(named_parameters(model, remove_duplicate=False))
     scored = {id(own[name]) for name in tensors}
     layers = [
         module
-        for module in model.modules()
+        for module in modules_of(model)
         if isinstance(module, LinearOrConv) and scored & {id(module.weight), id(module.bias)}
     ]
     inputs: dict[int, Moment] = defaultdict(Moment)

@@ -26,6 +26,7 @@ from secateur.core.contexts import evaluating
 from secateur.core.errors import InputError, ModelError, StoreError
 from secateur.core.extras import need
 from secateur.core.files import make_folder, os_errors
+from secateur.core.modules import named_modules
 from secateur.core.seeds import same_draws
 from secateur.graph.trace import tensors_of
 from secateur.measure.inputs import ModelInputs, forward
@@ -88,7 +89,7 @@ class _ModelSignature:
             {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()},
             {
                 f"{path}:{key}": value
-                for path, module in model.named_modules()
+                for path, module in named_modules(model)
                 for key, value in vars(module).items()
                 if type(value) in (int, float)
             },

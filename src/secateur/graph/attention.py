@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from secateur.core.errors import InputError
+from secateur.core.modules import modules_of, submodule
 from secateur.graph.forwards import Forward
 
 Projected = tuple[Tensor, Tensor, Tensor]
@@ -25,12 +26,12 @@ def stand_in(model: nn.Module, paths: Iterable[str]) -> None:
     Kernels that compute a whole encoder layer from one embedding size are switched off for these modules.
     """
     for path in paths:
-        module: Any = model.get_submodule(path)
+        module: Any = submodule(model, path)
         if not _stands_in(module):
             AttentionForward(module)
         module._qkv_same_embed_dim = False
-    for encoder in model.modules():
-        if isinstance(encoder, nn.TransformerEncoder) and any(map(_stands_in, encoder.modules())):
+    for encoder in modules_of(model):
+        if isinstance(encoder, nn.TransformerEncoder) and any(map(_stands_in, modules_of(encoder))):
             encoder.use_nested_tensor = False
 
 

@@ -11,6 +11,8 @@ from typing import Any
 from torch import nn
 from torch.overrides import resolve_name
 
+from secateur.core.modules import modules_of
+
 
 @functools.cache
 def call_name(function: Callable[..., Any]) -> str:
@@ -55,7 +57,7 @@ class Forward:
 
 def restore(model: nn.Module) -> None:
     """Give every module of `model` back the methods that a `Forward` took the place of."""
-    for module in model.modules():
+    for module in modules_of(model):
         for name in list(vars(module)):
             while isinstance(own := module.__dict__.get(name), Forward):
                 own.remove()

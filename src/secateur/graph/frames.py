@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import nn
 
+from secateur.core.modules import named_modules
 from secateur.graph.program import MethodRun
 
 LAZY = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
@@ -25,7 +26,7 @@ class Frames:
 
     def __init__(self, model: nn.Module) -> None:
         self.runs: list[MethodRun] = []
-        self._paths = {id(module): path for path, module in model.named_modules()}
+        self._paths = {id(module): path for path, module in named_modules(model)}
         self._known: dict[
             int, tuple[FrameType, int | None]
         ] = {}  # id of a frame → it, so that it lives, and its run

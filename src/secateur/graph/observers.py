@@ -14,13 +14,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from secateur.core.modules import buffers_of, modules_of
+
 WATCHING = ("ObserverBase", "FakeQuantizeBase")
 """Classes of observers and of fake quantisers."""
 
 
 def rest(model: nn.Module) -> None:
     """Have the observers of a copy note nothing: values pass, rounded by what has been noted before."""
-    for module in model.modules():
+    for module in modules_of(model):
         observes, quantises = _kinds(module)
         if observes:
             module.__dict__["forward"] = _passed
@@ -34,7 +36,7 @@ def couple_ranges(model: nn.Module) -> None:
     What is computed for it is used by nothing.
     """
     rest(model)
-    for module in model.modules():
+    for module in modules_of(model):
         if any(_kinds(module)):
             module.__dict__["forward"] = functools.partial(_with_ranges, module, module.forward)
 
@@ -54,7 +56,7 @@ def _with_ranges(module: Any, forward: Callable[..., Any], values: Tensor, *rest
     axis = getattr(module, "ch_axis", -1)
     if 0 <= axis < values.ndim:
         shape = [-1 if at == axis else 1 for at in range(values.ndim)]
-        for held in module.buffers():
+        for held in buffers_of(module):
             if tuple(held.shape) == (values.shape[axis],) and len(held) > 1:
                 values * held.view(shape)
     return forward(values, *rest)

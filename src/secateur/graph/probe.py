@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from secateur.core.contexts import no_fast_path
+from secateur.core.copying import copy_with
 from secateur.core.errors import InputError, ModelError, SecateurError, reason_of
+from secateur.core.modules import named_modules, set_mode
 from secateur.graph.attention import stand_in
-from secateur.graph.copies import copy_with, is_plain_attention
+from secateur.graph.copies import is_plain_attention
 from secateur.graph.forwards import call_name
 from secateur.graph.functions import SIZE_READERS
 from secateur.graph.program import Program, Ref
@@ -97,9 +99,10 @@ class Probe:
         self.expected = Counter(
             (call.module, call.name) for call in program.evaluated if (call.module, call.name) in functions
         )
-        self.ghost = copy_with(model, _shared).eval()
-        stand_in(self.ghost, [name for name, each in self.ghost.named_modules() if is_plain_attention(each)])
-        for name, module in self.ghost.named_modules():
+        self.ghost = copy_with(model, _shared)
+        set_mode(self.ghost, False)
+        stand_in(self.ghost, [name for name, each in named_modules(self.ghost) if is_plain_attention(each)])
+        for name, module in named_modules(self.ghost):
             if not isinstance(module, torch.jit.ScriptModule):
                 module.__dict__["forward"] = self._followed(name, module.forward)
 

@@ -19,8 +19,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from secateur.core.held import tensors_in
+from secateur.core.modules import named_buffers, named_modules, named_parameters
 from secateur.core.schemas import given, in_parts, operator_name, returns_view, written_arguments
-from secateur.graph.copies import tensors_in
 from secateur.graph.forwards import call_name
 from secateur.graph.frames import Frames
 from secateur.graph.functions import SIZE_READERS
@@ -49,10 +50,10 @@ class Recorder:
 
     def name_tensors(self, ghost: nn.Module) -> None:
         """Make values of the model's tensors, and note the names of tensors held unregistered."""
-        for kind, named in (("parameter", ghost.named_parameters()), ("buffer", ghost.named_buffers())):
+        for kind, named in (("parameter", named_parameters(ghost)), ("buffer", named_buffers(ghost))):
             for name, tensor in named:
                 self.program.tensors[name] = self.new(tensor, kind, name)
-        for path, module in ghost.named_modules():
+        for path, module in named_modules(ghost):
             for key, value in vars(module).items():
                 for tensor in tensors_in(value):
                     self.attributes.setdefault(id(tensor), f"{path}.{key}".lstrip("."))
@@ -65,7 +66,7 @@ class Recorder:
 
     def follow(self, ghost: nn.Module) -> None:
         """Have every module say when its forward runs: only what runs inside it counts as its own."""
-        for name, module in ghost.named_modules():
+        for name, module in named_modules(ghost):
             if not isinstance(module, torch.jit.ScriptModule):
                 module.__dict__["forward"] = self._followed(name, module.forward)
 

@@ -20,11 +20,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map
 
 from secateur.core.contexts import evaluating, own_code_training, unfused
+from secateur.core.copying import copy_with
 from secateur.core.errors import ModelError, reason_of
+from secateur.core.modules import named_modules
 from secateur.core.seeds import same_draws
 from secateur.graph.attention import stand_in
 from secateur.graph.caches import Caches
-from secateur.graph.copies import copy_with, is_plain_attention, like, tag_attributes
+from secateur.graph.copies import is_plain_attention, like, tag_attributes
 from secateur.graph.observers import couple_ranges
 from secateur.graph.program import Pass, Program
 from secateur.graph.recorder import CallArguments, Recorder
@@ -81,8 +83,7 @@ def attempt(
             stack.enter_context(torch.device("meta"))
         elif kind == "fake":
             stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
-        held = substitute if kind == "meta" else _itself
-        ghost = copy_with(model, substitute, held)
+        ghost = copy_with(model, substitute, HELD[kind])
         try:
             recorder = _recorder(ghost, model, program)
             for number, example in enumerate(examples):
@@ -110,6 +111,10 @@ def _itself(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def _held_on_meta(tensor: Tensor) -> Tensor:
+    return like(tensor, "meta") if tensor.layout is torch.strided else tensor
+
+
 TRACE_MODES = {
     "meta": lambda tensor: like(tensor, "meta"),
     "fake": lambda tensor: like(tensor, "cpu"),
@@ -119,9 +124,16 @@ TRACE_MODES = {
 }
 """What a pass can run on, fastest first: each kind knows more of a tensor than the one before."""
 
+HELD: dict[str, Callable[[Tensor], Tensor]] = {
+    "meta": _held_on_meta,
+    "fake": _itself,
+    "real": lambda tensor: tensor.detach().clone(),  # may be written to
+}
+"""What stands for a tensor that a module holds unregistered, by kind."""
+
 
 def _recorder(ghost: nn.Module, model: nn.Module, program: Program) -> Recorder:
-    stand_in(ghost, [name for name, module in ghost.named_modules() if is_plain_attention(module)])
+    stand_in(ghost, [name for name, module in named_modules(ghost) if is_plain_attention(module)])
     couple_ranges(ghost)
     program.attributes.update(tag_attributes(ghost, model))
     recorder = Recorder(program, ghost)

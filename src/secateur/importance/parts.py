@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from secateur.core.modules import named_modules, named_parameters
 from secateur.core.registry import Registry
 from secateur.criteria import CalibrationBatches, Criterion
 from secateur.graph.coupling import Coupling
@@ -59,8 +60,8 @@ class Question:
         """Return name → role of every parameter; see `secateur.sparsity.targets`."""
         return {
             f"{path}.{leaf}" if path else leaf: role(module, leaf, parameter)
-            for path, module in self.model.named_modules()
-            for leaf, parameter in module.named_parameters(recurse=False)
+            for path, module in named_modules(self.model)
+            for leaf, parameter in named_parameters(module, recurse=False)
         }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +13,9 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from secateur.core.copying import duplicate
 from secateur.core.errors import InputError
+from secateur.core.modules import parameters_of
 from secateur.core.seeds import same_draws
 from secateur.core.validation import sentence
 from secateur.data import Dataset
@@ -156,7 +157,7 @@ def find(
         course = Course(
             config, per_epoch, macs / max(1, _macs(found.model, found.masks, data)), rewind_to, finetune
         )
-        whole = partial(copy.deepcopy, model)
+        whole = partial(duplicate, model)
         state, kept = chosen.of(
             {
                 "trained": lambda: copied(found.model),
@@ -214,5 +215,5 @@ def _macs(model: nn.Module, masks: Masks, data: Dataset) -> int:
 
 
 def _example(model: nn.Module, data: Dataset, samples: int) -> Any:
-    device = next(model.parameters()).device
+    device = next(parameters_of(model)).device
     return each(lambda tensor: tensor.to(device), data.example(samples))

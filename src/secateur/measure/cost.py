@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.core.contexts import evaluating, unfused
+from secateur.core.modules import named_modules, named_parameters, parameters_of
 from secateur.core.schemas import given, in_parts, operator_name
 from secateur.core.seeds import same_draws
 from secateur.measure.inputs import ModelInputs, forward, masked
@@ -112,14 +113,14 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.model = model
         self.tallies: dict[str, _ModuleTally] = {}
         self.running: list[str] = []
-        self.weights = {_storage(parameter) for parameter in model.parameters()}
+        self.weights = {_storage(parameter) for parameter in parameters_of(model)}
         self.nonzero: dict[tuple[Any, ...], int] = {}
 
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Hook every module within the block."""
         handles = []
-        for name, module in self.model.named_modules():
+        for name, module in named_modules(self.model):
             handles.append(module.register_forward_pre_hook(partial(self._enter, name), with_kwargs=True))
             handles.append(module.register_forward_hook(partial(self._leave, name), always_call=True))
         try:
@@ -130,7 +131,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def cost(self) -> Cost:
         """Return the sums as a `Cost`."""
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in named_parameters(self.model):
             owner = name.rpartition(".")[0]
             while owner not in self.tallies:
                 owner = owner.rpartition(".")[0]

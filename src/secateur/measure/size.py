@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.core.errors import ModelError
+from secateur.core.modules import torch_method
 from secateur.measure.inputs import masked
 
 LEVEL = 6
@@ -54,7 +55,7 @@ def size(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> ModelSi
 def _stored(model: nn.Module) -> Iterator[Tensor]:
     """Yield the distinct tensors of the state dict. Raises `ModelError` for one without values."""
     seen = set()
-    for name, tensor in model.state_dict().items():
+    for name, tensor in torch_method(model, "state_dict").items():
         if not isinstance(tensor, Tensor):  # extra state of a module
             continue
         if tensor.is_meta or nn.parameter.is_lazy(tensor):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from secateur.core.errors import ModelError
+from secateur.core.modules import named_parameters, submodule
 from secateur.measure.inputs import masked
 from secateur.sparsity.targets import role
 
@@ -122,10 +123,10 @@ def statistics(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> S
     """
     rows = []
     with masked(model, masks):
-        for name, parameter in model.named_parameters():
+        for name, parameter in named_parameters(model):
             if parameter.is_meta or nn.parameter.is_lazy(parameter):
                 raise ModelError(f"{name} has no values yet: load weights, or run a lazy module once.")
-            module = model.get_submodule(name.rpartition(".")[0])
+            module = submodule(model, name.rpartition(".")[0])
             alive = _by_unit(module, parameter != 0)
             mask = (masks or {}).get(name)
             rows.append(

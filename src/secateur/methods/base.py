@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.core.errors import InputError
+from secateur.core.modules import parameters_of
 from secateur.measure.inputs import ModelInputs
 from secateur.sparsity.masks import Masks, before_step
 from secateur.sparsity.targets import matches, prunable
@@ -104,7 +105,7 @@ class Method:
 
     def penalty(self) -> Tensor:
         """Return the method's term of the loss: a scalar on the model's device, 0 by default."""
-        return torch.zeros((), device=next(self.job.model.parameters()).device)
+        return torch.zeros((), device=next(parameters_of(self.job.model)).device)
 
     def zero_gradients(self) -> None:
         """Zero the gradients of cut weights; call it before clipping the gradients' norm, as for `Held`."""

@@ -21,6 +21,7 @@ from torch import nn
 
 from secateur.core.errors import ModelError, StoreError
 from secateur.core.extras import need
+from secateur.core.modules import parameters_of
 from secateur.methods.base import Method
 from secateur.methods.registry import METHODS, start
 from secateur.sparsity.masks import Masks
@@ -57,14 +58,14 @@ class Pruning:
         if self.method is not None:
             self.method.remove()  # of an interrupted training
         weights = (
-            [parameter.detach().clone() for parameter in model.parameters()] if state is not None else []
+            [parameter.detach().clone() for parameter in parameters_of(model)] if state is not None else []
         )
         self.method = start(self.name, model, optimizer, steps=steps, **self.options)
         for scheduler in schedulers if learns else ():
             _include(getattr(scheduler, "scheduler", scheduler), optimizer.param_groups[-1])
         if state is not None:
             with torch.no_grad():  # loaded already, and not to be cut by first masks
-                for parameter, weight in zip(model.parameters(), weights, strict=True):
+                for parameter, weight in zip(parameters_of(model), weights, strict=True):
                     parameter.copy_(weight)
             self.method.load_state_dict(state)
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from secateur.core.errors import ModelError
+from secateur.core.modules import named_modules, named_parameters
 
 
 class Gate(nn.Module):
@@ -38,8 +39,8 @@ class Gates:
         of = {id(parameter): gates[name] for name, parameter in targets.items()}
         uses = [
             (path, module, leaf, of[id(parameter)])
-            for path, module in model.named_modules()
-            for leaf, parameter in module.named_parameters(recurse=False)
+            for path, module in named_modules(model)
+            for leaf, parameter in named_parameters(module, recurse=False)
             if id(parameter) in of
         ]
         for path, module, _, _ in uses:

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from secateur.core.errors import ModelError
+from secateur.core.modules import submodule
 from secateur.graph.trace import trace
 from secateur.methods.base import Clock, Method, MethodJob
 from secateur.methods.draws import uniform
@@ -61,7 +62,7 @@ class LayerDrop(Method):
         """Register the hooks, and make the blocks skip at random."""
         super().attach()
         self._forwards = [
-            DropForward(self.job.model.get_submodule(block.path), block, self.rate, self.clock, self.job.seed)
+            DropForward(submodule(self.job.model, block.path), block, self.rate, self.clock, self.job.seed)
             for block in self.blocks
         ]
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from secateur.core.errors import InputError
+from secateur.core.modules import named_parameters, parameters_of
 from secateur.core.options import check_options, options_of
 from secateur.core.registry import Registry
 from secateur.measure.inputs import ModelInputs
@@ -142,7 +143,7 @@ def start(
             f"The optimiser is a {type(optimizer).__name__}: pass a torch.optim.Optimizer, unwrapped."
         )
     owned = {id(each) for group in optimizer.param_groups for each in group["params"]}
-    if not any(id(parameter) in owned for parameter in model.parameters()):
+    if not any(id(parameter) in owned for parameter in parameters_of(model)):
         raise InputError(
             "The optimiser holds none of the model's parameters: make it from model.parameters()."
         )
@@ -163,7 +164,7 @@ def start(
         seed=seed,
     )
     check_free(job, entry.make)
-    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    names = [name for name, _ in named_parameters(model, remove_duplicate=False)]
     job = replace(job, keep=found(job.keep, names), layers=found(job.layers, names))
     made = entry.make(job, **options)
     made.attach()

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.core.errors import InputError, SecateurWarning
+from secateur.core.modules import parameters_of
 from secateur.methods.base import Clock, Method, MethodJob
 from secateur.methods.draws import uniform
 from secateur.methods.gates import Gate, Gates, rank
@@ -146,7 +147,9 @@ class ScoreBased(Method):
         )
         scores = {id(gate.scores) for gate in self.gates.values()}
         self._to_thaw = [
-            p for p in self.job.model.parameters() if self.frozen and p.requires_grad and id(p) not in scores
+            p
+            for p in parameters_of(self.job.model)
+            if self.frozen and p.requires_grad and id(p) not in scores
         ]
         for parameter in self._to_thaw:
             parameter.requires_grad_(False)

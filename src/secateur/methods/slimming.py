@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from secateur.core.errors import InputError, ModelError
+from secateur.core.modules import named_modules
 from secateur.methods.base import Method, MethodJob
 from secateur.methods.registry import method
 
@@ -32,7 +33,7 @@ class Slimming(Method):
         self.strength, self.form = strength, form
         self.scales = [
             module.weight
-            for path, module in job.model.named_modules()
+            for path, module in named_modules(job.model)
             if isinstance(module, _BatchNorm) and module.affine and job.meant(f"{path}.weight")
         ]
         if not self.scales:

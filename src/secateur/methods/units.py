@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.core.errors import ModelError
+from secateur.core.modules import named_parameters
 from secateur.graph.analyze import analyze
 from secateur.graph.groups import Group
 from secateur.graph.naming import named, touched
@@ -21,7 +22,7 @@ class Units:
 
     def __init__(self, job: MethodJob) -> None:
         """Trace the model. Raises `ModelError` if it has no prunable unit, `InputError` without example inputs."""
-        self.parameters = {n: p for n, p in job.model.named_parameters() if p.dtype in DTYPES}
+        self.parameters = {n: p for n, p in named_parameters(job.model) if p.dtype in DTYPES}
         groups = analyze(job.model, job.inputs())
         kept = [each.name for each in touched(groups, job.keep)]
         chosen = named(groups, job.layers) if job.layers else groups.free

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from secateur.core.errors import InputError
+from secateur.core.modules import parameters_of
 from secateur.core.registry import unknown
 from secateur.models import user
 from secateur.models.call import call, parameters
@@ -97,7 +98,7 @@ def names() -> list[ModelListing]:
 
 
 def _count(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
+    return sum(parameter.numel() for parameter in parameters_of(model))
 
 
 def check_name(name: str) -> None:

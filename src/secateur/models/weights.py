@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from secateur.core.errors import ModelError, StoreError
 from secateur.core.files import existing_file, os_errors
+from secateur.core.modules import torch_method
 
 NESTINGS = ("state_dict", "model_state_dict", "model")
 PREFIXES = ("module.", "_orig_mod.")
@@ -41,7 +42,7 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
     state = _unwrap(_state_dict(_read(source), source), model)
     _check_fit(state, model, source)
     _check_finite(state, source)
-    model.load_state_dict(state, strict=False)
+    torch_method(model, "load_state_dict", state, strict=False)
 
 
 def _read(source: Path) -> Any:
@@ -93,7 +94,7 @@ def _plain(value: object) -> bool:
 
 def _unwrap(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """Remove the prefixes common to all names, unless all names of the model have them too."""
-    own = model.state_dict().keys()
+    own = torch_method(model, "state_dict").keys()
     while prefix := next((p for p in PREFIXES if all(key.startswith(p) for key in state)), None):
         if all(key.startswith(prefix) for key in own):
             break
@@ -102,7 +103,7 @@ def _unwrap(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
 
 
 def _check_fit(state: dict[str, Tensor], model: nn.Module, source: Path) -> None:
-    own = model.state_dict(keep_vars=True)
+    own = torch_method(model, "state_dict", keep_vars=True)
     given = {id(own[key]) for key in state if key in own}
     misshapen = [
         f"{key} is {_shape(value)} instead of {_shape(own[key])}"

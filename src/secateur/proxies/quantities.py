@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.core.errors import InputError, ModelError, reason_of
+from secateur.core.modules import modules_of
 from secateur.criteria import Calibration, CalibrationBatches, quantity
 from secateur.criteria.losses import Grads, derivatives, differentiable
 from secateur.criteria.normalisation import normalising
@@ -92,7 +93,7 @@ def _outputs(
             found.append((name, module, output))
 
     with ExitStack() as stack:
-        for module in model.modules():
+        for module in modules_of(model):
             weight = getattr(module, "weight", None)
             if isinstance(weight, Tensor) and id(weight) in names:
                 handle = module.register_forward_hook(partial(keep, names[id(weight)]))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from secateur.core.errors import InputError, ModelError
+from secateur.core.modules import modules_of, named_parameters
 from secateur.criteria import QUANTITIES, Calibration
 from secateur.criteria.quantities import QuantitySource
 from secateur.proxies.registry import PROXIES, Proxy
@@ -80,7 +81,7 @@ class ScoredNetwork:
     def __init__(self, model: nn.Module, data: Data, seed: int = 0) -> None:
         require_module(model)
         owned = (
-            (module, *own) for module in model.modules() for own in module.named_parameters(recurse=False)
+            (module, *own) for module in modules_of(model) for own in named_parameters(module, recurse=False)
         )
         if not any(role(*each) == "weights" for each in owned):
             raise ModelError(f"{type(model).__name__} has no weights to score: give a network of layers.")

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.core.errors import InputError, ModelError
+from secateur.core.modules import named_parameters, submodule
 from secateur.core.progress import track
 from secateur.criteria import Calibration, measured, score
 from secateur.graph import cost
@@ -53,9 +54,9 @@ def blocks_of(model: nn.Module, program: Program) -> list[ResidualBlock]:
         first = next(refs(run.outputs), None)
         if not run.path or runs[run.path] > 1 or run.first < 0 or first is None:
             continue
-        if not isinstance(model.get_submodule(parent), nn.Sequential | nn.ModuleList):
+        if not isinstance(submodule(model, parent), nn.Sequential | nn.ModuleList):
             continue
-        if isinstance(model.get_submodule(run.path), nn.Sequential | nn.ModuleList):
+        if isinstance(submodule(model, run.path), nn.Sequential | nn.ModuleList):
             continue
         items = len(run.outputs) if isinstance(run.outputs, tuple | list) else 0
         alone = items == 0 and isinstance(run.outputs, Ref)
@@ -117,11 +118,11 @@ def skip_layers(model: nn.Module, example_inputs: ModelInputs | None, settings: 
         if int((~kept).sum()) > len(gone):
             gone = _gone(blocks, kept)
             left = [block for block in blocks if block.path not in gone]
-            now = _scores(apply(model, Plan(skipped=gone)), left, example_inputs, settings)
+            now = _scores(apply(model, Plan(skipped=gone), share=True), left, example_inputs, settings)
             scores = below(scores, torch.zeros_like(scores).masked_scatter_(kept, now), kept)
     gone = _gone(blocks, _kept(scores, last))
     plan = Plan(skipped=gone)
-    small = apply(model, plan)
+    small = apply(model, plan, share=settings.inplace)
     whole, after = Cut.of(couple(program), []), Cut.of(couple(trace(small, example_inputs)), [])
     proof = None
     if settings.verify:
@@ -160,7 +161,7 @@ def _scores(
     criterion, seed, options = settings.criterion, settings.seed, settings.options
     tensors = {
         name: tensor
-        for name, tensor in model.named_parameters()
+        for name, tensor in named_parameters(model)
         if tensor.dtype in DTYPES and any(name.startswith(f"{block.path}.") for block in blocks)
     }
     found = measured(

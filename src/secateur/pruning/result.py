@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from secateur.core.errors import InputError
+from secateur.core.modules import parameters_of
 from secateur.graph.groups import Groups
 from secateur.measure.inputs import ModelInputs, batch_size
 from secateur.measure.latency import compare_latency
@@ -76,7 +77,7 @@ class Pruned:
         return lines + [f"  not corrected: {record[key]}" for key in ("not corrected",) if key in record]
 
     def _sparser(self) -> list[str]:
-        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        parameters = sum(parameter.numel() for parameter in parameters_of(self.model))
         lines = [
             f"removed {self.masks.pruned:,} of {self.masks.total:,} prunable weights "
             f"({self.achieved:.2%}, requested {self.requested:.2%}); the model has {parameters:,} parameters",

@@ -17,6 +17,7 @@ from torch.nn.parameter import is_lazy
 
 from secateur.compensation import Case
 from secateur.core.errors import InputError, ModelError
+from secateur.core.modules import named_modules
 from secateur.core.progress import track
 from secateur.criteria import Calibration
 from secateur.graph import cost
@@ -115,7 +116,7 @@ def prune_units(model: nn.Module, example_inputs: ModelInputs | None, settings: 
                     scores = scored_again(small, plan, cut, chosen, cutter.scores, score, examples)
                     cutter, gone = replace(cutter, scores=scores), len(cut.removed)
             cut = cutter.cut(exact) if exact else _reaching(last, cutter, model, examples)
-            small, plan, proof = make(model, cut, examples, settings.verify)
+            small, plan, proof = make(model, cut, examples, settings.verify, share=settings.inplace)
             break
         except Misfit as misfit:
             failures = misfit.failures
@@ -225,7 +226,7 @@ def _milliseconds(model: nn.Module, examples: Examples, batch: int, cut: Cut) ->
 
 def _require_values(model: nn.Module) -> None:
     """Raise `ModelError` for a model whose tensors have no values yet, or whose code can't be followed."""
-    for name, module in model.named_modules():
+    for name, module in named_modules(model):
         if isinstance(module, torch.jit.ScriptModule):
             raise ModelError(
                 f"{name or 'The model'} is a ScriptModule, whose code can't change: prune the module it was made from."

@@ -6,7 +6,6 @@ schedule; the last amount is exactly the requested one.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from secateur.compensation import Case
-from secateur.core.errors import InputError, ModelError, reason_of
+from secateur.core.copying import duplicate
+from secateur.core.errors import InputError
 from secateur.core.progress import track
 from secateur.criteria import CRITERIA, Calibration, CalibrationBatches, measured, score
 from secateur.graph.couple import couple
@@ -112,7 +112,7 @@ def prune_weights(model: nn.Module, example_inputs: ModelInputs | None, settings
     del ranked  # as large as the model that is copied next
     latest = _spread(granularity, kept, shapes)
     masks = latest & earlier
-    pruned = model if settings.inplace and not compensates else _copy(model)
+    pruned = model if settings.inplace and not compensates else duplicate(model, share=settings.inplace)
     masks.apply_(pruned)
     if compensates:
         masks, compensated = _compensated(model, pruned, masks, example_inputs, data, settings)
@@ -273,12 +273,3 @@ def _with_values_of(model: nn.Module, pruned: nn.Module) -> nn.Module:
     for name, tensor in named_tensors(model).items():
         tensor.copy_(values[name])
     return model
-
-
-def _copy(model: nn.Module) -> nn.Module:
-    try:
-        return copy.deepcopy(model)
-    except Exception as error:
-        raise ModelError(
-            f"{type(model).__name__} can't be copied ({reason_of(error)}): prune it itself, with inplace=True."
-        ) from error

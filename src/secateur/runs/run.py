@@ -26,6 +26,7 @@ from secateur import data as data_sources
 from secateur.core.environment import command_line, environment
 from secateur.core.errors import DataError, StoreError
 from secateur.core.files import make_folder, os_errors, read_json, sweep, write_json, write_text
+from secateur.core.modules import named_parameters, parameters_of
 from secateur.data import Dataset
 from secateur.runs.history import recipe_of
 from secateur.sparsity.masks import Masks
@@ -120,7 +121,7 @@ class Run:
             trust=trust,
         )
         fill(model, stored.state, stored.plan, str(path))
-        check_finite(dict(model.named_parameters()))
+        check_finite(dict(named_parameters(model)))
         self.check_model()
         return model, stored.masks
 
@@ -205,7 +206,7 @@ class Run:
         """
         target = make_folder(folder or self.folder)
         model_files.save(model, target / MODEL_FILE, masks=masks)
-        device = next((str(parameter.device) for parameter in model.parameters()), "cpu")
+        device = next((str(parameter.device) for parameter in parameters_of(model)), "cpu")
         entry = {
             "do": step["do"],
             "run": target.resolve().name,

@@ -7,15 +7,17 @@ one is made on the way.
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from functools import partial
+
+from torch import nn
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from secateur.core.contexts import evaluating
+from secateur.core.copying import copied_tensor, copy_with, forget_caches
+from secateur.core.modules import modules_of
 from secateur.graph.attention import stand_in
-from secateur.graph.copies import copy_with, forget_caches
 from secateur.graph.forwards import restore
 from secateur.shrink.describe import describe, set_attributes
 from secateur.shrink.overrides import function_called, resize
@@ -26,11 +28,12 @@ REMADE = (WeightNorm, SpectralNorm, BasePruningMethod)
 """Hooks that compute a weight from other tensors before each forward."""
 
 
-def apply(model: nn.Module, plan: Plan, *, inplace: bool = False) -> nn.Module:
+def apply(model: nn.Module, plan: Plan, *, inplace: bool = False, share: bool = False) -> nn.Module:
     """Return `model` as `plan` says: a smaller copy, or the model itself where `inplace`.
 
     The result remembers what was done to it, earlier cuts included, in its attribute `secateur_plan`. An optimiser of
-    a model changed in place, or about to go on with the copy, is put right by `shrink_optimizer`.
+    a model changed in place, or about to go on with the copy, is put right by `shrink_optimizer`. With `share`, a copy
+    shares with the model what can't be copied.
 
     Raises `ModelError` where the plan belongs to another model, `InputError` where it overrides calls of functions
     that torch lacks or does not follow from the cuts this model has had; the model is then as it was.
@@ -41,44 +44,34 @@ def apply(model: nn.Module, plan: Plan, *, inplace: bool = False) -> nn.Module:
     for override in whole.overrides:
         function_called(override.function)
     if not inplace:
-        model = _smaller_copy(model, plan)
+        model = _smaller_copy(model, plan, share)
     set_attributes(model, plan.attributes)
     if inplace:
         _slice_in_place(model, plan)
     forget_caches(model)
-    for module in model.modules():
+    for module in modules_of(model):
         _remake(module)
     describe(model, plan.kept, plan.attributes)
     restore(model)
     stand_in(model, (path for path in whole.standins if whole.holds(path)))
     resize(model, (override for override in whole.overrides if whole.holds(override.module)))
     skip(model, whole.skipped)
-    for module in model.modules():
+    for module in modules_of(model):
         if isinstance(module, nn.RNNBase):
             module.flatten_parameters()  # cuDNN wants them side by side
     object.__setattr__(model, "secateur_plan", whole)
     return model
 
 
-def _smaller_copy(model: nn.Module, plan: Plan) -> nn.Module:
+def _smaller_copy(model: nn.Module, plan: Plan, share: bool) -> nn.Module:
     """Copy the model with every tensor small from the start."""
     names = {id(tensor): name for name, tensor in named_tensors(model).items()}
     return copy_with(
         model,
-        lambda tensor: _smaller(plan, names[id(tensor)], tensor),
+        lambda tensor: copied_tensor(tensor, partial(plan.slice, names[id(tensor)])),
         lambda tensor: tensor.detach().clone(),
+        share=share,
     )
-
-
-def _smaller(plan: Plan, name: str, tensor: Tensor) -> Tensor:
-    """Return what stays of a parameter or buffer, with its class, its own attributes and its gradient."""
-    small = plan.slice(name, tensor.detach())
-    if isinstance(tensor, nn.Parameter):
-        small = torch.Tensor._make_subclass(type(tensor), small, tensor.requires_grad)
-    small.__dict__.update(tensor.__dict__)
-    if tensor.grad is not None:
-        small.grad = plan.slice(name, tensor.grad)
-    return small
 
 
 def _slice_in_place(model: nn.Module, plan: Plan) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from torch import nn
 
 from secateur.core.errors import ModelError
+from secateur.core.modules import named_buffers, named_parameters, submodule
 from secateur.shrink.plan import named_tensors
 
 
@@ -28,7 +29,7 @@ def set_attributes(model: nn.Module, attributes: Mapping[str, int]) -> None:
     groups: dict[tuple[int, str], list[tuple[nn.Module, list[str], int]]] = {}
     for key, value in attributes.items():
         path, _, steps = key.partition(":")
-        module, chain = model.get_submodule(path), steps.split(".")
+        module, chain = submodule(model, path), steps.split(".")
         owner, name = _owner(module, chain, key)
         group = groups.setdefault((id(owner), name), [])
         group.append((module, chain, value))
@@ -87,7 +88,7 @@ def describe(model: nn.Module, names: Collection[str], attributes: Collection[st
     given = set()
     for key in attributes:
         path, _, chain = key.partition(":")
-        given.add((model.get_submodule(path), chain.partition(".")[0]))
+        given.add((submodule(model, path), chain.partition(".")[0]))
     for module in _around(model, names):
         for attribute, value in description(module).items():
             if (module, attribute) not in given:
@@ -100,14 +101,14 @@ def _around(model: nn.Module, names: Collection[str]) -> list[nn.Module]:
     wanted = {id(tensors[name]) for name in names}
     paths: set[str] = set()
     for named in (
-        model.named_parameters(remove_duplicate=False),
-        model.named_buffers(remove_duplicate=False),
+        named_parameters(model, remove_duplicate=False),
+        named_buffers(model, remove_duplicate=False),
     ):
         for name, tensor in named:
             if id(tensor) in wanted:
                 steps = name.split(".")
                 paths.update(".".join(steps[:end]) for end in range(len(steps)))
-    return [model.get_submodule(path) for path in paths]
+    return [submodule(model, path) for path in paths]
 
 
 @singledispatch

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from secateur.core.errors import VerificationError
+from secateur.core.modules import named_modules, submodule
 from secateur.graph.copies import is_plain_attention
 from secateur.graph.cut import Cut
 from secateur.measure.examples import Examples
@@ -29,26 +30,35 @@ class Misfit(Exception):
 
 
 def make(
-    model: nn.Module, cut: Cut, example_inputs: ModelInputs | Examples, check: bool
+    model: nn.Module,
+    cut: Cut,
+    example_inputs: ModelInputs | Examples,
+    check: bool,
+    *,
+    share: bool = True,
 ) -> tuple[nn.Module, Plan, Verification | None]:
-    """Make the smaller model of a cut, and prove it. Raises `Misfit` where the model's code does not follow."""
+    """Make the smaller model of a cut, and prove it. Raises `Misfit` where the model's code does not follow.
+
+    With `share`, the smaller model shares with the large one what can't be copied.
+    """
     plan, failures = plan_for(model, cut)
     if failures:
         raise Misfit(failures)
-    small, proof = apply(model, plan), partial(verify, model, cut=cut, example_inputs=example_inputs)
+    small = apply(model, plan, share=share)
+    proof = partial(verify, model, cut=cut, example_inputs=example_inputs)
     if check:
         try:
             return small, plan, proof(small)
         except VerificationError:
             failures = misfits(small, cut, example_inputs) or products_of_activations(cut)
-            if (other := _with_numbers(model, small, plan, cut, example_inputs)) is not None:
+            if (other := _with_numbers(model, small, plan, cut, example_inputs, share)) is not None:
                 with suppress(VerificationError):
                     return *other, proof(other[0])
             if failures:
                 raise Misfit(failures) from None
             raise
     if failures := misfits(small, cut, example_inputs):
-        if (other := _with_numbers(model, small, plan, cut, example_inputs)) is None or misfits(
+        if (other := _with_numbers(model, small, plan, cut, example_inputs, share)) is None or misfits(
             other[0], cut, example_inputs
         ):
             raise Misfit(failures)
@@ -57,14 +67,19 @@ def make(
 
 
 def _with_numbers(
-    model: nn.Module, small: nn.Module, plan: Plan, cut: Cut, example_inputs: ModelInputs | Examples
+    model: nn.Module,
+    small: nn.Module,
+    plan: Plan,
+    cut: Cut,
+    example_inputs: ModelInputs | Examples,
+    share: bool,
 ) -> tuple[nn.Module, Plan] | None:
     """Return the smaller model and its plan with the large one's numbers where it made others; None if it did not."""
     settlement = overridden(cut, renumbered(small, cut, example_inputs))
     if settlement.failures or not settlement.overrides:
         return None
     plan = replace(plan, overrides=(*plan.overrides, *settlement.overrides))
-    return apply(model, plan), plan
+    return apply(model, plan, share=share), plan
 
 
 def plan_for(model: nn.Module, cut: Cut) -> tuple[Plan, list[tuple[int, str]]]:
@@ -79,7 +94,7 @@ def plan_for(model: nn.Module, cut: Cut) -> tuple[Plan, list[tuple[int, str]]]:
         shapes={name: tuple(tensors[name].shape) for name in kept},
         attributes={**settlement.attributes, **_bare_norms(model, cut)},
         overrides=tuple(settlement.overrides),
-        standins=tuple(name for name, module in model.named_modules() if is_plain_attention(module)),
+        standins=tuple(name for name, module in named_modules(model) if is_plain_attention(module)),
     ), settlement.failures
 
 
@@ -87,7 +102,7 @@ def _bare_norms(model: nn.Module, cut: Cut) -> dict[str, int]:
     """Return the widths of normalisations that hold no tensor to read them from, where they change."""
     widths = {}
     for run in cut.coupling.program.runs:
-        module = model.get_submodule(run.path)
+        module = submodule(model, run.path)
         if isinstance(module, _NormBase) and not module.state_dict() and run.first >= 0:
             width = cut.shape(run.first)[1]
             if width != module.num_features:

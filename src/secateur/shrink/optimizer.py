@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.core.errors import InputError
+from secateur.core.modules import named_parameters
 from secateur.shrink.plan import Plan
 
 
@@ -22,8 +23,8 @@ def shrink_optimizer(
 
     Raises `InputError`, with nothing changed, for state that can't be sliced.
     """
-    names: dict[Tensor, str] = {parameter: name for name, parameter in before.named_parameters()}
-    heirs = dict(after.named_parameters())
+    names: dict[Tensor, str] = {parameter: name for name, parameter in named_parameters(before)}
+    heirs = dict(named_parameters(after))
     state: dict[Any, Any] = {}
     for parameter, own in optimizer.state.items():
         name = names.get(parameter, "")

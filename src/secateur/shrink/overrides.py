@@ -16,6 +16,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from secateur.core.errors import InputError, ModelError
+from secateur.core.modules import submodule
 from secateur.graph.forwards import Forward, call_name
 from secateur.shrink.plan import ArgumentPath, Override
 
@@ -29,7 +30,7 @@ def resize(model: nn.Module, overrides: Iterable[Override]) -> None:
     """
     of: dict[tuple[nn.Module, str], list[Override]] = {}
     for override in overrides:
-        of.setdefault((model.get_submodule(override.module), override.method), []).append(override)
+        of.setdefault((submodule(model, override.module), override.method), []).append(override)
     for (module, method), own in of.items():
         Resized(module, own, method)
 

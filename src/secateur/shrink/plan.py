@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.core.errors import InputError, ModelError
+from secateur.core.modules import named_buffers, named_modules, named_parameters
 from secateur.core.typed_json import TypeMismatch, typed
 
 ArgumentPath = tuple[int | str, ...]
@@ -128,7 +129,7 @@ class Plan:
                     f"The plan cuts {name} of shape {list(shape)}, here it is {list(tensors[name].shape)}: "
                     "the plan belongs to another model, or to this one as it was before another cut."
                 )
-        modules = dict(model.named_modules(remove_duplicate=False))
+        modules = dict(named_modules(model, remove_duplicate=False))
         paths = [*(path.partition(":")[0] for path in self.attributes), *self.standins, *self.skipped]
         for path in (*paths, *(override.module for override in self.overrides)):
             if path not in modules:
@@ -233,7 +234,7 @@ def _can_be_taken_over(module: nn.Module, method: str) -> bool:
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Return the parameters and buffers of `model` by name, tied ones once, by their first name."""
-    return dict([*model.named_parameters(), *model.named_buffers()])
+    return dict([*named_parameters(model), *named_buffers(model)])
 
 
 def _check_indices(name: str, shape: tuple[int, ...], dim: int, indices: Tensor) -> None:

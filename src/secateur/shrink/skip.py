@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from secateur.core.modules import submodule
 from secateur.graph.forwards import Forward
 
 
@@ -30,7 +31,7 @@ class SkipForward(Forward):
 def bypass(model: nn.Module, skipped: Mapping[str, int]) -> None:
     """Have the modules at these paths hand on their input; path → how many items they return, 0 for a tensor alone."""
     for path, items in skipped.items():
-        module = model.get_submodule(path)
+        module = submodule(model, path)
         if not isinstance(module.__dict__.get("forward"), SkipForward):
             SkipForward(module, items)
 
@@ -39,6 +40,6 @@ def skip(model: nn.Module, skipped: Mapping[str, int]) -> None:
     """Bypass modules and empty them of parameters, buffers, submodules and hooks."""
     bypass(model, skipped)
     for path in skipped:
-        module = model.get_submodule(path)
+        module = submodule(model, path)
         for held in ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks"):
             getattr(module, held).clear()

@@ -18,10 +18,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from secateur.core.contexts import evaluating, own_code_training, unfused
+from secateur.core.copying import copy_with
 from secateur.core.errors import ModelError, VerificationError, reason_of
+from secateur.core.modules import named_modules
 from secateur.core.seeds import same_draws
 from secateur.graph.attention import stand_in
-from secateur.graph.copies import copy_with, is_plain_attention
+from secateur.graph.copies import is_plain_attention
 from secateur.graph.cut import Cut
 from secateur.graph.observers import rest
 from secateur.graph.program import Node, refs
@@ -121,7 +123,7 @@ def _both(
     large = copies.large()
     prepare(large)
     if affected:  # the same operators as in the trace, in the same order
-        stand_in(large, [name for name, each in large.named_modules() if is_plain_attention(each)])
+        stand_in(large, [name for name, each in named_modules(large) if is_plain_attention(each)])
     draws = Draws(cut)
     widened = Widened(dtype, affected, cut, draws.first)
     expected = _run(large, example_inputs, dtype, widened, inside)
@@ -236,7 +238,7 @@ def _run(
 ) -> list[Tensor]:
     examples = Examples.of(model, example_inputs).calls
     heard: list[Tensor] = []
-    for path, module in model.named_modules():
+    for path, module in named_modules(model):
         if path in (inside or ()):
             module.register_forward_hook(lambda module, args, outputs: heard.extend(tensors_of(outputs)))
     rest(model)

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from secateur.core.errors import InputError
+from secateur.core.modules import named_parameters
 from secateur.sparsity.targets import found, matches
 
 
@@ -36,7 +37,7 @@ def by_tensor(model: nn.Module, tensors: Iterable[str], entries: Mapping[str, fl
     Raises `InputError` for an entry that means none of the tensors, and for two as exact ones for one tensor.
     """
     aliases: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
+    for name, parameter in named_parameters(model, remove_duplicate=False):
         aliases.setdefault(id(parameter), []).append(name)
     names = {each: both for both in aliases.values() for each in both}
     patterns = dict(zip(entries, found(entries, names), strict=True))

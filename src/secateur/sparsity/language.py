@@ -11,21 +11,23 @@ from collections.abc import Iterable
 
 from torch import nn
 
+from secateur.core.modules import modules_of, parameters_of
+
 
 def outputs(model: nn.Module) -> set[int]:
     """Return the ids of the matrices of a language model outside its stack of layers; of other models none."""
-    outer = next((each for each in model.modules() if _embeds_tokens(each)), None)
+    outer = next((each for each in modules_of(model) if _embeds_tokens(each)), None)
     if outer is not None:
-        stack = _ids(layer for each in outer.modules() for layer in _layers(each))
+        stack = _ids(layer for each in modules_of(outer) for layer in _layers(each))
         return _ids([outer]) - stack if stack else set()
     tables = {
         (each.num_embeddings, each.embedding_dim)
-        for each in model.modules()
+        for each in modules_of(model)
         if isinstance(each, nn.Embedding)
     }
     return _ids(
         each
-        for each in model.modules()
+        for each in modules_of(model)
         if isinstance(each, nn.Linear) and (each.out_features, each.in_features) in tables
     )
 
@@ -46,4 +48,4 @@ def _layers(module: nn.Module) -> list[nn.Module]:
 
 
 def _ids(modules: Iterable[nn.Module]) -> set[int]:
-    return {id(each) for module in modules for each in module.parameters() if each.ndim >= 2}
+    return {id(each) for module in modules for each in parameters_of(module) if each.ndim >= 2}

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from secateur.core.errors import InputError
+from secateur.core.modules import named_parameters
 from secateur.sparsity.targets import require_module
 
 
@@ -93,7 +94,7 @@ class Masks(Mapping[str, Tensor]):
         another shape.
         """
         require_module(model)
-        parameters = dict(model.named_parameters(remove_duplicate=False))
+        parameters = dict(named_parameters(model, remove_duplicate=False))
         pairs = []
         for name, mask in self.items():
             if name not in parameters:
@@ -131,7 +132,7 @@ class Masks(Mapping[str, Tensor]):
     @classmethod
     def of_zeros(cls, model: nn.Module) -> Masks:
         """Return the masks of a sparse model: every matrix or kernel with zeros, cut at entries that equal zero."""
-        kept = {name: parameter.detach() != 0 for name, parameter in model.named_parameters()}
+        kept = {name: parameter.detach() != 0 for name, parameter in named_parameters(model)}
         return cls({name: mask for name, mask in kept.items() if mask.ndim > 1 and not bool(mask.all())})
 
     def pack(self) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from secateur.core.errors import InputError, ModelError
+from secateur.core.modules import modules_of, named_modules, named_parameters
 from secateur.sparsity.language import outputs
 
 ROLES = ("weights", "biases", "norms", "embeddings", "outputs", "others")
@@ -58,7 +59,7 @@ def prunable(
     require_module(model)
     wanted, keep, layers = roles(include), names_in(model, keep), names_in(model, layers)
     aliases: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
+    for name, parameter in named_parameters(model, remove_duplicate=False):
         if is_lazy(parameter) or parameter.is_meta:
             raise ModelError(f"{name} has no values yet: load weights, or run a lazy module once.")
         aliases.setdefault(id(parameter), []).append(name)
@@ -66,8 +67,8 @@ def prunable(
     keep, layers = found(keep, every), found(layers, every)
     apart = outputs(model)
     chosen: dict[str, nn.Parameter] = {}
-    for module in model.modules():
-        for leaf, parameter in module.named_parameters(recurse=False):
+    for module in modules_of(model):
+        for leaf, parameter in named_parameters(module, recurse=False):
             names, part = aliases.pop(id(parameter), None), role(module, leaf, parameter)
             if names is None or parameter.dtype not in DTYPES or part not in wanted | {"weights"}:
                 continue
@@ -156,7 +157,7 @@ def _names_of(model: nn.Module, layer: object) -> Iterator[str]:
 def _own_name(model: nn.Module, layer: nn.Module | Tensor) -> str | None:
     """Return the name of a module or parameter of the model, None for any other."""
     found: Iterable[tuple[str, object]] = (
-        model.named_modules() if isinstance(layer, nn.Module) else model.named_parameters()
+        named_modules(model) if isinstance(layer, nn.Module) else named_parameters(model)
     )
     return next((name for name, own in found if own is layer), None)
 

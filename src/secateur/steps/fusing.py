@@ -15,6 +15,7 @@ from torch import nn
 
 from secateur.compensation import COMPENSATIONS
 from secateur.core.errors import InputError, ModelError
+from secateur.core.modules import named_parameters, parameters_of
 from secateur.criteria import CRITERIA, Calibration
 from secateur.data import Dataset
 from secateur.data.dataset import each
@@ -55,7 +56,7 @@ def from_output(model: nn.Module, groups: Groups) -> list[Group]:
     The position of a group is that of the last parameter that produces its units, in the order of the model's
     parameters; of two groups with the same one, the later first parameter is nearer. The classes are excluded.
     """
-    place = {name: index for index, (name, _) in enumerate(model.named_parameters())}
+    place = {name: index for index, (name, _) in enumerate(named_parameters(model))}
 
     def span(group: Group) -> tuple[int, int]:
         makers = [place.get(m.name, -1) for m in group.members if not m.buffer and not m.reads]
@@ -151,7 +152,7 @@ class Bench:
         example, found = self.data.example(1), dict[str, dict[str, Any]]()
         for name, model in models.items():
             found[name] = {
-                "parameters": sum(parameter.numel() for parameter in model.parameters()),
+                "parameters": sum(parameter.numel() for parameter in parameters_of(model)),
                 "macs": cost(model, example).macs,
             }
         times = {device: self._times(models, device) for device in self.devices}

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from secateur.analysis import kurtosis
+from secateur.core.modules import named_parameters
 from secateur.core.options import MACHINE
 from secateur.core.tables import COUNT, NUMBER, PERCENT, SI, Column, Table
 from secateur.graph.analyze import analyze
@@ -47,7 +48,7 @@ class Inspect(Step):
             return grouping.outcome(run, analyze(model, with_batch(example, SAMPLES)))
         work = cost(model, example)
         counts = statistics(model, masks)
-        weights = dict(model.named_parameters())
+        weights = dict(named_parameters(model))
         tensors = defaultdict(list)
         for tensor in counts.tensors:
             tensors[tensor.name.rpartition(".")[0]].append(tensor)

@@ -17,6 +17,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from secateur.core.errors import InputError, ModelError, StoreError
+from secateur.core.modules import torch_method
 from secateur.core.seeds import same_draws
 from secateur.pruning.result import Pruned
 from secateur.shrink.plan import Plan
@@ -65,7 +66,7 @@ def save(
         model = model.model
     packed = Masks(masks or {})
     packed.of(model)
-    state = model.state_dict()
+    state = torch_method(model, "state_dict")
     check_dense(state, model)
     tensors, tied = _untie(state)
     header = {

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur.core.copying import copy_with
 from secateur.core.errors import InputError, ModelError
-from secateur.graph.copies import copy_with
+from secateur.core.modules import named_modules, torch_method
 from secateur.shrink.apply import apply
 from secateur.shrink.plan import Plan, named_tensors
 from secateur.sparsity.targets import require_module
@@ -31,7 +32,7 @@ def fill(
     gives it those of `state`. Raises `ModelError` for another model than the stored one, which is then unchanged.
     """
     require_module(model)
-    check_dense(model.state_dict(), model)
+    check_dense(torch_method(model, "state_dict"), model)
     if plan is not None and not _cut_already(model, plan, source):
         ghost = copy_with(model, _without_values)
         with _as_model_errors(source, model), warnings.catch_warnings():
@@ -64,7 +65,7 @@ def check_cut(plan: Plan, state: Mapping[str, Tensor]) -> None:
 
 def _put(state: Mapping[str, Tensor], model: nn.Module, source: str, dtypes: bool = False) -> None:
     """Copy `state` into `model`. Raises `ModelError`, with the model unchanged, unless it has exactly these tensors."""
-    own = model.state_dict(keep_vars=True)
+    own = torch_method(model, "state_dict", keep_vars=True)
     missing, foreign = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     wrong = sorted(name for name in own.keys() & state.keys() if _kind(own[name]) != _kind(state[name]))
     for kind, names in (("lacks", missing), ("has the foreign", foreign), ("has another kind of", wrong)):
@@ -77,7 +78,7 @@ def _put(state: Mapping[str, Tensor], model: nn.Module, source: str, dtypes: boo
         for name, tensor in own.items():
             tensor.data = tensor.data.to(state[name].dtype)
     try:
-        model.load_state_dict(dict(state))
+        torch_method(model, "load_state_dict", dict(state))
     except RuntimeError as error:
         raise ModelError(
             f"{type(model).__name__} does not take {source} ({str(error).splitlines()[-1].strip()})."
@@ -122,7 +123,7 @@ def _check_attributes(model: nn.Module, plan: Plan) -> None:
     """Raise `InputError` if an attribute of the plan is private or reached through a callable: only sizes are set."""
     for key in plan.attributes:
         path, _, steps = key.partition(":")
-        here: Any = dict(model.named_modules(remove_duplicate=False)).get(path)
+        here: Any = dict(named_modules(model, remove_duplicate=False)).get(path)
         for step in steps.split("."):
             if step.startswith("_") or (callable(here) and not isinstance(here, nn.Module)):
                 raise InputError(f"it sets {key}, which is no size")

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from secateur.core.contexts import evaluating
 from secateur.core.errors import ModelError
+from secateur.core.modules import parameters_of
 from secateur.core.progress import bar
 from secateur.core.seeds import same_draws
 from secateur.data import Batches, Dataset
@@ -141,4 +142,4 @@ def logits_of(model: nn.Module, inputs: Any, data: Dataset) -> Tensor:
 
 
 def _device(model: nn.Module) -> torch.device:
-    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    return next((parameter.device for parameter in parameters_of(model)), torch.device("cpu"))

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from secateur.core.errors import InputError
+from secateur.core.modules import parameters_of
 from secateur.core.validation import sentence
 from secateur.data import Dataset
 from secateur.sparsity.masks import Masks
@@ -81,6 +82,6 @@ def identity_of(
     return {
         **config.model_dump(mode="json", exclude=machine),
         "data": f"{data.name} ({data.fingerprint()})",
-        "model": f"{type(model).__name__} of {sum(parameter.numel() for parameter in model.parameters())} weights",
+        "model": f"{type(model).__name__} of {sum(parameter.numel() for parameter in parameters_of(model))} weights",
         "masks": f"{cuts.pruned} cut ({digest[:8]})",
     }

@@ -24,6 +24,7 @@ from secateur import methods
 from secateur.core import contexts
 from secateur.core.errors import InputError, ModelError
 from secateur.core.extras import need
+from secateur.core.modules import buffers_of, parameters_of
 from secateur.core.options import options_from
 from secateur.core.progress import bar
 from secateur.core.seeds import same_draws, seed_global, seed_of
@@ -219,7 +220,7 @@ def _batches(data: Dataset, config: TrainConfig, fabric: Fabric) -> Batches:
 
 
 def _trainable(model: nn.Module) -> list[nn.Parameter]:
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    parameters = [parameter for parameter in parameters_of(model) if parameter.requires_grad]
     if not parameters:
         raise ModelError(
             f"{type(model).__name__} has no trainable parameter: unfreeze some with requires_grad_(True)."
@@ -271,7 +272,7 @@ def _learn(
 
 def _measured(tally: Tally, model: nn.Module, data: Dataset, fabric: Fabric) -> dict[str, float]:
     """Return the epoch's means over its training batches, and those of `model` on the test split."""
-    for buffer in model.buffers() if fabric.world_size > 1 else ():
+    for buffer in buffers_of(model) if fabric.world_size > 1 else ():
         torch.distributed.broadcast(buffer, src=0)  # evaluate the first process's statistics
     train = tally.means()
     test = evaluate(model, data, fabric=fabric, progress=False)

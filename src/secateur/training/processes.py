@@ -8,7 +8,6 @@ that runs the caller's script again, for lack of a main guard, reports the error
 
 from __future__ import annotations
 
-import copy
 import logging
 import multiprocessing
 import os
@@ -30,9 +29,11 @@ from torch import Tensor, nn
 from torch.multiprocessing.spawn import ProcessException, ProcessExitedException
 
 from secateur.core import errors
+from secateur.core.copying import duplicate
 from secateur.core.errors import InputError, MissingExtraError, ModelError, SecateurError
 from secateur.core.extras import need
 from secateur.core.files import read_json, write_json
+from secateur.core.modules import buffers_of, parameters_of
 from secateur.data import Dataset, Split
 from secateur.sparsity.masks import Masks
 from secateur.storage.model_files import read_tree, write_tree
@@ -131,7 +132,7 @@ def _pack(path: Path, model: nn.Module, data: Dataset, arguments: Mapping[str, A
     masks = dict(arguments["masks"] or {})
     tensors = {"model": [tensor.data for tensor in _tensors(model)], "masks": masks}
     write_tree(path, {**tensors, "train": vars(data.train), "test": vars(data.test)})
-    skeleton = copy.deepcopy(model)
+    skeleton = duplicate(model)
     for tensor in _tensors(skeleton):
         tensor.data = tensor.data.new_empty(0)
     facts = {name: getattr(data, name) for name in ("name", "classes", "mean", "std", "augmentation")}
@@ -157,7 +158,7 @@ def _unpack(path: Path, parcel: Parcel) -> tuple[nn.Module, Dataset]:
 
 def _tensors(model: nn.Module) -> list[Tensor]:
     """Return the model's parameters and buffers, tied ones once."""
-    return [*model.parameters(), *model.buffers()]
+    return [*parameters_of(model), *buffers_of(model)]
 
 
 def _report(error: SecateurError) -> None:
