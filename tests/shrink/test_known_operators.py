@@ -15,7 +15,7 @@ from secateur.compensation.codable import Codable
 from secateur.graph.couple import couple
 from secateur.graph.groups import group
 from secateur.graph.trace import trace
-from secateur.pruning.layers import blocks_of
+from secateur.pruning.blocks import blocks_of
 
 HALF: dict[str, Any] = {"granularity": "channel", "amount": 0.5, "scope": "local"}
 X = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))

@@ -75,10 +75,8 @@ def _copied(model: nn.Module, memo: dict[int, Any], share: bool) -> nn.Module:
             failure, stuck = error, uncopied(model, memo)
             refusing = [each for each in stuck if not isinstance(each.value, ModuleType)]
             if refusing and not share:
-                raise ModelError(
-                    f"{type(model).__name__} can't be copied ({refusing[0]}): take that off the model, or prune the "
-                    "model itself, with inplace=True."
-                ) from error
+                why = f"{type(model).__name__} can't be copied ({refusing[0]})"
+                raise ModelError(f"{why}: prune it itself, with inplace=True.") from error
             memo |= {id(each.value): each.value for each in stuck if not isinstance(each.value, nn.Module)}
         else:
             Rebinding(model, latest)

@@ -13,7 +13,7 @@ from secateur.methods.base import Clock, Method, MethodJob
 from secateur.methods.draws import uniform
 from secateur.methods.registry import method
 from secateur.pruning.allocate_weights import check_amount
-from secateur.pruning.layers import ResidualBlock, blocks_of
+from secateur.pruning.blocks import ResidualBlock, blocks_of
 from secateur.shrink.skip import SkipForward
 
 
@@ -21,7 +21,7 @@ class DropForward(SkipForward):
     """Forward of a residual block that is skipped with probability `rate` in training, drawn anew at every step."""
 
     def __init__(self, module: nn.Module, block: ResidualBlock, rate: float, clock: Clock, seed: int) -> None:
-        super().__init__(module, block.items)
+        super().__init__(module, block.items, block.factor)
         self.path, self.rate, self.clock, self.seed = block.path, rate, clock, seed
 
     @property

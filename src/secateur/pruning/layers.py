@@ -1,32 +1,29 @@
-"""Layer pruning: the least important residual blocks are bypassed.
+"""Layer pruning: the least important residual blocks are left out.
 
-A block can be bypassed if its input reaches its output by additions alone: its input becomes its output. Blocks are
-found in the trace, among the items of `nn.Sequential` and `nn.ModuleList`; the score of a block is the mean of the
-criterion over its weights.
+Blocks and branches (`blocks`) are found in the trace, among the items of `nn.Sequential`, `nn.ModuleList` and
+`nn.ModuleDict`; the score of a block is the mean of the criterion over its weights.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from secateur.core.errors import InputError, ModelError
-from secateur.core.modules import named_parameters, submodule
+from secateur.core.errors import InputError, ModelError, reason_of
+from secateur.core.modules import named_modules, named_parameters
 from secateur.core.progress import track
 from secateur.criteria import Calibration, measured, score
 from secateur.graph import cost
 from secateur.graph.couple import couple
 from secateur.graph.cut import Cut
-from secateur.graph.operators import operator_of
-from secateur.graph.program import Program, Ref, refs
+from secateur.graph.program import Program
 from secateur.graph.trace import trace
 from secateur.measure.inputs import ModelInputs
 from secateur.pruning.allocate_weights import keep_highest
+from secateur.pruning.blocks import ResidualBlock, blocks_of, read_elsewhere
 from secateur.pruning.iterative import amounts, below
 from secateur.pruning.result import Pruned, spent, stored_bytes
 from secateur.pruning.settings import Settings
@@ -38,120 +35,179 @@ from secateur.sparsity.masks import Masks
 from secateur.sparsity.targets import DTYPES, matches
 
 
-class ResidualBlock(NamedTuple):
-    """A residual block: its module path, and the number of items it returns, 0 for a single tensor."""
-
-    path: str
-    items: int
-
-
-def blocks_of(model: nn.Module, program: Program) -> list[ResidualBlock]:
-    """Return the residual blocks of a traced model, in order of execution."""
-    runs = Counter(run.path for run in program.runs)
-    found: list[ResidualBlock] = []
-    for run in program.runs:
-        parent, _, _ = run.path.rpartition(".")
-        first = next(refs(run.outputs), None)
-        if not run.path or runs[run.path] > 1 or run.first < 0 or first is None:
-            continue
-        if not isinstance(submodule(model, parent), nn.Sequential | nn.ModuleList):
-            continue
-        if isinstance(submodule(model, run.path), nn.Sequential | nn.ModuleList):
-            continue
-        items = len(run.outputs) if isinstance(run.outputs, tuple | list) else 0
-        alone = items == 0 and isinstance(run.outputs, Ref)
-        if (
-            (alone or items)
-            and len(list(refs(run.outputs))) == 1
-            and _residual(program, run.first, first, run.nodes)
-        ):
-            found.append(ResidualBlock(run.path, items))
-    paths = {block.path for block in found}
-    outer = [b for b in found if not any(b.path.startswith(f"{path}.") for path in paths)]
-    return sorted(outer, key=lambda block: next(r.nodes.start for r in program.runs if r.path == block.path))
-
-
-def _residual(program: Program, source: int, target: int, nodes: range) -> bool:
-    """Whether `source` reaches `target` by operators of `CARRIES` with at least one sum, and a product runs beside."""
-    if program.values[source].shape != program.values[target].shape:
-        return False
-    reached, summed, product = {source}, set[int](), False
-    for at in nodes:
-        node = program.nodes[at]
-        operator, operands = operator_of(node), set(refs(node.args))
-        product |= operator.product is not None
-        if (operator.adds or operator.keeps_stream) and operands & reached:
-            reached.update(node.outputs[:1])
-            if operator.adds or operands & summed:
-                summed.update(node.outputs[:1])
-    return target in summed and product
-
-
 def skip_layers(model: nn.Module, example_inputs: ModelInputs | None, settings: Settings) -> Pruned:
-    """Bypass exactly round(amount · blocks) of the selected blocks, the least important first; one is always kept.
+    """Leave out exactly round(amount · blocks) of the selected blocks, the least important first.
 
-    Raises `ModelError` for a model without residual blocks. See `secateur.prune`.
+    One is always kept, unless `layers` names the blocks. Raises `ModelError` for a model without residual blocks,
+    `InputError` for a name that is none of a block. See `secateur.prune`.
     """
     if example_inputs is None:
         raise InputError(
             "The granularity layer needs example inputs to find blocks: pass prune(model, inputs, …)."
         )
-    amount, before = settings.requested, stored_bytes(model)
-    *earlier, last = amounts(amount, settings.rounds, settings.schedule)
+    before = stored_bytes(model)
     if settings.data is not None:
         settings = replace(settings, data=Calibration.of(settings.data))
     program = trace(model, example_inputs)
+    found = blocks_of(model, program)
+    locked = {
+        block.path: f"its {reason}"
+        for block in found
+        if (reason := read_elsewhere(model, program, block)) is not None
+    }
+    while True:
+        blocks = _chosen(model, found, locked, settings)
+        plan = _plan(model, blocks, example_inputs, settings)
+        small = apply(model, plan, share=settings.inplace)
+        failing = _failing(model, small, blocks, plan, example_inputs)
+        if not failing:
+            break
+        locked |= failing
+    return _result(model, small, program, blocks, plan, locked, example_inputs, settings, before)
+
+
+def _chosen(
+    model: nn.Module, found: Sequence[ResidualBlock], locked: dict[str, str], settings: Settings
+) -> list[ResidualBlock]:
+    """Return the blocks that may go, and that `keep` and `layers` select."""
+    _check_names(model, found, locked, settings)
     blocks = [
         block
-        for block in blocks_of(model, program)
-        if not any(matches(block.path, pattern) for pattern in settings.keep)
+        for block in found
+        if block.path not in locked
+        and not any(matches(block.path, pattern) for pattern in settings.keep)
         and (not settings.layers or any(matches(block.path, pattern) for pattern in settings.layers))
     ]
-    if len(blocks) < 2:
+    if len(blocks) < (1 if settings.layers else 2):
+        because = "".join(f" ({path} stays: {reason})" for path, reason in list(locked.items())[:1])
         raise ModelError(
-            f"{type(model).__name__} has no two residual blocks to choose from: prune channels instead."
+            f"{type(model).__name__} has no two residual blocks to choose from{because}: prune channels instead."
         )
+    return blocks
+
+
+def _check_names(
+    model: nn.Module, found: Sequence[ResidualBlock], locked: dict[str, str], settings: Settings
+) -> None:
+    """Raise `InputError` for a name in `layers` that is no block or one that stays, or in `keep` that is nothing."""
+    paths = [block.path for block in found]
+    known = [
+        *paths,
+        *(path for path, _ in named_modules(model)),
+        *(name for name, _ in named_parameters(model)),
+    ]
+    shown = ", ".join(paths[:8]) + (", …" if len(paths) > 8 else "")
+    for pattern in settings.layers:
+        meant = [path for path in paths if matches(path, pattern)]
+        if paths and not meant:
+            raise InputError(f"No residual block matches '{pattern}': the blocks are {shown}.")
+        if meant and all(path in locked for path in meant):
+            raise InputError(f"The block {meant[0]} can't be left out: {locked[meant[0]]}.")
+    for pattern in settings.keep:
+        if not any(matches(name, pattern) for name in known):
+            raise InputError(f"No layer matches '{pattern}': the residual blocks are {shown}.")
+
+
+def _plan(
+    model: nn.Module, blocks: Sequence[ResidualBlock], example_inputs: ModelInputs, settings: Settings
+) -> Plan:
+    """Score the blocks, in as many rounds as the settings say, and return the plan without the lowest."""
+    *earlier, last = amounts(settings.requested, settings.rounds, settings.schedule)
+    least = 0 if settings.layers else 1
     scores = _scores(model, blocks, example_inputs, settings)
-    gone: dict[str, int] = {}
+    plan = Plan()
     for step in track(earlier, "rounds", len(earlier)) if earlier else ():
-        kept = _kept(scores, step)
-        if int((~kept).sum()) > len(gone):
-            gone = _gone(blocks, kept)
-            left = [block for block in blocks if block.path not in gone]
-            now = _scores(apply(model, Plan(skipped=gone), share=True), left, example_inputs, settings)
+        kept = _kept(scores, step, least)
+        if int((~kept).sum()) > len(plan.skipped):
+            plan = _without(blocks, kept)
+            left = [block for block in blocks if block.path not in plan.skipped]
+            now = _scores(apply(model, plan, share=True), left, example_inputs, settings)
             scores = below(scores, torch.zeros_like(scores).masked_scatter_(kept, now), kept)
-    gone = _gone(blocks, _kept(scores, last))
-    plan = Plan(skipped=gone)
-    small = apply(model, plan, share=settings.inplace)
-    whole, after = Cut.of(couple(program), []), Cut.of(couple(trace(small, example_inputs)), [])
-    proof = None
-    if settings.verify:
-        proof = verify(model, small, whole, example_inputs, lambda large: bypass(large, gone))
-    small = apply(model, plan, inplace=True) if settings.inplace else small
-    return Pruned(
-        small,
-        Masks({}),
-        requested=amount,
-        achieved=len(gone) / len(blocks),
-        choices=settings.choices("schedule") | {"rounds": len(earlier) + 1},
-        plan=plan,
-        verification=proof,
-        units=(len(blocks), len(blocks) - len(gone)),
-        parameters=(cost.parameters(whole), cost.parameters(after)),
-        macs=(cost.macs(whole), cost.macs(after)),
-        kept={block.path: int(block.path not in gone) for block in blocks},
-        **spent(model, small, example_inputs, settings, before),
+    return _without(blocks, _kept(scores, last, least))
+
+
+def _kept(scores: Tensor, amount: float, least: int) -> Tensor:
+    """Return the mask of kept blocks, boolean [blocks], at least so many True."""
+    return keep_highest(scores, min(round(amount * len(scores)), len(scores) - least))
+
+
+def _without(blocks: Sequence[ResidualBlock], kept: Tensor) -> Plan:
+    """Return the plan that leaves out all blocks but those kept."""
+    gone = [block for block, stays in zip(blocks, kept.tolist(), strict=True) if not stays]
+    return Plan(
+        skipped={block.path: block.items for block in gone},
+        factors={block.path: block.factor for block in gone if block.factor != 1},
     )
 
 
-def _kept(scores: Tensor, amount: float) -> Tensor:
-    """Return the mask of kept blocks, boolean [blocks], at least one True."""
-    return keep_highest(scores, min(round(amount * len(scores)), len(scores) - 1))
+def _failing(
+    model: nn.Module,
+    small: nn.Module,
+    blocks: Sequence[ResidualBlock],
+    plan: Plan,
+    example_inputs: ModelInputs,
+) -> dict[str, str]:
+    """Return the blocks without which the model's code does not run, with the reason; none where `small` runs."""
+    try:
+        trace(small, example_inputs)
+    except ModelError as error:
+        gone = [block for block in blocks if block.path in plan.skipped]
+        failing = {block.path: reason for block in gone if (reason := _fails(model, block, example_inputs))}
+        if failing:
+            return failing
+        raise ModelError(
+            f"{type(model).__name__} does not run without {', '.join(plan.skipped)} ({reason_of(error)}): keep some of "
+            "them with keep=."
+        ) from error
+    return {}
 
 
-def _gone(blocks: Sequence[ResidualBlock], kept: Tensor) -> dict[str, int]:
-    """Return the removed blocks, path → number of items returned."""
-    return {block.path: block.items for block, stays in zip(blocks, kept.tolist(), strict=True) if not stays}
+def _fails(model: nn.Module, block: ResidualBlock, example_inputs: ModelInputs) -> str:
+    """Return why the model does not run without one block; empty where it does."""
+    alone = _without([block], torch.tensor([False]))
+    try:
+        trace(apply(model, alone, share=True), example_inputs)
+    except ModelError as error:
+        reason = reason_of(error.__cause__ or error)
+        return f"the code reads of it what goes with it ({reason})"
+    return ""
+
+
+def _result(
+    model: nn.Module,
+    small: nn.Module,
+    program: Program,
+    blocks: Sequence[ResidualBlock],
+    plan: Plan,
+    locked: dict[str, str],
+    example_inputs: ModelInputs,
+    settings: Settings,
+    before: int,
+) -> Pruned:
+    """Prove the smaller model and return it with its figures."""
+    whole, after = Cut.of(couple(program), []), Cut.of(couple(trace(small, example_inputs)), [])
+    proof = None
+    if settings.verify:
+        proof = verify(
+            model, small, whole, example_inputs, lambda large: bypass(large, plan.skipped, plan.factors)
+        )
+    small = apply(model, plan, inplace=True) if settings.inplace else small
+    gone = len(plan.skipped)
+    return Pruned(
+        small,
+        Masks({}),
+        requested=settings.requested,
+        achieved=gone / len(blocks),
+        choices=settings.choices("schedule") | {"rounds": settings.rounds or 1},
+        skipped=locked,
+        plan=plan,
+        verification=proof,
+        units=(len(blocks), len(blocks) - gone),
+        parameters=(cost.parameters(whole), cost.parameters(after)),
+        macs=(cost.macs(whole), cost.macs(after)),
+        kept={block.path: int(block.path not in plan.skipped) for block in blocks},
+        **spent(model, small, example_inputs, settings, before),
+    )
 
 
 def _scores(

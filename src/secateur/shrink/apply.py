@@ -55,7 +55,7 @@ def apply(model: nn.Module, plan: Plan, *, inplace: bool = False, share: bool = 
     restore(model)
     stand_in(model, (path for path in whole.standins if whole.holds(path)))
     resize(model, (override for override in whole.overrides if whole.holds(override.module)))
-    skip(model, whole.skipped)
+    skip(model, whole.skipped, whole.factors)
     for module in modules_of(model):
         if isinstance(module, nn.RNNBase):
             module.flatten_parameters()  # cuDNN wants them side by side

@@ -60,7 +60,8 @@ class Plan:
     forward is replaced by one that takes its sizes from its weights.
 
     `skipped` are the modules, by path, that hand on their first tensor and hold nothing any more; the number is how
-    many items they return, 0 for a tensor alone.
+    many items they return, 0 for a tensor alone. `factors` are what that tensor is multiplied by, by path, where it is
+    not 1; 0 for a branch that becomes zeros.
 
     Raises `InputError` where the indices make no sense for the shapes.
     """
@@ -71,6 +72,7 @@ class Plan:
     overrides: tuple[Override, ...] = ()
     standins: tuple[str, ...] = ()
     skipped: Mapping[str, int] = field(default_factory=dict)
+    factors: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.kept.keys() != self.shapes.keys():
@@ -82,6 +84,8 @@ class Plan:
         for override in self.overrides:
             if not override.argument:
                 raise InputError(f"An override of {override.function} names no argument: say which one.")
+        if foreign := sorted(self.factors.keys() - self.skipped.keys()):
+            raise InputError(f"The plan gives a factor for {foreign[0]}, which it does not skip.")
 
     def __deepcopy__(self, memo: Any) -> Plan:
         return self  # a value: nothing of it ever changes
@@ -170,6 +174,7 @@ class Plan:
             overrides=tuple(places.values()),
             standins=tuple(dict.fromkeys((*self.standins, *later.standins))),
             skipped={**self.skipped, **later.skipped},
+            factors={**self.factors, **later.factors},
         )
 
     def holds(self, path: str) -> bool:
@@ -195,6 +200,7 @@ class Plan:
             "overrides": [vars(override) for override in self.overrides],
             "standins": self.standins,
             "skipped": dict(self.skipped),
+            "factors": dict(self.factors),
         }
         return tensors, json.loads(json.dumps(about))
 
@@ -224,6 +230,7 @@ class _About:
     overrides: tuple[Override, ...]
     standins: tuple[str, ...]
     skipped: dict[str, int] = field(default_factory=dict)
+    factors: dict[str, float] = field(default_factory=dict)
 
 
 def _can_be_taken_over(module: nn.Module, method: str) -> bool:
