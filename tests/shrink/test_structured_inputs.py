@@ -176,7 +176,10 @@ MODELS: dict[str, tuple[Callable[[], Any], type[SecateurError], str]] = {
     "a function": (lambda: torch.relu, InputError, "A model is a torch.nn.Module, not a "),
     "nothing": (lambda: {}, InputError, "A model is a torch.nn.Module, not a dict"),
     "a model that can't be copied": (
-        lambda: nn.Sequential(Uncopyable(4, 8), nn.ReLU(), nn.Linear(8, 2)), ModelError, "can't be copied (its module 0"),
+        lambda: nn.Sequential(Uncopyable(4, 8), nn.ReLU(), nn.Linear(8, 2)),
+        ModelError,
+        "can't be copied (its module 0",
+    ),
 }  # fmt: skip
 
 
