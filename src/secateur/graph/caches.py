@@ -18,7 +18,7 @@ from typing import Any
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from secateur.graph.copies import tensors_in
+from secateur.core.held import tensors_in
 
 Cache = functools._lru_cache_wrapper
 

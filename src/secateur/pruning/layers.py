@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from secateur.core.errors import InputError, ModelError, reason_of
+from secateur.core.errors import InputError, ModelError, VerificationError, reason_of
 from secateur.core.modules import named_modules, named_parameters
 from secateur.core.progress import track
 from secateur.criteria import Calibration, measured, score
@@ -23,6 +23,7 @@ from secateur.graph.program import Program
 from secateur.graph.trace import trace
 from secateur.measure.inputs import ModelInputs
 from secateur.pruning.allocate_weights import keep_highest
+from secateur.pruning.blame import accusing, narrowed
 from secateur.pruning.blocks import ResidualBlock, blocks_of, read_elsewhere
 from secateur.pruning.iterative import amounts, below
 from secateur.pruning.result import Pruned, spent, stored_bytes
@@ -30,7 +31,7 @@ from secateur.pruning.settings import Settings
 from secateur.shrink.apply import apply
 from secateur.shrink.plan import Plan
 from secateur.shrink.skip import bypass
-from secateur.shrink.verify import verify
+from secateur.shrink.verify import Verification, verify
 from secateur.sparsity.masks import Masks
 from secateur.sparsity.targets import DTYPES, matches
 
@@ -188,9 +189,7 @@ def _result(
     whole, after = Cut.of(couple(program), []), Cut.of(couple(trace(small, example_inputs)), [])
     proof = None
     if settings.verify:
-        proof = verify(
-            model, small, whole, example_inputs, lambda large: bypass(large, plan.skipped, plan.factors)
-        )
+        proof = _proved(model, small, whole, blocks, plan, example_inputs)
     small = apply(model, plan, inplace=True) if settings.inplace else small
     gone = len(plan.skipped)
     return Pruned(
@@ -208,6 +207,35 @@ def _result(
         kept={block.path: int(block.path not in plan.skipped) for block in blocks},
         **spent(model, small, example_inputs, settings, before),
     )
+
+
+def _proved(
+    model: nn.Module,
+    small: nn.Module,
+    whole: Cut,
+    blocks: Sequence[ResidualBlock],
+    plan: Plan,
+    example_inputs: ModelInputs,
+) -> Verification:
+    """Compare the smaller model with the large one with the same blocks bypassed; a block at fault is named."""
+
+    def proof(part: Plan, small: nn.Module) -> Verification:
+        return verify(
+            model, small, whole, example_inputs, lambda large: bypass(large, part.skipped, part.factors)
+        )
+
+    def fails(names: Sequence[str]) -> bool:
+        part = _without(blocks, torch.tensor([block.path not in names for block in blocks]))
+        try:
+            proof(part, apply(model, part, share=True))
+        except VerificationError:
+            return True
+        return False
+
+    try:
+        return proof(plan, small)
+    except VerificationError as error:
+        raise accusing(error, "block", narrowed([*plan.skipped], fails), "") from error
 
 
 def _scores(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 from torch.nn.parameter import is_lazy
@@ -18,6 +18,16 @@ from secateur.pruning.settings import Settings
 from secateur.shrink.plan import Plan, named_tensors
 from secateur.shrink.verify import Verification
 from secateur.sparsity.masks import Masks
+
+RETRIES_TOLD = 10.0
+"""Seconds of retries from which on a summary tells of them."""
+
+
+class Retry(NamedTuple):
+    """A cut that was made again, as the code did not follow it: the seconds it took, and the places in the code."""
+
+    seconds: float
+    places: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -35,7 +45,8 @@ class Pruned:
     `groups` of the units (None for whole layers), and `kept`, group name → number of units left. Its `masks` are the
     given ones, resized.
 
-    `compensated` is the record of the compensation, `notes` are sentences on how the cut falls short of what was asked.
+    `compensated` is the record of the compensation, `notes` are sentences on how the cut falls short of what was asked,
+    `retries` the cuts before the last one, which the code did not follow.
     """
 
     model: nn.Module
@@ -56,6 +67,7 @@ class Pruned:
     redistributed: Mapping[str, int] = field(default_factory=dict)
     compensated: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    retries: tuple[Retry, ...] = ()
 
     def summary(self) -> str:
         """Return a text of a few lines: the removed weights or units, by tensor or group."""
@@ -65,7 +77,18 @@ class Pruned:
         lines += self._smaller() if self.plan is not None else self._sparser()
         width = max((len(name) for name in self.skipped), default=0)
         lines += [f"  {name:<{width}}  left alone: {reason}" for name, reason in self.skipped.items()]
-        return "\n".join([*lines, *self.notes, *self._compensation_lines()])
+        return "\n".join([*lines, *self.notes, *self._compensation_lines(), *self._retry_lines()])
+
+    def _retry_lines(self) -> list[str]:
+        """Return a line for each retry with its places, if they took long together."""
+        total = sum(retry.seconds for retry in self.retries)
+        if total < RETRIES_TOLD:
+            return []
+        lines = [f"{total:.0f} s went into {len(self.retries)} cuts that the code did not follow, at:"]
+        for seconds, places in self.retries:
+            more = f", and {len(places) - 3} more" if len(places) > 3 else ""
+            lines.append(f"  {seconds:>8.1f} s  {', '.join(places[:3])}{more}")
+        return lines
 
     def _compensation_lines(self) -> list[str]:
         record = self.compensated

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from time import perf_counter
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
 from secateur.compensation import Case
-from secateur.core.errors import InputError, ModelError
+from secateur.core.errors import InputError, ModelError, VerificationError
 from secateur.core.modules import named_modules
 from secateur.core.progress import track
 from secateur.criteria import Calibration
@@ -26,17 +27,19 @@ from secateur.graph.cut import Cut
 from secateur.graph.groups import Group, Groups, group
 from secateur.graph.naming import named, shared, touched
 from secateur.graph.other_sizes import trace_sizes
+from secateur.graph.program import Program
 from secateur.graph.trace import trace
 from secateur.importance import unit_scores
 from secateur.measure.examples import Examples
 from secateur.measure.inputs import ModelInputs
 from secateur.measure.latency import latency
 from secateur.pruning.allocate_units import UnitMasks, spread
+from secateur.pruning.blame import of_groups
 from secateur.pruning.budget import Budget, LatencyBudget, meet, meet_latency, per_cost
 from secateur.pruning.compensate import make_up
 from secateur.pruning.exact import named_units, own_amounts
 from secateur.pruning.iterative import Goal, goals, scored_again
-from secateur.pruning.result import Pruned, spent, stored_bytes
+from secateur.pruning.result import Pruned, Retry, spent, stored_bytes
 from secateur.pruning.settings import Settings
 from secateur.shrink.apply import apply
 from secateur.shrink.make import Misfit, make
@@ -88,7 +91,9 @@ def prune_units(model: nn.Module, example_inputs: ModelInputs | None, settings: 
         return per_cost(groups, scores, goal) if settings.per_cost else scores
 
     locks: list[tuple[int, str]] = []
+    retries: list[Retry] = []
     for _ in range(LOCK_ATTEMPTS):
+        started = perf_counter()
         groups = group(couple(program, locks))
         chosen = _chosen(groups, settings)
         if not chosen:
@@ -120,6 +125,9 @@ def prune_units(model: nn.Module, example_inputs: ModelInputs | None, settings: 
             break
         except Misfit as misfit:
             failures = misfit.failures
+        except VerificationError as error:
+            raise of_groups(error, model, groups, cut, example_inputs) from error
+        retries.append(Retry(perf_counter() - started, _places(program, failures)))
         if set(failures) <= set(locks):
             raise ModelError(f"{type(model).__name__} can't be made smaller: {failures[0][1]}.")
         locks += failures
@@ -162,7 +170,16 @@ def prune_units(model: nn.Module, example_inputs: ModelInputs | None, settings: 
         groups=groups,
         kept={each.name: int(cut.alive[each.roots].sum()) for each in groups},
         compensated=compensated,
+        retries=tuple(retries),
         **spent(model, small, example_inputs, settings, before),
+    )
+
+
+def _places(program: Program, failures: Sequence[tuple[int, str]]) -> tuple[str, ...]:
+    """Return the calls at which the code did not follow a cut, in words, each once."""
+    calls = (program.calls[number] for number, _ in failures)
+    return tuple(
+        dict.fromkeys(f"{call.name} in {call.module or 'the model'} ({call.source})" for call in calls)
     )
 
 

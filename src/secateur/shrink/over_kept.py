@@ -26,6 +26,9 @@ from secateur.graph.program import Node, Ref
 from secateur.graph.rules.table import Normalisation
 from secateur.shrink import draws
 
+ResultSeen = Callable[[str, Any], None]
+"""Gets the name of an operator that has run, and what it returned."""
+
 NARROW = (torch.float16, torch.bfloat16, torch.float32)
 
 
@@ -52,7 +55,7 @@ class Widened(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Keeps every number in `dtype`, and the statistics of some operators to what stays.
 
     `drawn` is asked for the random numbers to use instead of those an operator drew: (operator, how many came before,
-    numbers) → numbers.
+    numbers) → numbers. `seen` gets what each operator returns.
     """
 
     def __init__(
@@ -61,9 +64,10 @@ class Widened(TorchDispatchMode):  # type: ignore[no-untyped-call]
         crossing: dict[str, dict[int, Node]],
         cut: Cut,
         drawn: Callable[[str, int, Tensor], Tensor],
+        seen: ResultSeen = lambda op, out: None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.dtype, self.crossing, self.cut, self.drawn = dtype, crossing, cut, drawn
+        self.dtype, self.crossing, self.cut, self.drawn, self.seen = dtype, crossing, cut, drawn, seen
         self.count: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -79,8 +83,11 @@ class Widened(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.count[name] += 1
         node = self.crossing.get(name, {}).get(nth)
         if node is not None:
-            return _over_kept(func, args, kwargs, node, self.cut)
-        return draws.run(func, name, args, kwargs, partial(self.drawn, name, nth))
+            out = _over_kept(func, args, kwargs, node, self.cut)
+        else:
+            out = draws.run(func, name, args, kwargs, partial(self.drawn, name, nth))
+        self.seen(name, out)
+        return out
 
 
 def _narrowed(func: Any, names: tuple[str, ...], args: Any) -> list[Any]:

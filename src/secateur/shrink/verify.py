@@ -31,7 +31,7 @@ from secateur.graph.trace import tensors_of
 from secateur.measure.examples import Examples
 from secateur.measure.inputs import ModelInputs, arguments
 from secateur.shrink.draws import Draws
-from secateur.shrink.over_kept import NARROW, Widened, crossing, type_for
+from secateur.shrink.over_kept import NARROW, ResultSeen, Widened, crossing, type_for
 from secateur.shrink.plan import named_tensors
 
 VERIFICATION_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}
@@ -77,7 +77,7 @@ def verify(
     """
     affected = crossing(cut)
     for dtype in (torch.float64, torch.float32):
-        compare = partial(_both, model, small, cut, example_inputs, prepare, dtype, affected)
+        compare = partial(run_both, model, small, cut, example_inputs, prepare, dtype, affected)
         try:
             outputs = compare()
             inside = not any(output.numel() for output in outputs[0])
@@ -105,7 +105,7 @@ def verify(
     raise AssertionError
 
 
-def _both(
+def run_both(
     model: nn.Module,
     small: nn.Module,
     cut: Cut,
@@ -114,10 +114,11 @@ def _both(
     dtype: torch.dtype,
     affected: dict[str, dict[int, Node]],
     inside: Collection[str] | None = None,
+    seen: tuple[ResultSeen, ResultSeen] = (lambda op, out: None, lambda op, out: None),
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Run the large model with the removed units zeroed, then the smaller one; return the outputs of both.
 
-    With `inside`, the outputs of the modules at these paths instead.
+    With `inside`, the outputs of the modules at these paths instead. `seen` gets what each operator of either returns.
     """
     copies = _Copies(model, cut, dtype)
     large = copies.large()
@@ -125,10 +126,10 @@ def _both(
     if affected:  # the same operators as in the trace, in the same order
         stand_in(large, [name for name, each in named_modules(large) if is_plain_attention(each)])
     draws = Draws(cut)
-    widened = Widened(dtype, affected, cut, draws.first)
+    widened = Widened(dtype, affected, cut, draws.first, seen[0])
     expected = _run(large, example_inputs, dtype, widened, inside)
     del large
-    widened = Widened(dtype, {}, cut, draws.again)
+    widened = Widened(dtype, {}, cut, draws.again, seen[1])
     return expected, _run(copies.small(small), example_inputs, dtype, widened, inside)
 
 
