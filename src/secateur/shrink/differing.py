@@ -42,7 +42,7 @@ def first_differing(
         stand_in(large, [name for name, each in named_modules(large) if is_plain_attention(each)])
         prepare(large)
 
-    large_sums, small_sums = _Sums(cut, whole=True), _Sums(cut, whole=False)
+    large_sums, small_sums = _ResultSums(cut, whole=True), _ResultSums(cut, whole=False)
     seen = large_sums, small_sums
     with suppress(Exception):  # what both computed until then tells
         run_both(model, small, cut, example_inputs, prepared, torch.float64, crossing(cut), seen=seen)
@@ -52,7 +52,7 @@ def first_differing(
     return None
 
 
-class _Sums:
+class _ResultSums:
     """Sums of what each operator of a program returns in one run, by the number of its node."""
 
     def __init__(self, cut: Cut, whole: bool) -> None:
