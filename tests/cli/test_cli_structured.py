@@ -220,13 +220,13 @@ def test_what_is_said_to_go_with_a_unit_goes(make, shape):
     for group in groups.free:
         for unit in range(group.units):
             cut = Cut(groups.coupling, group.roots[unit : unit + 1])
-            assert whole - parameters(cut) == unit_parameters(groups, group)
+            assert whole - parameters(cut) == unit_parameters(groups.coupling, group)
 
 
 def test_alike_tensors_are_told_once():
     groups = secateur.analyze(encoder(), torch.randn(2, 5, 3))
     stream = next(group for group in groups.free if len(group.members) > 10)
-    lines = through(groups, stream)
+    lines = through(groups.coupling, stream)
     assert "*.layers.*.linear1.weight  32×[16]  ×2" in lines
     assert len(lines) < len(stream.members) / 1.5
     assert alike([("conv1.weight (f.py:1)", "[4]"), ("conv2.weight (f.py:1)", "[4]")]) == [

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from kills import Fuse, survived
 from torch import Tensor, nn
@@ -64,16 +64,17 @@ def root(trained: Path, tmp_path: Path) -> Path:
 
 @settings(max_examples=25, deadline=None)
 @given(st.floats(0.05, 0.6), st.lists(st.integers(4, 30), min_size=1, max_size=3), st.integers(1, 3))
+@example(rate=0.4375, widths=[4], levels=3)  # the third level leaves the one unit there is
 def test_after_each_level_exactly_so_many_units_are_left(rate: float, widths: list[int], levels: int) -> None:
     torch.manual_seed(0)
-    model, example, before = mlp(5, *widths, 3), torch.randn(2, 5), None
+    model, inputs, before = mlp(5, *widths, 3), torch.randn(2, 5), None
     whole = sum(widths)
     for level in range(1, levels + 1):
         wanted = whole - round((1 - (1 - rate) ** level) * whole)
         if wanted < len(widths):
             break
         found = subnetwork(
-            model, granularity="channel", rate=rate, level=level, before=before, example_inputs=example
+            model, granularity="channel", rate=rate, level=level, before=before, example_inputs=inputs
         )
         assert (found.left, found.whole) == (wanted, whole)
         assert sum(each.out_features for each in found.model if isinstance(each, nn.Linear)) == wanted + 3

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.analysis.kurtosis import kurtosis
+from secateur.core.brief import Brief
 from secateur.core.errors import InputError, ModelError, StoreError
 from secateur.core.modules import named_parameters
 
@@ -56,8 +57,8 @@ class Excluded(NamedTuple):
     reason: str
 
 
-@dataclass(frozen=True)
-class SafeRate:
+@dataclass(frozen=True, repr=False)
+class SafeRate(Brief):
     """The safe pruning rate of a model and the numbers it was computed from.
 
     All rates are fractions removed of all `parameters`; a rate r stands for exactly round(r · parameters)

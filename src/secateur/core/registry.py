@@ -56,6 +56,9 @@ class Registry(Mapping[str, T], Generic[T]):
     def __len__(self) -> int:
         return len(self._items)
 
+    def __repr__(self) -> str:
+        return f"Registry({self.kind!r}, {len(self)} entries)"
+
 
 def unknown(kind: str, name: str, known: list[str], listing: str | None = None) -> str:
     """Return the sentence for an unknown name: the nearest known ones, or all if they are few.

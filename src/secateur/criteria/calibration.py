@@ -71,6 +71,9 @@ class Calibration:
         """Return `data` itself if it is a `Calibration`, otherwise one of its batches."""
         return data if isinstance(data, cls) else cls(data)
 
+    def __repr__(self) -> str:
+        return f"Calibration({self._size} batches, {sum(map(len, self._found.values()))} statistics measured)"
+
     def __iter__(self) -> Iterator[CalibrationBatch]:
         """Yield pairs of inputs and labels, without empty batches. Raises `InputError` for a batch that is no pair.
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from secateur.core.brief import Brief
 from secateur.core.schemas import REQUIRED, given
 from secateur.graph.labels import Labels, Lock, Vector
 from secateur.graph.program import Node, Program, Ref, Value
@@ -49,8 +50,8 @@ class RuleFault(NamedTuple):
     line: str
 
 
-@dataclass
-class Coupling:
+@dataclass(repr=False)
+class Coupling(Brief):
     """What coupling knows of a program.
 
     `dims[v]` are the label vectors of value v. `crossed` holds the operators whose statistic runs over labelled

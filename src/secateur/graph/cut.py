@@ -11,13 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from secateur.core.brief import Brief
 from secateur.graph.coupling import Coupling
 from secateur.graph.groups import Group
 from secateur.graph.labels import FIXED, Vector
 
 
-@dataclass(frozen=True)
-class Cut:
+@dataclass(frozen=True, repr=False)
+class Cut(Brief):
     """`removed` are the representatives of the labels that go; all that is united with them goes too."""
 
     coupling: Coupling

@@ -12,59 +12,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from secateur.graph.coupling import Coupling, RuleFault
-from secateur.graph.labels import FIXED, KERNEL, Lock, Vector
+from secateur.graph.labels import FIXED, KERNEL, Vector
+from secateur.graph.outline import branches, drawn
 from secateur.graph.readers import making, reading
+from secateur.graph.units import Group, Member
+
+__all__ = ["Group", "Groups", "Member", "group"]
 
 
-@dataclass(frozen=True)
-class Member:
-    """One dimension of one tensor that a group runs through.
-
-    `unit` holds, for each of the dimension's indices, the unit it belongs to; −1 for one of another group. `buffer`
-    says that the tensor is a buffer, which follows but has no say; `reads`, that products sum over the dimension: the
-    tensor consumes the units, where others make, shift or scale them; `makes`, that it is a dimension of what products
-    make with the tensor: the units are its outputs.
-    """
-
-    name: str
-    dim: int
-    unit: Vector
-    buffer: bool = False
-    reads: bool = False
-    makes: bool = False
-
-    @property
-    def index(self) -> tuple[Tensor, ...]:
-        """The dimension's indices of each unit: int64 vectors, ascending, not always of one length."""
-        order = np.argsort(self.unit, kind="stable")
-        ends = np.searchsorted(self.unit[order], np.arange(self.unit.max() + 1))
-        return tuple(torch.from_numpy(part) for part in np.split(order, ends)[1:])
-
-
-@dataclass(frozen=True)
-class Group:
-    """Units that run through the same dimensions.
-
-    `roots` are their labels; `lock` says why none can go; `heads` whether the units are heads of attention.
-    """
-
-    name: str
-    members: tuple[Member, ...]
-    roots: Vector
-    lock: Lock | None = None
-    heads: bool = False
-
-    @property
-    def units(self) -> int:
-        """How many units there are."""
-        return len(self.roots)
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Groups:
     """All groups of a model, in the order of its parameters, and what coupling noticed."""
 
@@ -103,6 +61,15 @@ class Groups:
     def faults(self) -> dict[RuleFault, int]:
         """The rules that failed, by how often they did."""
         return dict(self.coupling.faults)
+
+    def __repr__(self) -> str:
+        units = sum(group.units for group in self.free)
+        free = f"{len(self)} groups, {len(self.free)} of which may be cut, with {units:,} units"
+        return f"Groups({free}; print(groups.tree()) shows them)"
+
+    def tree(self) -> str:
+        """Return a text: the groups that may be cut with their tensors, then what stays, by reason."""
+        return drawn(repr(self).partition(";")[0].removeprefix("Groups("), branches(self.coupling, self))
 
 
 def group(coupling: Coupling) -> Groups:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from secateur.core.brief import Brief
 from secateur.core.schemas import written_arguments
 
 WRITE = "write"
@@ -115,8 +116,8 @@ class Pass:
     call: int
 
 
-@dataclass
-class Program:
+@dataclass(repr=False)
+class Program(Brief):
     """Traced passes of a model, one after the other. `outputs` are the value ids of the tensors the model returned."""
 
     values: list[Value] = field(default_factory=list)

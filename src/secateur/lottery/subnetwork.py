@@ -13,7 +13,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from secateur.core.errors import InputError
+from secateur.core.copying import duplicate
+from secateur.core.errors import InputError, ModelError
 from secateur.lottery.cutting import check, cut
 from secateur.lottery.levels import check_rate, left_of
 from secateur.measure.inputs import ModelInputs
@@ -29,7 +30,7 @@ class Subnetwork:
     """A cut `model`, with its values before the cut, and `masks` that are not yet applied to it.
 
     Of the `whole` number of prunable weights or units of the dense network, `left` are left. `pruned` is the cut of
-    units; None for weights.
+    units; None for weights, and where no unit is left that may go and none has to.
     """
 
     model: nn.Module
@@ -123,7 +124,14 @@ def by_plan(
                 f"{left} of {whole} {granularity}s are left, and level {level:g} at the rate {rate:g} leaves "
                 f"{left - go}: give a higher level."
             )
-        pruned = cut(amount=go / max(1, left))
+        try:
+            pruned = cut(amount=go / max(1, left))
+        except ModelError:
+            if go:
+                raise
+            return Subnetwork(
+                duplicate(model), Masks(masks), left, whole
+            )  # nothing may go, and nothing has to
         if _units(pruned)[0] != left:  # the last unit of a group is not prunable
             pruned = cut(amount=min(1.0, go / max(1, _units(pruned)[0])))
     now, after = _units(pruned)

@@ -12,6 +12,7 @@ from torch.nn.parameter import is_lazy
 from secateur.core.errors import InputError
 from secateur.core.modules import parameters_of
 from secateur.graph.groups import Groups
+from secateur.graph.outline import branches, drawn
 from secateur.measure.inputs import ModelInputs, batch_size
 from secateur.measure.latency import compare_latency
 from secateur.pruning.settings import Settings
@@ -30,7 +31,7 @@ class Retry(NamedTuple):
     places: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Pruned:
     """The result of `prune`.
 
@@ -68,6 +69,35 @@ class Pruned:
     compensated: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     retries: tuple[Retry, ...] = ()
+
+    def __repr__(self) -> str:
+        removed = f"{self.achieved:.2%} of the {self._noun}s removed"
+        pairs = (
+            [] if self.parameters is None else [f"{self.parameters[0]:,} → {self.parameters[1]:,} parameters"]
+        )
+        proof = [] if self.verification is None else [f"verified to {self.verification.error:.0e}"]
+        told = ", ".join([removed, *pairs, *proof])
+        return f"Pruned({type(self.model).__name__}, {told}; see .summary() and .tree())"
+
+    @property
+    def _noun(self) -> str:
+        return str(self.choices["granularity"]) if self.plan is not None else "weight"
+
+    def tree(self) -> str:
+        """Return a text: every group with its tensors, or every tensor or block, and how much of it is left."""
+        title = repr(self).partition(";")[0].removeprefix("Pruned(")
+        if self.groups is not None:
+            return drawn(title, branches(self.groups.coupling, self.groups, self.kept))
+        if self.plan is not None:
+            left = [(f"{path}: {'stays' if kept else 'left out'}", ()) for path, kept in self.kept.items()]
+        else:
+            left = [
+                (f"{n}: {int(m.count_nonzero()):,} of {m.numel():,} weights", ())
+                for n, m in self.masks.items()
+            ]
+        return drawn(
+            title, [*left, *((f"{name}: left alone, {why}", ()) for name, why in self.skipped.items())]
+        )
 
     def summary(self) -> str:
         """Return a text of a few lines: the removed weights or units, by tensor or group."""

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur import data as data_sources
+from secateur.core.brief import Brief
 from secateur.core.environment import command_line, environment
 from secateur.core.errors import DataError, StoreError
 from secateur.core.files import make_folder, os_errors, read_json, sweep, write_json, write_text
@@ -45,8 +46,8 @@ RUN_FILE, MODEL_FILE, RECIPE_FILE, SAFE_RATE_FILE = (
 )
 
 
-@dataclass(frozen=True)
-class Run:
+@dataclass(frozen=True, repr=False)
+class Run(Brief):
     """A run folder's content apart from the tensors.
 
     `model` is {"name", "args"}; `data` the arguments of `secateur.data.load`; `history` one entry per step taken,

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur.core.brief import Brief
 from secateur.core.errors import InputError, ModelError
 from secateur.core.modules import named_buffers, named_modules, named_parameters
 from secateur.core.typed_json import TypeMismatch, typed
@@ -48,8 +49,8 @@ class Override:
     instead_of: int | float | None = None
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, repr=False)
+class Plan(Brief):
     """What stays of a model.
 
     `kept` maps the name of a parameter or buffer (the first name of a tied one) to dimension → kept indices, int64

@@ -56,7 +56,7 @@ def smaller(pruned: Pruned) -> dict[str, Any]:
                 "name": group.name,
                 "units": group.units,
                 "kept": pruned.kept[group.name],
-                "through": _few(through(pruned.groups, group)),
+                "through": _few(through(pruned.groups.coupling, group)),
             }
             for group in pruned.groups.free
         ]

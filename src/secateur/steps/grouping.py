@@ -9,7 +9,7 @@ from rich.tree import Tree
 
 from secateur.core.tables import COUNT, Column, Table
 from secateur.graph.groups import Group, Groups
-from secateur.graph.outline import locked, through, unit_parameters
+from secateur.graph.outline import branches, unit_parameters
 from secateur.runs.run import Run
 from secateur.steps.base import Outcome
 
@@ -51,32 +51,19 @@ def outcome(run: Run, groups: Groups) -> Outcome:
 def tree(groups: Groups, title: str) -> Tree:
     """Return the tree of the prunable groups with their tensors, followed by the locked groups, by reason."""
     root = Tree(Text(title))
-    for group in groups.free:
-        branch = root.add(
-            Text(
-                f"{group.name}: {group.units:,} {kind(group)}, {unit_parameters(groups, group):,} parameters each"
-            )
-        )
-        for line in through(groups, group):
-            branch.add(Text(line))
-    for reason, lines in locked(groups).items():
-        branch = root.add(Text(f"stays, because {reason}"))
+    for heading, lines in branches(groups.coupling, groups):
+        branch = root.add(Text(heading))
         for line in lines:
             branch.add(Text(line))
     return root
 
 
-def kind(group: Group) -> str:
-    """Return the noun of a group's units."""
-    return "heads" if group.heads else "channels"
-
-
 def _row(groups: Groups, group: Group) -> dict[str, Any]:
     return {
         "group": group.name,
-        "kind": kind(group),
+        "kind": group.noun,
         "units": group.units,
-        "unit_parameters": unit_parameters(groups, group),
+        "unit_parameters": unit_parameters(groups.coupling, group),
         "tensors": len({member.name for member in group.members}),
         "lock": group.lock and group.lock.reason,
         "at": group.lock and group.lock.at,

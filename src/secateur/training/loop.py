@@ -22,6 +22,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from secateur import methods
 from secateur.core import contexts
+from secateur.core.brief import Brief
 from secateur.core.errors import InputError, ModelError
 from secateur.core.extras import need
 from secateur.core.modules import buffers_of, parameters_of
@@ -48,8 +49,8 @@ if TYPE_CHECKING:
     from secateur.data.batches import Batch
 
 
-@dataclass(frozen=True)
-class Fit:
+@dataclass(frozen=True, repr=False)
+class Fit(Brief):
     """Result of a training: the log's `rows`, the `seconds` spent and `resumed_at`, the iteration it resumed from.
 
     `resumed_at` is 0 for an uninterrupted training; `masks` combine those given with the cuts of a method.
