@@ -133,7 +133,7 @@ def test_functions_that_a_model_holds_speak_of_its_copy(give: Callable[[Policy],
     other = duplicate(model)
     with torch.no_grad():
         model.net[2].bias.add_(1.0)
-    assert torch.allclose(other(X) + 1, model(X))
+    assert torch.allclose(other(X) + 1, model(X), atol=1e-5)
     result = secateur.prune(model, X, granularity="channel", amount=0.5, scope="local")
     assert result.parameters == (1092, 548)
     assert model.net[0].weight.shape == (64, 12)
