@@ -12,6 +12,7 @@ from secateur.core.errors import VerificationError
 from secateur.graph.cut import Cut
 from secateur.graph.groups import Group, Groups
 from secateur.graph.program import Node
+from secateur.measure.examples import Examples
 from secateur.measure.inputs import ModelInputs
 from secateur.shrink.apply import apply
 from secateur.shrink.differing import first_differing
@@ -50,7 +51,11 @@ def accusing(error: VerificationError, kind: str, names: Sequence[str], at: str)
 
 
 def of_groups(
-    error: VerificationError, model: nn.Module, groups: Groups, cut: Cut, example_inputs: ModelInputs
+    error: VerificationError,
+    model: nn.Module,
+    groups: Groups,
+    cut: Cut,
+    example_inputs: ModelInputs | Examples,
 ) -> VerificationError:
     """Return the error of a failed proof of `cut` with the group and the operator at fault."""
     gone = {each.name: each for each in groups if not cut.alive[each.roots].all()}

@@ -21,6 +21,7 @@ from secateur.graph.couple import couple
 from secateur.graph.cut import Cut
 from secateur.graph.program import Program
 from secateur.graph.trace import trace
+from secateur.measure.examples import Examples
 from secateur.measure.inputs import ModelInputs
 from secateur.pruning.allocate_weights import keep_highest
 from secateur.pruning.blame import accusing, narrowed
@@ -49,7 +50,8 @@ def skip_layers(model: nn.Module, example_inputs: ModelInputs | None, settings: 
     before = stored_bytes(model)
     if settings.data is not None:
         settings = replace(settings, data=Calibration.of(settings.data))
-    program = trace(model, example_inputs)
+    examples = Examples.of(model, example_inputs)
+    program = trace(model, examples.first)
     found = blocks_of(model, program)
     locked = {
         block.path: f"its {reason}"
@@ -58,13 +60,13 @@ def skip_layers(model: nn.Module, example_inputs: ModelInputs | None, settings: 
     }
     while True:
         blocks = _chosen(model, found, locked, settings)
-        plan = _plan(model, blocks, example_inputs, settings)
+        plan = _plan(model, blocks, examples.first, settings)
         small = apply(model, plan, share=settings.inplace)
-        failing = _failing(model, small, blocks, plan, example_inputs)
+        failing = _failing(model, small, blocks, plan, examples)
         if not failing:
             break
         locked |= failing
-    return _result(model, small, program, blocks, plan, locked, example_inputs, settings, before)
+    return _result(model, small, program, blocks, plan, locked, examples, settings, before)
 
 
 def _chosen(
@@ -146,14 +148,14 @@ def _failing(
     small: nn.Module,
     blocks: Sequence[ResidualBlock],
     plan: Plan,
-    example_inputs: ModelInputs,
+    examples: Examples,
 ) -> dict[str, str]:
     """Return the blocks without which the model's code does not run, with the reason; none where `small` runs."""
     try:
-        trace(small, example_inputs)
+        trace(small, examples)
     except ModelError as error:
         gone = [block for block in blocks if block.path in plan.skipped]
-        failing = {block.path: reason for block in gone if (reason := _fails(model, block, example_inputs))}
+        failing = {block.path: reason for block in gone if (reason := _fails(model, block, examples))}
         if failing:
             return failing
         raise ModelError(
@@ -163,11 +165,11 @@ def _failing(
     return {}
 
 
-def _fails(model: nn.Module, block: ResidualBlock, example_inputs: ModelInputs) -> str:
+def _fails(model: nn.Module, block: ResidualBlock, examples: Examples) -> str:
     """Return why the model does not run without one block; empty where it does."""
     alone = _without([block], torch.tensor([False]))
     try:
-        trace(apply(model, alone, share=True), example_inputs)
+        trace(apply(model, alone, share=True), examples)
     except ModelError as error:
         reason = reason_of(error.__cause__ or error)
         return f"the code reads of it what goes with it ({reason})"
@@ -181,15 +183,15 @@ def _result(
     blocks: Sequence[ResidualBlock],
     plan: Plan,
     locked: dict[str, str],
-    example_inputs: ModelInputs,
+    examples: Examples,
     settings: Settings,
     before: int,
 ) -> Pruned:
     """Prove the smaller model and return it with its figures."""
-    whole, after = Cut.of(couple(program), []), Cut.of(couple(trace(small, example_inputs)), [])
+    whole, after = Cut.of(couple(program), []), Cut.of(couple(trace(small, examples.first)), [])
     proof = None
     if settings.verify:
-        proof = _proved(model, small, whole, blocks, plan, example_inputs)
+        proof = _proved(model, small, whole, blocks, plan, examples)
     small = apply(model, plan, inplace=True) if settings.inplace else small
     gone = len(plan.skipped)
     return Pruned(
@@ -205,7 +207,7 @@ def _result(
         parameters=(cost.parameters(whole), cost.parameters(after)),
         macs=(cost.macs(whole), cost.macs(after)),
         kept={block.path: int(block.path not in plan.skipped) for block in blocks},
-        **spent(model, small, example_inputs, settings, before),
+        **spent(model, small, examples.first, settings, before),
     )
 
 
@@ -215,14 +217,12 @@ def _proved(
     whole: Cut,
     blocks: Sequence[ResidualBlock],
     plan: Plan,
-    example_inputs: ModelInputs,
+    examples: Examples,
 ) -> Verification:
     """Compare the smaller model with the large one with the same blocks bypassed; a block at fault is named."""
 
     def proof(part: Plan, small: nn.Module) -> Verification:
-        return verify(
-            model, small, whole, example_inputs, lambda large: bypass(large, part.skipped, part.factors)
-        )
+        return verify(model, small, whole, examples, lambda large: bypass(large, part.skipped, part.factors))
 
     def fails(names: Sequence[str]) -> bool:
         part = _without(blocks, torch.tensor([block.path not in names for block in blocks]))

@@ -126,7 +126,7 @@ def prune_units(model: nn.Module, example_inputs: ModelInputs | None, settings: 
         except Misfit as misfit:
             failures = misfit.failures
         except VerificationError as error:
-            raise of_groups(error, model, groups, cut, example_inputs) from error
+            raise of_groups(error, model, groups, cut, examples) from error
         retries.append(Retry(perf_counter() - started, _places(program, failures)))
         if set(failures) <= set(locks):
             raise ModelError(f"{type(model).__name__} can't be made smaller: {failures[0][1]}.")

@@ -21,6 +21,7 @@ from secateur.graph.attention import stand_in
 from secateur.graph.copies import is_plain_attention
 from secateur.graph.cut import Cut
 from secateur.graph.program import WRITE, Node
+from secateur.measure.examples import Examples
 from secateur.measure.inputs import ModelInputs
 from secateur.shrink.over_kept import crossing
 from secateur.shrink.verify import run_both
@@ -33,7 +34,7 @@ def first_differing(
     model: nn.Module,
     small: nn.Module,
     cut: Cut,
-    example_inputs: ModelInputs,
+    example_inputs: ModelInputs | Examples,
     prepare: Callable[[nn.Module], None] = lambda large: None,
 ) -> Node | None:
     """Return the first operator of the trace whose results differ in the two models; None where none can be told."""
