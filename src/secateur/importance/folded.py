@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.modules.conv import _ConvNd
 
 from secateur.core.errors import InputError
+from secateur.core.modules import named_modules, named_parameters
 from secateur.core.registry import Registry
 from secateur.criteria.calibration import Calibration
 from secateur.criteria.losses import gradients
@@ -33,7 +34,7 @@ FOLDED_TENSORS: Registry[Callable[[Question], Mapping[str, Tensor]]] = Registry(
 def folded_weights(question: Question) -> Mapping[str, Tensor]:
     """Return the weights, those before a batch normalisation multiplied by its γ/√(v + ε)."""
     model = question.model
-    return folded(dict(model.named_parameters()), named_tensors(model), chains(coupling_of(question)))
+    return folded(dict(named_parameters(model)), named_tensors(model), chains(coupling_of(question)))
 
 
 @FOLDED_TENSORS.register("changes")
@@ -84,7 +85,7 @@ def _layers(question: Question) -> set[str]:
     """Return the names of the weights that count: of all products but depthwise convolutions."""
     single = {
         f"{path}.weight"
-        for path, module in question.model.named_modules()
+        for path, module in named_modules(question.model)
         if isinstance(module, _ConvNd) and module.groups == module.out_channels > 1
     }
     return {name for name, role in question.roles().items() if role == "weights"} - single
