@@ -12,6 +12,9 @@ from torch import nn
 
 import secateur
 from secateur.core.brief import Brief, brief
+from secateur.lottery.subnetwork import subnetwork
+from secateur.measure.cost import cost
+from secateur.pruning.settings import Settings
 
 
 @dataclass(frozen=True, repr=False)
@@ -69,6 +72,9 @@ def shown() -> Iterator[Any]:
             *([] if result.plan is None else [result.plan, result.verification]),
         )
     yield secateur.measure(model, X)
+    yield cost(model, X)
+    yield Settings.of(amount=0.5, data=[(X, None)] * 50)
+    yield subnetwork(model, rate=0.2, level=1)
     yield secateur.safe_rate(model)
     yield secateur.Calibration.of([(X, None)] * 50)
     yield from (secateur.CRITERIA, secateur.METHODS, secateur.SCOPES, secateur.TrainConfig())

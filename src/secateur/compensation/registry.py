@@ -14,6 +14,7 @@ from typing import Any, TypeAlias, TypeVar
 import torch
 from torch import Tensor, nn
 
+from secateur.core.brief import Brief
 from secateur.core.errors import InputError
 from secateur.core.options import options_of
 from secateur.core.registry import Registry
@@ -26,8 +27,8 @@ from secateur.sparsity.granularity import Granularity, kind_of, kinds_where, par
 from secateur.sparsity.masks import Masks
 
 
-@dataclass(frozen=True)
-class Case:
+@dataclass(frozen=True, repr=False)
+class Case(Brief):
     """A cut to compensate.
 
     `model` is the model before the cut, `pruned` the one after it, whose tensors are changed in place; `program` is the

@@ -13,6 +13,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from secateur.core.brief import Brief
 from secateur.core.copying import duplicate
 from secateur.core.errors import InputError
 from secateur.core.modules import parameters_of
@@ -36,8 +37,8 @@ from secateur.training import Duration, TrainConfig, read_snapshot, train
 from secateur.training.journal import MetricsRow
 
 
-@dataclass(frozen=True)
-class Level:
+@dataclass(frozen=True, repr=False)
+class Level(Brief):
     """A trained network: of level `number` (0 is the dense one), from `start`.
 
     `state` is its trained `state_dict`, on the CPU, and `rows` its log. Of the `counts[1]` prunable weights or units

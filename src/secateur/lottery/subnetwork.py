@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from secateur.core.brief import Brief
 from secateur.core.copying import duplicate
 from secateur.core.errors import InputError, ModelError
 from secateur.lottery.cutting import check, cut
@@ -25,8 +26,8 @@ from secateur.sparsity.granularity import parse
 from secateur.sparsity.masks import Masks
 
 
-@dataclass(frozen=True)
-class Subnetwork:
+@dataclass(frozen=True, repr=False)
+class Subnetwork(Brief):
     """A cut `model`, with its values before the cut, and `masks` that are not yet applied to it.
 
     Of the `whole` number of prunable weights or units of the dense network, `left` are left. `pruned` is the cut of

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from secateur.core.brief import Brief
 from secateur.core.contexts import evaluating, unfused
 from secateur.core.modules import named_modules, named_parameters, parameters_of
 from secateur.core.schemas import given, in_parts, operator_name
@@ -47,8 +48,8 @@ class LayerCost:
     macs_nonzero: int
 
 
-@dataclass(frozen=True)
-class Cost:
+@dataclass(frozen=True, repr=False)
+class Cost(Brief):
     """Cost of one forward pass, in MACs.
 
     `by_module` holds each called module's MACs, submodules included; "" is the model. `layers` lists, in the order

@@ -13,12 +13,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from secateur.core.brief import Brief
 from secateur.core.errors import InputError, ModelError, reason_of
 from secateur.measure.inputs import ModelInputs, arguments, forward, shapes
 
 
-@dataclass(frozen=True)
-class Example:
+@dataclass(frozen=True, repr=False)
+class Example(Brief):
     """The arguments of one call of a model: of its forward, or of another `method`."""
 
     inputs: ModelInputs

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from secateur.core.brief import Brief
 from secateur.core.errors import ModelError
 from secateur.core.modules import named_parameters, submodule
 from secateur.measure.inputs import masked
@@ -47,8 +48,8 @@ class TensorStatistics:
         return _sparsity(self.nonzero, self.parameters)
 
 
-@dataclass(frozen=True)
-class Statistics:
+@dataclass(frozen=True, repr=False)
+class Statistics(Brief):
     """All parameter tensors of a model, in its order, and their totals."""
 
     tensors: tuple[TensorStatistics, ...]

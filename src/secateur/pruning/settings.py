@@ -17,6 +17,7 @@ from typing import Any, TypeVar, get_type_hints
 from torch import Tensor
 
 from secateur.compensation import COMPENSATIONS
+from secateur.core.brief import Brief
 from secateur.core.errors import InputError
 from secateur.core.options import check_kind, check_least, check_options
 from secateur.core.registry import Registry, unknown
@@ -95,8 +96,8 @@ def check_units(units: Any) -> None:
             raise InputError(f"The units of '{name}' have {twice} twice: give each unit once.")
 
 
-@dataclass(frozen=True)
-class Settings:
+@dataclass(frozen=True, repr=False)
+class Settings(Brief):
     """The settings of `secateur.prune`, checked at construction.
 
     Raises `InputError` for settings invalid for every model: an unknown name or option, an amount or budget out of
