@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -84,12 +85,12 @@ class Dense:
 
     def fresh(self, seed: int) -> dict[str, Tensor]:
         """Return newly initialised weights."""
-        return drawn(self.build, seed)
+        return drawn(partial(self.build, seed), seed)
 
-    def build(self) -> torch.nn.Module:
+    def build(self, seed: int = 0) -> torch.nn.Module:
         """Return the network before any cut, newly initialised; pretrained weights are not downloaded."""
         spec = {**self.run.model, "num_classes": self.run.num_classes, "input_shape": self.run.input_shape}
-        return model_files.build_stored(spec, self.run.folder / MODEL_FILE, trust=self.trust)
+        return model_files.build_stored(spec, self.run.folder / MODEL_FILE, trust=self.trust, seed=seed)
 
     def _as_trained(self) -> torch.nn.Module:
         name = str(self.run.model["name"])

@@ -130,9 +130,9 @@ def load_masks(path: str | os.PathLike[str]) -> Masks:
 
 
 def build_stored(
-    spec: Mapping[str, Any] | None, path: str | os.PathLike[str], *, trust: bool = False
+    spec: Mapping[str, Any] | None, path: str | os.PathLike[str], *, trust: bool = False, seed: int = 0
 ) -> nn.Module:
-    """Build the untrained full-size model of `spec`, as stored in `path`.
+    """Build the untrained full-size model of `spec`, as stored in `path`; its weights are drawn under `seed`.
 
     Raises `InputError` without a `spec` or for user code that is not trusted, `StoreError` for an invalid one, and
     the errors of `models.build`.
@@ -156,7 +156,7 @@ def build_stored(
             f"{path} names the code {name} to build its model: allow it with trust=True (--trust), "
             "or pass a fresh model with into=."
         )
-    with same_draws():
+    with same_draws(seed):
         return models.build(name, **args)
 
 
