@@ -238,6 +238,8 @@ def test_layers_are_named_and_all_named_go() -> None:
     assert torch.allclose(every.model(X), model.head(model.stem(X)), atol=1e-6)
     kept = secateur.prune(model, X, amount=1.0, keep="layers.1", layers="layers.*", **LAYER)
     assert list(kept.plan.skipped) == ["layers.0", "layers.2", "layers.3"]
+    inside = secateur.prune(model, X, amount=1.0, keep="layers.1.inner.0", layers="layers.*", **LAYER)
+    assert list(inside.plan.skipped) == ["layers.0", "layers.2", "layers.3"]
     assert secateur.prune(model, X, amount=1.0, **LAYER).units == (4, 1)
 
 

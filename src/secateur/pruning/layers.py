@@ -78,7 +78,7 @@ def _chosen(
         block
         for block in found
         if block.path not in locked
-        and not any(matches(block.path, pattern) for pattern in settings.keep)
+        and not any(matches(name, pattern) for name in _inside(model, block) for pattern in settings.keep)
         and (not settings.layers or any(matches(block.path, pattern) for pattern in settings.layers))
     ]
     if len(blocks) < (1 if settings.layers else 2):
@@ -87,6 +87,11 @@ def _chosen(
             f"{type(model).__name__} has no two residual blocks to choose from{because}: prune channels instead."
         )
     return blocks
+
+
+def _inside(model: nn.Module, block: ResidualBlock) -> list[str]:
+    """Return the path of a block and the names of its parameters: who keeps one of them keeps the block."""
+    return [block.path, *(name for name, _ in named_parameters(model) if name.startswith(f"{block.path}."))]
 
 
 def _check_names(
