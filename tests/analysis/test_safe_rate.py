@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from torch import nn
+from torch import Tensor, nn
 
 from secateur.analysis import SafeRate, cosine_at, kurtosis, safe_rate
 from secateur.core.errors import InputError, ModelError, StoreError
@@ -124,6 +124,25 @@ def test_modifier_above_one_is_clamped_and_said() -> None:
     assert result.safe_cosine == result.optimum_cosine
     (note,) = result.notes
     assert "clamped" in note
+
+
+def of_kurtosis(value: int) -> Tensor:
+    """A tensor of that kurtosis, exactly: one entry in `value` is 1 or −1, the others are 0."""
+    return torch.tensor([1.0, -1.0] * 6 + [0.0] * (12 * (value - 1)))
+
+
+@pytest.mark.parametrize(
+    ("kurtoses", "k2", "modifier"),
+    [
+        ((2, 2, 3, 4, 8), 2.7036940684786616, 1 / math.log2(2.7036940684786616)),
+        ((2, 2, 5, 5, 5, 10), 2.7519114596738787, 1 / math.log(2.7519114596738787)),
+    ],
+)
+def test_the_logarithm_changes_at_e(kurtoses: tuple[int, ...], k2: float, modifier: float) -> None:
+    result = safe_rate({str(at): of_kurtosis(value) for at, value in enumerate(kurtoses)})
+    assert [entry.kurtosis for entry in result.kurtoses] == pytest.approx(kurtoses)
+    assert result.kurtosis_of_kurtoses == pytest.approx(k2)
+    assert result.modifier == pytest.approx(modifier)
 
 
 def test_kurtosis_of_kurtoses_of_one_divides_nothing_by_zero() -> None:

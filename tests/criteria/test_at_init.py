@@ -339,6 +339,29 @@ def test_synflow_looks_at_shapes_and_sizes_alone() -> None:
     assert all(torch.equal(one[name], negated[name]) for name in one)
 
 
+def test_running_means_count_by_their_size_in_the_flow() -> None:
+    def net(sign: float) -> nn.Module:
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 2)
+        )
+        with torch.no_grad():
+            model[1].running_mean.copy_(torch.tensor([0.5, 1.0, 0.2]) * sign)  # type: ignore[operator, union-attr]
+            model[1].bias.uniform_(0, 2)  # type: ignore[operator, union-attr]
+        return model.double()
+
+    found = [scores("synflow", net(sign)) for sign in (1.0, -1.0)]
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+    model = net(-1.0)
+    with torch.no_grad():  # as linearised by hand
+        for tensor in model.state_dict().values():
+            tensor.abs_()
+    model.eval()(torch.ones(1, 2, 6, 6, dtype=DOUBLE)).sum().backward()
+    for name, parameter in model.named_parameters():
+        if name in found[1]:
+            torch.testing.assert_close(found[1][name], parameter.detach() * parameter.grad)
+
+
 def test_batch_normalisation_may_be_removed_for_the_flow() -> None:
     model = nn.Sequential(
         nn.Conv2d(2, 3, 3, bias=False), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(48, 2, bias=False)
@@ -692,3 +715,42 @@ def test_balanced_batches() -> None:
     assert not torch.equal(balanced(data, per_class=6, seed=2)[0][0], images)
     with pytest.raises(InputError, match=r"The class \w+ of digits has fewer than 400 training samples"):
         balanced(data, per_class=400)
+
+
+def shallow() -> nn.Sequential:
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for before, after in ((1, 8), (8, 8), (8, 16), (16, 16), (16, 16)):
+        layers += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
+
+
+@pytest.mark.parametrize("criterion", ["force", "iter_snip"])
+def test_rounding_decides_nothing_under_statistics_of_the_batch(criterion: str) -> None:
+    """The same masks from a float32 network and its float64 form, where float32 gradients have others."""
+    inputs = torch.randn(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    labels, model = torch.arange(40) % 10, shallow()
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    found = secateur.prune(model, amount=0.95, criterion=criterion, rounds=6, data=[(inputs, labels)]).masks
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert torch.get_default_dtype() == torch.float32
+    wide = secateur.prune(
+        model.double(), amount=0.95, criterion=criterion, rounds=6, data=[(inputs.double(), labels)]
+    ).masks
+    assert all(torch.equal(found[name], wide[name]) for name in wide)
+
+
+def test_code_that_needs_float32_is_measured_in_it() -> None:
+    class Fixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x) @ torch.eye(3, dtype=torch.float32)
+
+    model = Fixed()
+    data = [(torch.randn(6, 4), torch.arange(6) % 3)]
+    found = measured("snip", model, dict(model.named_parameters()), data, batch_norm="train")
+    assert {each.dtype for each in found["gradient"].values()} == {torch.float32}
+    assert {each.dtype for each in model.parameters()} == {torch.float32}

@@ -116,6 +116,38 @@ def test_reductions_of_l1_against_their_definitions(reduction: str) -> None:
     torch.testing.assert_close(found["0.weight"], by_hand.detach(), rtol=1e-12, atol=0)  # type: ignore[union-attr]
 
 
+class ReadsFirst(nn.Module):
+    """Tensors registered before the one that makes the units: one reads them, one scales and one shifts them."""
+
+    def __init__(self, makes_by: str) -> None:
+        super().__init__()
+        self.reads = nn.Parameter(torch.randn(8, 3))
+        self.scale, self.shift = nn.Parameter(torch.rand(8)), nn.Parameter(torch.rand(8))
+        self.makes_by = makes_by
+        shape = {"linear": (8, 4), "raw": (4, 8), "embedding": (4, 8), "conv": (8, 4, 1)}[makes_by]
+        self.maker = nn.Parameter(torch.randn(shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        made = {
+            "linear": lambda: F.linear(x, self.maker),
+            "raw": lambda: x @ self.maker,
+            "embedding": lambda: F.embedding(x.argmax(-1), self.maker),
+            "conv": lambda: F.conv1d(x[..., None], self.maker)[..., 0],
+        }[self.makes_by]()
+        return (made * self.scale + self.shift).relu() @ self.reads
+
+
+@pytest.mark.parametrize("makes_by", ["linear", "raw", "embedding", "conv"])
+def test_first_is_the_tensor_that_makes_the_unit_whatever_stands_before_it(makes_by: str) -> None:
+    torch.manual_seed(0)
+    model = ReadsFirst(makes_by)
+    (group,) = [each for each in secateur.analyze(model, torch.randn(2, 4)).free if each.units == 8]
+    assert group.members[0].name == "reads"
+    found = unit_scores(model, [group], "magnitude", reduction="first")[group.name]
+    rows = model.maker if makes_by in ("linear", "conv") else model.maker.T
+    torch.testing.assert_close(found, rows.detach().double().abs().flatten(1).mean(1))
+
+
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
 def test_normalizations_divide_each_group(normalization: str) -> None:
     _, plain = scores("magnitude")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from method_runs import QUICK, STEPS, batch, begin, fresh, optimizer_of, same, whole
 from torch import nn
 from torch.nn import functional
-from torch.utils.data import DataLoader, Dataset, SequentialSampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, SequentialSampler
 
 from secateur import METHODS, InputError, Masks, MissingExtraError, ModelError
 from secateur.methods import callbacks, start
@@ -172,6 +173,156 @@ def test_the_trainer_of_lightning_does_what_a_plain_loop_does(name: str, tmp_pat
     )  # fmt: skip
     trainer.fit(module, DataLoader(Samples(), 16))
     assert alike(module.net, callback.masks, name)
+
+
+class Flat(Dataset[dict[str, torch.Tensor]]):
+    """The samples of the loop, of a number of steps of one's own."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def __len__(self) -> int:
+        return 16 * self.steps
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return Samples()[index % (16 * STEPS)]
+
+
+class Stream(IterableDataset[dict[str, torch.Tensor]]):
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        yield from (Samples()[number] for number in range(16 * 6))
+
+
+def lightning_fit(
+    others: Any, callback: Any, data: Any, noted: list[float] | None = None, last: bool = False, **how: Any
+) -> Any:
+    """Train with other callbacks, after ours unless `last`; note the norm of gradients after clipping, step by step."""
+    library = pytest.importorskip("lightning")
+
+    class Module(library.LightningModule):  # type: ignore[name-defined, misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = fresh()
+
+        def training_step(self, given: Any, number: int) -> torch.Tensor:
+            return functional.cross_entropy(self.net(given["x"]), given["labels"])
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), lr=0.05)
+
+        def configure_gradient_clipping(self, optimizer: Any, *given: Any, **more: Any) -> None:
+            super().configure_gradient_clipping(optimizer, *given, **more)
+            if noted is not None:
+                noted.append(norm_of(self))
+
+    module = Module()
+    ours = [*others, callback] if last else [callback, *others]
+    library.Trainer(
+        accelerator="cpu", callbacks=ours, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, **{"max_epochs": 4, **how},
+    ).fit(module, DataLoader(data, 16))  # fmt: skip
+    return module
+
+
+def norm_of(model: nn.Module) -> float:
+    grads = [each.grad for each in model.parameters() if each.grad is not None]
+    return float(torch.linalg.vector_norm(torch.cat([grad.flatten() for grad in grads])))
+
+
+def cut_is_zero(model: nn.Module, masks: Masks) -> bool:
+    assert masks.sparsity == pytest.approx(0.6, abs=0.01)
+    return all(not bool(parameter[~mask].any()) for parameter, mask in masks.of(model))
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("kind", ["swa", "average", "ema"])
+def test_cut_weights_are_zero_whatever_averages_weights(kind: str, last: bool) -> None:
+    pytest.importorskip("lightning")
+    from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAveraging, WeightAveraging
+
+    made: dict[str, Any] = {
+        "swa": lambda: StochasticWeightAveraging(swa_lrs=0.05, swa_epoch_start=1),
+        "average": lambda: WeightAveraging(avg_fn=lambda old, new, count: old + (new - old) / (count + 1)),
+        "ema": lambda: EMAWeightAveraging(decay=0.9),
+    }
+    callback = callbacks.lightning("gradual", amount=0.6, every=1, end=1.0)
+    module = lightning_fit([made[kind]()], callback, Flat(5), last=last)
+    assert cut_is_zero(module, callback.masks)
+
+
+def test_cut_weights_do_not_count_in_the_norm_that_lightning_clips() -> None:
+    noted: list[float] = []
+    callback = callbacks.lightning("gradual", amount=0.6, every=1, end=0.1)
+    lightning_fit([], callback, Flat(5), noted, gradient_clip_val=1e-3)
+    assert noted == pytest.approx([1e-3] * len(noted), rel=1e-2)  # of what is left: it was above
+    assert len(noted) == 20
+
+
+def test_a_penalty_is_added_once_with_several_optimisers() -> None:
+    """Only in the steps of the optimiser that the method is attached to."""
+    pytest.importorskip("lightning")
+    callback = callbacks.lightning("gradual", amount=0.6)
+    calls: list[Any] = []
+    first, second = object(), object()
+
+    class Trainer:
+        optimizers = (first, second)
+
+    pruning = callback.on_before_optimizer_step.__closure__[0].cell_contents
+    pruning.add_penalty = lambda: calls.append("penalty")
+    for optimizer in (first, second):
+        callback.on_before_optimizer_step(Trainer(), None, optimizer)
+    assert calls == ["penalty"]
+
+
+def test_streams_and_trainings_without_end_need_the_number_of_steps() -> None:
+    callback = callbacks.lightning("gradual", amount=0.6, steps=12, every=1)
+    assert cut_is_zero(lightning_fit([], callback, Stream(), max_epochs=2), callback.masks)
+    callback = callbacks.lightning("gradual", amount=0.6, steps=8, every=1)
+    module = lightning_fit([], callback, Flat(5), max_epochs=-1, max_steps=12)
+    assert cut_is_zero(module, callback.masks)
+    callback = callbacks.lightning("gradual", amount=0.6, every=1)
+    assert cut_is_zero(lightning_fit([], callback, Stream(), max_epochs=-1, max_steps=9), callback.masks)
+    for how in ({"max_epochs": 2}, {"max_epochs": -1, "max_time": {"seconds": 1}}):
+        data = Stream() if how["max_epochs"] == 2 else Flat(5)
+        with pytest.raises(InputError, match=r"no known number of optimiser steps.*pass steps="):
+            lightning_fit([], callbacks.lightning("gradual", amount=0.6), data, **how)
+
+
+@pytest.mark.parametrize("name", ["gradual", "rigl"])
+def test_the_trainer_of_transformers_clips_and_averages(name: str, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("accelerate")
+    model, noted = Wrapped(), list[float]()
+
+    class Averages(transformers.TrainerCallback):  # type: ignore[name-defined, misc]
+        """Puts the average of all weights there at the end, and notes norms before each step."""
+
+        def on_train_begin(self, *_: Any, **given: Any) -> None:
+            self.sums = [each.detach().clone() for each in given["model"].parameters()]
+
+        def on_pre_optimizer_step(self, *_: Any, **given: Any) -> None:
+            noted.append(norm_of(given["model"]))
+
+        def on_train_end(self, *_: Any, **given: Any) -> None:
+            with torch.no_grad():
+                for each, total in zip(given["model"].parameters(), self.sums, strict=True):
+                    each.copy_(total)
+
+    options = {"every": 2} if name == "rigl" else {"every": 1, "end": 0.1}
+    callback = callbacks.hugging_face(name, amount=0.6, steps=12, **options)
+    arguments = transformers.TrainingArguments(
+        str(tmp_path), per_device_train_batch_size=8, gradient_accumulation_steps=2, num_train_epochs=1,
+        max_grad_norm=1e-3, report_to=[], use_cpu=True, disable_tqdm=True, save_strategy="no",
+    )  # fmt: skip
+    trainer = transformers.Trainer(
+        model, arguments, train_dataset=Flat(12), optimizers=(optimizer_of(model), None),
+        callbacks=[callback, Averages()],
+    )  # fmt: skip
+    trainer.train()
+    assert len(noted) == 12
+    assert noted == pytest.approx([1e-3] * 12, rel=1e-2)
+    assert cut_is_zero(model, callback.masks)
 
 
 @pytest.mark.parametrize("make", [callbacks.hugging_face, callbacks.lightning])

@@ -238,13 +238,22 @@ def test_hard_concrete_gates_have_the_slope_of_their_draws() -> None:
         ("l0", lambda s: torch.sigmoid(s - 2 / 3 * math.log(0.1 / 1.1))),
     ],
 )
-def test_penalties_are_means_over_all_scores_and_grow(name: str, cost: Any) -> None:
+@pytest.mark.parametrize("weighting", [None, "matrix", "score"])
+def test_penalties_are_means_of_the_matrices_means_or_of_all_scores_and_grow(
+    name: str, cost: Any, weighting: str | None
+) -> None:
     model = fresh(dtype=torch.float64)
-    method = begin(name, model, optimizer_of(model), strength=3.0, begin=0.25, end=0.75)
-    every = torch.cat([cost(score.detach()).flatten() for score in scores_of(model).values()])
+    chosen = {} if weighting is None else {"weighting": weighting}
+    method = begin(name, model, optimizer_of(model), strength=3.0, begin=0.25, end=0.75, **chosen)
+    for number, scores in enumerate(scores_of(model).values()):
+        scores.data += 0.1 * number
+    every = [cost(scores.detach()).flatten() for scores in scores_of(model).values()]
+    assert len({len(each) for each in every}) > 1
+    means = torch.stack([each.mean() for each in every])
+    expected = float(torch.cat(every).mean() if weighting == "score" else means.mean())
     for step, share in ((0, 0.0), (3, 0.0), (6, 1 - 0.5**3), (9, 1.0), (12, 1.0)):
         method.clock.step = step
-        assert float(method.penalty().detach()) == pytest.approx(3.0 * share * float(every.mean()), abs=1e-12)
+        assert float(method.penalty().detach()) == pytest.approx(3.0 * share * expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("name", ["soft_movement", "l0"])

@@ -25,9 +25,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from secateur.analysis.kurtosis import kurtosis
 from secateur.core.brief import Brief
+from secateur.core.computed import plain
 from secateur.core.errors import InputError, ModelError, StoreError
 from secateur.core.modules import named_parameters
 
@@ -108,8 +110,9 @@ class SafeRate(Brief):
 def safe_rate(model: nn.Module | Mapping[str, Tensor]) -> SafeRate:
     """Return the optimum and the safe rate of global magnitude pruning; needs no data and no forward pass.
 
-    `model` is a module, of which all floating-point parameters count, or a mapping from names to tensors, of which
-    all floating-point ones count; tied ones count once. Needs memory for one and a half float32 copies of the
+    `model` is a module, of which all floating-point parameters count (those that a module computes from others, as
+    under weight norm, as it computes them), or a mapping from names to tensors, of which all floating-point ones
+    count; tied ones count once. Needs memory for one and a half float32 copies of the
     parameters. Raises `ModelError` without floating-point parameters, for NaN, infinite or uninitialised ones, and
     if all are zero.
     """
@@ -217,13 +220,13 @@ def _sort(values: npt.NDArray[Any], threads: int) -> None:
 
 
 def _floating_tensors(model: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
-    named = named_parameters(model) if isinstance(model, nn.Module) else model.items()
+    named = _effective(model) if isinstance(model, nn.Module) else model.items()
     tensors: dict[str, Tensor] = {}
     seen = set()
     for name, tensor in named:
         if not tensor.is_floating_point():
             continue
-        if tensor.is_meta or nn.parameter.is_lazy(tensor):
+        if tensor.is_meta or is_lazy(tensor):
             raise ModelError(
                 f"{name} has no values yet: load weights, or run a lazy module once, before analysing it."
             )
@@ -236,6 +239,12 @@ def _floating_tensors(model: nn.Module | Mapping[str, Tensor]) -> dict[str, Tens
             "The model has no floating point parameters, so there is nothing to prune: check the model."
         )
     return tensors
+
+
+def _effective(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield the parameters that a model works with: what it computes, by the names of its modules, not the sources."""
+    with plain(model):
+        yield from named_parameters(model)
 
 
 def _require_finite(name: str, tensor: Tensor) -> None:

@@ -53,6 +53,25 @@ def _is_layer(kind: type) -> bool:
 
 
 @contextmanager
+def widened(model: nn.Module) -> Iterator[None]:
+    """Hold the floating-point tensors of a model in float64, torch's default too, while the block runs; restore both.
+
+    The tensors are the same objects, and have their former values again afterwards.
+    """
+    tensors = [each for each in (*model.parameters(), *model.buffers()) if each.is_floating_point()]
+    own, default = [each.data for each in tensors], torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float64)
+        for each in tensors:
+            each.data = each.data.double()
+        yield
+    finally:
+        torch.set_default_dtype(default)
+        for each, data in zip(tensors, own, strict=True):
+            each.data = data
+
+
+@contextmanager
 def channels_last(model: nn.Module) -> Iterator[None]:
     """Store the weights in the memory layout [N, H, W, C] while the block runs; shapes and values are unchanged."""
     _laid_out(model, torch.channels_last)

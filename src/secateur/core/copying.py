@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from secateur.core.errors import ModelError, reason_of
 from secateur.core.held import HeldTensors, tensors_in
@@ -47,6 +48,7 @@ def copy_with(
     with HeldTensors(held):
         copied = _copied(model, memo, share)
     forget_caches(copied)
+    _own_classes(copied)
     return copied
 
 
@@ -62,7 +64,16 @@ def duplicate(model: nn.Module, *, share: bool = False) -> nn.Module:
     except Exception:  # told by `copy_with`, if it can't either
         return copy_with(model, _duplicated, lambda tensor: tensor.detach().clone(), share=share)
     Rebinding(model, memo)
+    _own_classes(copied)
     return copied
+
+
+def _own_classes(model: nn.Module) -> None:
+    """Give parametrised modules a class of their own, as torch takes properties from it when these are removed."""
+    for module in modules_of(model):
+        if is_parametrized(module):
+            kind = type(module)
+            module.__class__ = type(kind.__name__, kind.__bases__, dict(vars(kind)))
 
 
 def _copied(model: nn.Module, memo: dict[int, Any], share: bool) -> nn.Module:

@@ -22,6 +22,8 @@ def flow_gradient(
 ) -> dict[str, Tensor]:
     """Gradient of R, the sum of the outputs for inputs of ones, with the absolute value of every parameter.
 
+    So are the values of the state's other tensors, such as running means, as in the authors' code.
+
     Name → float64 tensor of the weight's shape. R is a product over the layers, which overflows float32 in deep
     networks. `example_inputs` give the shapes of the ones; integer tensors, such as tokens, are used unchanged.
     `batch_norm` is "eval" (default), "train" or "removed". Raises `ModelError` if the model does not run on ones.
@@ -32,6 +34,8 @@ def flow_gradient(
         name: tensor.detach().double() if tensor.is_floating_point() else tensor
         for name, tensor in chain(named_parameters(model), named_buffers(model))
     }
+    for name in torch_method(model, "state_dict").keys() & state.keys():
+        state[name] = state[name].abs() if state[name].is_floating_point() else state[name]
     for name, parameter in named_parameters(model):
         state[name] = state[name].abs().requires_grad_(parameter.is_floating_point())
     leaves = [state[name] for name in tensors]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_map
 
-from secateur.core.contexts import unfused
+from secateur.core.contexts import unfused, widened
 from secateur.core.errors import InputError, reason_of
 from secateur.core.modules import modules_of, named_parameters
 from secateur.core.options import check_least
@@ -33,13 +34,29 @@ def gradient(
 ) -> dict[str, Tensor]:
     """Gradient of the mean loss over all samples; name → tensor of the weight's shape, float32 at least.
 
-    `batch_norm` is "eval" (default: running statistics), "train" (those of each batch) or "removed". The model's own
-    gradients, frozen state and statistics do not change. Raises `InputError` for data without a finite loss.
+    `batch_norm` is "eval" (default: running statistics), "train" (those of each batch) or "removed". With "train" it is
+    computed in float64, where the model's code can: statistics of a batch in a sparse network make float32's rounding
+    decide. The model's own gradients, frozen state and statistics do not change. Raises `InputError` for data without
+    a finite loss.
 
     Cost: a forward and a backward pass for each batch.
     """
+    if batch_norm == "train":
+        batches = [(tree_map(_wide, inputs), labels) for inputs, labels in Calibration.of(data)]
+        with suppress(InputError), widened(model):
+            return _gradient(model, tensors, batches, batch_norm)
+    return _gradient(model, tensors, data, batch_norm)
+
+
+def _gradient(
+    model: nn.Module, tensors: Mapping[str, Tensor], data: CalibrationBatches, batch_norm: str
+) -> dict[str, Tensor]:
     with differentiable(model, tensors, batch_norm):
         return _mean(model, tensors, data, lambda loss: _grad(loss, tensors), "gradients")
+
+
+def _wide(leaf: Any) -> Any:
+    return leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
 
 
 @quantity("hessian_gradient", "the loss's Hessian times its gradient")

@@ -21,6 +21,7 @@ from secateur.core.contexts import evaluating
 from secateur.core.errors import InputError, ModelError, StoreError, reason_of
 from secateur.core.files import writing
 from secateur.core.seeds import same_draws
+from secateur.core.wrapped import unwrapped
 from secateur.export.formats import EXPORT_FORMATS, ExportFormat
 from secateur.graph.trace import tensors_of
 from secateur.measure.inputs import ModelInputs, arguments, batch_size, forward, with_batch
@@ -76,6 +77,7 @@ def export(
     0.0
     """
     require_module(model)
+    model = unwrapped(model)
     suffix = Path(path).suffix.lower()
     if suffix not in EXPORT_FORMATS:
         raise InputError(

@@ -7,6 +7,7 @@ from torch.nn.parameter import is_lazy
 
 from secateur.core.errors import ModelError
 from secateur.core.modules import named_parameters
+from secateur.core.wrapped import unwrapped
 from secateur.graph.couple import couple
 from secateur.graph.groups import Groups, group
 from secateur.graph.other_sizes import trace_sizes
@@ -30,6 +31,7 @@ def analyze(model: nn.Module, example_inputs: ModelInputs, *, other_sizes: bool 
     [('0.weight', 3)]
     """
     require_module(model)
+    model = unwrapped(model)
     for name, parameter in named_parameters(model):
         if is_lazy(parameter):
             raise ModelError(f"{name} has no shape yet: run the lazy module once.")

@@ -33,8 +33,7 @@ def reading(coupling: Coupling) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
         for vector in summed(coupling, node, weights):
             if vector is not None:
                 read[vector] = True
-    read[0] = False
-    return read
+    return _at_sources(coupling, weights, read)
 
 
 def making(coupling: Coupling) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
@@ -53,8 +52,30 @@ def making(coupling: Coupling) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
         for vector in _produced(coupling, node, weights):
             if vector is not None:
                 made[vector] = True
-    made[0] = False
-    return made
+    return _at_sources(coupling, weights, made)
+
+
+def _at_sources(
+    coupling: Coupling, weights: set[int], marked: np.ndarray[tuple[int], np.dtype[np.bool_]]
+) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """Mark what is marked of a tensor computed from weights of its shape, such as a masked one, in these too."""
+    values = coupling.program.values
+    for node in reversed(coupling.program.nodes):
+        if operator_of(node).moves:  # what it moves keeps its labels
+            continue
+        for out, source in ((out, source) for out in node.outputs for source in node.operands):
+            if {out, source} <= weights and values[out].shape == values[source].shape:
+                _mark(marked, coupling.dims[out], coupling.dims[source])
+    marked[0] = False
+    return marked
+
+
+def _mark(
+    marked: np.ndarray[tuple[int], np.dtype[np.bool_]], of: list[Vector | None], own: list[Vector | None]
+) -> None:
+    for computed, source in zip(of, own, strict=True):
+        if computed is not None and source is not None:
+            marked[source] |= marked[computed]
 
 
 def _produced(coupling: Coupling, node: Node, weights: set[int]) -> list[Vector | None]:

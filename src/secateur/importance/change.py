@@ -25,6 +25,11 @@ def change_parts(question: Question) -> ScoreParts:
 
     Raises `InputError` without a batch.
     """
+    with question.as_used() as used:
+        return _change_parts(used)
+
+
+def _change_parts(question: Question) -> ScoreParts:
     parameters = question.parameters()
     groups = {_key(group): group for group in question.groups}
 

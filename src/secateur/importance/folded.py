@@ -60,6 +60,11 @@ def folded_changes(question: Question) -> Mapping[str, Tensor]:
 @VIEWS.register("folded")
 def folded_parts(question: Question) -> ScoreParts:
     """Score the slices of each channel in all layers, a list of [channels, weights] → [channels]."""
+    with question.as_used() as used:
+        return _folded_parts(used)
+
+
+def _folded_parts(question: Question) -> ScoreParts:
     taken = [FOLDED_TENSORS[need](question) for need in question.criterion.needs]
     layers = _layers(question)
     parts: ScoreParts = {}

@@ -38,7 +38,7 @@ def scored_maps(question: Question, maps: Mapping[str, Mapping[Spot, Vector]]) -
     )
     return {
         group.name: [
-            gather(Member(group.name, spot.dim, unit), group.units, means[spot])
+            gather(Member(group.name, spot.dim, unit, makes=True), group.units, means[spot])
             for spot, unit in maps[group.name].items()
         ]
         for group in question.groups

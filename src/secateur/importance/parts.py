@@ -6,13 +6,15 @@ A criterion names its view in its registration; a view is a function registered 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from secateur.core.computed import plain, plain_names
 from secateur.core.modules import named_modules, named_parameters
 from secateur.core.registry import Registry
 from secateur.criteria import CalibrationBatches, Criterion
@@ -23,10 +25,14 @@ from secateur.sparsity.targets import DTYPES, role
 
 
 class ScorePart(NamedTuple):
-    """Scores along one tensor dimension: their sum in each unit and their number, both float64 [units]."""
+    """Scores along one tensor dimension: their sum in each unit and their number, both float64 [units].
+
+    `makes` tells whether the tensor makes the units, and does not read, shift or scale them; True for activations.
+    """
 
     total: Tensor
     counted: Tensor
+    makes: bool = True
 
     @property
     def mean(self) -> Tensor:
@@ -58,11 +64,41 @@ class Question:
 
     def roles(self) -> dict[str, str]:
         """Return name → role of every parameter; see `secateur.sparsity.targets`."""
-        return {
-            f"{path}.{leaf}" if path else leaf: role(module, leaf, parameter)
-            for path, module in named_modules(self.model)
-            for leaf, parameter in named_parameters(module, recurse=False)
-        }
+        return roles_in(self.model)
+
+    @contextmanager
+    def as_used(self) -> Iterator[Question]:
+        """Ask the question of the tensors that modules work with, where they compute some from parameters."""
+        groups = groups_as_used(self.model, self.groups)
+        with plain(self.model):
+            yield replace(self, groups=groups)
+
+
+def groups_as_used(model: nn.Module, groups: Sequence[Group]) -> list[Group]:
+    """Return groups with the names of tensors in `core.computed.plain`, without those that are not there."""
+    names = plain_names(model)
+    return [
+        replace(
+            group,
+            members=tuple(
+                replace(member, name=names.get(member.name, member.name), buffer=False)
+                if names.get(member.name)
+                else member
+                for member in group.members
+                if names.get(member.name, member.name)
+            ),
+        )
+        for group in groups
+    ]
+
+
+def roles_in(model: nn.Module) -> dict[str, str]:
+    """Return name → role of every parameter of `model`; see `secateur.sparsity.targets`."""
+    return {
+        f"{path}.{leaf}" if path else leaf: role(module, leaf, parameter)
+        for path, module in named_modules(model)
+        for leaf, parameter in named_parameters(module, recurse=False)
+    }
 
 
 ScoreParts = dict[str, list[ScorePart]]
@@ -93,8 +129,8 @@ def largest(parts: Sequence[ScorePart]) -> Tensor:
 
 @REDUCTIONS.register("first")
 def first(parts: Sequence[ScorePart]) -> Tensor:
-    """Mean in the first tensor alone, the weight that produces the unit, as most papers' filter criteria."""
-    return parts[0].mean
+    """Mean in the first tensor that makes the unit alone, as most papers' filter criteria; the first without one."""
+    return next((part for part in parts if part.makes), parts[0]).mean
 
 
 def _sum(tensors: Sequence[Tensor]) -> Tensor:
@@ -110,4 +146,5 @@ def gather(member: Member, units: int, scores: Tensor, counts: Tensor | None = N
     return ScorePart(
         torch.zeros(units, dtype=torch.float64).index_add_(0, unit[inside], scores[inside]),
         torch.zeros(units, dtype=torch.float64).index_add_(0, unit[inside], counts[inside]),
+        member.makes,
     )

@@ -11,30 +11,32 @@ from secateur.importance.parts import VIEWS, Question, ScoreParts, gather
 @VIEWS.register("row")
 def row_parts(question: Question) -> ScoreParts:
     """Score the rows of every matrix or kernel that produces a unit, [rows, weights per row] → [rows]."""
-    parameters, roles = question.parameters(), question.roles()
     score, options = question.criterion.unit, question.options
-    return {
-        group.name: [
-            gather(member, group.units, score(rows_of(parameters[member.name], member.dim), **options))
-            for member in producers(group, roles)
-        ]
-        for group in question.groups
-    }
+    with question.as_used() as used:
+        parameters, roles = used.parameters(), used.roles()
+        return {
+            group.name: [
+                gather(member, group.units, score(rows_of(parameters[member.name], member.dim), **options))
+                for member in producers(group, roles)
+            ]
+            for group in used.groups
+        }
 
 
 @VIEWS.register("scale")
 def scale_parts(question: Question) -> ScoreParts:
     """Score the scales of a unit's normalisations, [channels] → [channels]."""
-    parameters, roles = question.parameters(), question.roles()
     score, options = question.criterion.unit, question.options
-    return {
-        group.name: [
-            gather(member, group.units, score(parameters[member.name].detach(), **options))
-            for member in group.members
-            if roles.get(member.name) == "norms" and not member.name.endswith("bias")
-        ]
-        for group in question.groups
-    }
+    with question.as_used() as used:
+        parameters, roles = used.parameters(), used.roles()
+        return {
+            group.name: [
+                gather(member, group.units, score(parameters[member.name].detach(), **options))
+                for member in group.members
+                if roles.get(member.name) == "norms" and not member.name.endswith("bias")
+            ]
+            for group in used.groups
+        }
 
 
 def producers(group: Group, roles: dict[str, str]) -> list[Member]:

@@ -18,6 +18,11 @@ from secateur.importance.parts import VIEWS, Question, ScorePart, ScoreParts, ga
 @VIEWS.register("weight")
 def weight_parts(question: Question) -> ScoreParts:
     """Sum the scores of a unit's weights in each of its tensors."""
+    with question.as_used() as used:
+        return _weight_parts(used)
+
+
+def _weight_parts(question: Question) -> ScoreParts:
     parameters = question.parameters()
     name = question.criterion.name
     weights = score(

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.core.brief import Brief
@@ -27,6 +28,7 @@ from secateur.core.contexts import evaluating, unfused
 from secateur.core.modules import named_modules, named_parameters, parameters_of
 from secateur.core.schemas import given, in_parts, operator_name
 from secateur.core.seeds import same_draws
+from secateur.core.wrapped import unwrapped
 from secateur.measure.inputs import ModelInputs, forward, masked
 from secateur.measure.products import PRODUCTS
 
@@ -75,6 +77,7 @@ def cost(model: nn.Module, example_inputs: ModelInputs, masks: Mapping[str, Tens
     boolean tensor, True keeps) count as zero. The model is unchanged. Raises `ModelError` if the forward pass
     fails, `InputError` if the masks belong to another model.
     """
+    model = unwrapped(model)
     counter = _Counter(model)
     with (
         torch.no_grad(),
@@ -116,6 +119,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.running: list[str] = []
         self.weights = {_storage(parameter) for parameter in parameters_of(model)}
         self.nonzero: dict[tuple[Any, ...], int] = {}
+        self.computed: list[Tensor] = []  # kept, so that their memory is not used again
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -159,6 +163,9 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _leave(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
         self.running.pop()
         self.tallies[name].output_shape = self.tallies[name].output_shape or _first_shape(output)
+        if isinstance(module, ParametrizationList) and isinstance(output, Tensor):
+            self.computed.append(output)
+            self.weights.add(_storage(output))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

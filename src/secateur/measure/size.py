@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from secateur.core.errors import ModelError
 from secateur.core.modules import torch_method
+from secateur.core.wrapped import unwrapped
 from secateur.measure.inputs import masked
 
 LEVEL = 6
@@ -40,6 +41,7 @@ def size(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> ModelSi
     another in one stream, a chunk at a time, at 30 to 100 MB/s. Raises `ModelError` if a tensor has no values,
     `InputError` if the masks belong to another model.
     """
+    model = unwrapped(model)
     dense = compressed = 0
     compressor = zlib.compressobj(LEVEL)
     with masked(model, masks):

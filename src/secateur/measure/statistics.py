@@ -13,11 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.utils.parametrize import type_before_parametrizations
 
 from secateur.core.brief import Brief
+from secateur.core.computed import by_carrier
 from secateur.core.errors import ModelError
 from secateur.core.modules import named_parameters, submodule
+from secateur.core.wrapped import unwrapped
 from secateur.measure.inputs import masked
+from secateur.sparsity.masks import Masks
 from secateur.sparsity.targets import role
 
 
@@ -119,22 +123,29 @@ class Statistics(Brief):
 def statistics(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> Statistics:
     """Count the parameters of `model`, the zeros among them, and the dead units.
 
+    Of a tensor that a module computes from parameters (masks of torch.nn.utils.prune, parametrisations) the values it
+    works with count, in the row of the parameter of that shape.
+
     `masks` maps parameter names to boolean tensors of the parameters' shapes, True for kept weights; cut weights
     count as zero. Raises `InputError` if they belong to another model, `ModelError` if a parameter has no values.
     """
     rows = []
+    model = unwrapped(model)
+    cut = Masks(masks or {}).named_as_in(model)
     with masked(model, masks):
+        computed = by_carrier(model)
         for name, parameter in named_parameters(model):
             if parameter.is_meta or nn.parameter.is_lazy(parameter):
                 raise ModelError(f"{name} has no values yet: load weights, or run a lazy module once.")
-            module = submodule(model, name.rpartition(".")[0])
-            alive = _by_unit(module, parameter != 0)
-            mask = (masks or {}).get(name)
+            of = computed.get(name)
+            module = submodule(model, name.rpartition(".")[0]) if of is None else of.module
+            alive = _by_unit(module, (parameter if of is None else of.value()) != 0)
+            mask = cut.get(name)
             rows.append(
                 TensorStatistics(
                     name=name,
-                    kind=type(module).__name__,
-                    role=role(module, name.rpartition(".")[2], parameter),
+                    kind=type_before_parametrizations(module).__name__,
+                    role=role(module, name.rpartition(".")[2] if of is None else of.leaf, parameter),
                     shape=tuple(parameter.shape),
                     parameters=parameter.numel(),
                     nonzero=int(alive.count_nonzero()),

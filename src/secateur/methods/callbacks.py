@@ -12,14 +12,16 @@ DistributedDataParallel and for checkpoints that hold scores. These need `start`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from secateur.core.errors import ModelError, StoreError
+from secateur.core.errors import InputError, ModelError, StoreError
 from secateur.core.extras import need
 from secateur.core.modules import parameters_of
 from secateur.methods.base import Method
@@ -36,16 +38,21 @@ class Pruning:
     def __init__(self, name: str, options: Mapping[str, Any]) -> None:
         METHODS[name]
         self.name, self.options = name, dict(options)
+        self.steps: int | None = self.options.pop("steps", None)
+        self.model: nn.Module | None = None
         self.method: Method | None = None
         self.masks = Masks({})
 
     def begin(
-        self, model: nn.Module, optimizer: Any, schedulers: list[Any], steps: int, state: Any = None
+        self, model: nn.Module, optimizer: Any, schedulers: list[Any], steps: float, state: Any = None
     ) -> None:
-        """Start the method for `steps` optimiser steps, or restore its `state`.
+        """Start the method for the steps it was given, or `steps` optimiser steps, or restore its `state`.
 
-        Raises `ModelError` for a method that learns scores in several processes or with a state.
+        Raises `InputError` for a training without end if it was given none, `ModelError` for a method that learns
+        scores in several processes or with a state.
         """
+        steps = self._steps(steps)
+        self.model = model
         learns = METHODS[self.name].make.learns
         if learns and (state is not None or _processes() > 1):
             why = "go on from a checkpoint" if state is not None else "join several processes"
@@ -77,10 +84,31 @@ class Pruning:
             if penalty.requires_grad:
                 penalty.backward()  # type: ignore[no-untyped-call]
 
+    def _steps(self, steps: float) -> int:
+        if self.steps is not None:
+            return self.steps
+        if not 0 <= steps < math.inf:
+            raise InputError(
+                f"The training has no known number of optimiser steps, over which {self.name} is spread: "
+                "pass steps=, as in lightning(..., steps=1000), or give the trainer max_steps."
+            )
+        return int(steps)
+
+    def zero_gradients(self) -> None:
+        """Zero the gradients of cut weights, so that they do not count in a norm that is clipped."""
+        if self.method is not None and self.method.at_work:
+            with torch.no_grad():
+                self.method.zero_gradients()
+
     def end(self) -> None:
         """Make the final cut."""
         assert self.method is not None
         self.masks = self.method.finish()
+
+    def cut_again(self) -> None:
+        """Set cut weights to zero once more, after other callbacks may have put averaged ones there."""
+        if self.model is not None and self.method is not None and not self.method.at_work:
+            self.masks.apply_(self.model)
 
 
 def hugging_face(name: str, **options: Any) -> Any:
@@ -103,6 +131,7 @@ def hugging_face(name: str, **options: Any) -> Any:
             return pruning.masks
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            _go_last(self, sys._getframe(1).f_locals.get("self"))
             held = None
             if state.global_step:
                 path = _checkpoint(args, state)
@@ -111,6 +140,7 @@ def hugging_face(name: str, **options: Any) -> Any:
                 held = read_tree(path)
             schedulers = [given["lr_scheduler"]] if given.get("lr_scheduler") is not None else []
             pruning.begin(given["model"], given["optimizer"], schedulers, state.max_steps, held)
+            self.after_backward = AfterBackward(given["model"], pruning.zero_gradients)
 
         def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:
             pruning.add_penalty()
@@ -120,6 +150,7 @@ def hugging_face(name: str, **options: Any) -> Any:
                 write_tree(_checkpoint(args, state), pruning.method.state_dict())
 
         def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            self.after_backward.remove()
             pruning.end()
 
     return PruningCallback()
@@ -147,14 +178,19 @@ def lightning(name: str, **options: Any) -> Any:
 
         def on_train_start(self, trainer: Any, pl_module: Any) -> None:
             schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
-            steps = int(trainer.estimated_stepping_batches)
+            steps = trainer.estimated_stepping_batches if pruning.steps is None else pruning.steps
             pruning.begin(pl_module, trainer.optimizers[0], schedulers, steps, self.held)
 
         def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-            pruning.add_penalty()
+            if optimizer is trainer.optimizers[0]:
+                pruning.add_penalty()
+                pruning.zero_gradients()
 
         def on_train_end(self, trainer: Any, pl_module: Any) -> None:
             pruning.end()
+
+        def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+            pruning.cut_again()
 
         def state_dict(self) -> dict[str, Any]:
             return pruning.method.state_dict() if pruning.method is not None else {}
@@ -163,6 +199,40 @@ def lightning(name: str, **options: Any) -> Any:
             self.held = state_dict or None
 
     return PruningCallback()
+
+
+class AfterBackward:
+    """Calls `act` at the end of each backward pass that completes the gradients of a step, before they are clipped."""
+
+    def __init__(self, model: nn.Module, act: Callable[[], None]) -> None:
+        self.act, self.waiting = act, False
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.handles = [each.register_post_accumulate_grad_hook(self._seen) for each in trained]
+
+    def remove(self) -> None:
+        """Remove the hooks."""
+        for handle in self.handles:
+            handle.remove()
+
+    def _seen(self, parameter: Tensor) -> None:
+        from accelerate.state import GradientState
+
+        if not self.waiting and GradientState().sync_gradients:
+            self.waiting = True
+            self._queue(lambda: self._queue(self._ended))  # after those of DistributedDataParallel
+
+    def _ended(self) -> None:
+        self.waiting = False
+        self.act()
+
+    def _queue(self, call: Callable[[], None]) -> None:
+        torch.autograd.Variable._execution_engine.queue_callback(call)  # type: ignore[attr-defined]
+
+
+def _go_last(callback: Any, handler: Any) -> None:
+    """Have a handler of callbacks call this one last: others may put averaged weights there at the end."""
+    if callback in getattr(handler, "callbacks", ()):
+        handler.callbacks = [each for each in handler.callbacks if each is not callback] + [callback]
 
 
 def _processes() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from secateur.core.computed import by_carrier
 from secateur.methods.base import MethodJob
 from secateur.methods.masking import Masking
 from secateur.methods.registry import method
@@ -56,5 +57,9 @@ class Gradual(Masking):
         )
 
     def _cut_to(self, amount: float) -> Masks:
-        magnitudes = {name: parameter.detach().abs() for name, parameter in self.targets.items()}
+        computed = by_carrier(self.job.model)
+        magnitudes = {
+            name: (computed[name].value() if name in computed else parameter.detach()).abs()
+            for name, parameter in self.targets.items()
+        }
         return allocate(magnitudes, amount, self.scope, already=self.masks)

@@ -46,7 +46,7 @@ class L0(Penalised):
 
     P(z > 0) = σ(S − β log(−γ/ζ)) (eq. 12). λ grows to `strength` between the fractions `begin` and `end`, and
     determines the density. With an amount, exactly that fraction, of the lowest scores, is cut in the end. The gates'
-    final values are multiplied into the weights. `scope`, `block` and `score_lr` as in soft_movement.
+    final values are multiplied into the weights. `weighting`, `scope`, `block` and `score_lr` as in soft_movement.
     """
 
     gate = HardConcrete
@@ -56,6 +56,7 @@ class L0(Penalised):
         job: MethodJob,
         *,
         strength: float = 100.0,
+        weighting: str = "matrix",
         scope: str = "global",
         block: str = "1x1",
         begin: float = 0.1,
@@ -63,7 +64,14 @@ class L0(Penalised):
         score_lr: float | None = None,
     ) -> None:
         super().__init__(
-            job, strength=strength, scope=scope, block=block, begin=begin, end=end, score_lr=score_lr
+            job,
+            strength=strength,
+            weighting=weighting,
+            scope=scope,
+            block=block,
+            begin=begin,
+            end=end,
+            score_lr=score_lr,
         )
 
     def cost(self, gate: ScoreGate) -> Tensor:

@@ -67,9 +67,10 @@ class SoftGate(ScoreGate):
 class SoftMovement(Penalised):
     """Keep weights whose score is above a threshold, σ(S) > τ, and penalise λ · mean σ(S).
 
-    λ grows to `strength` between the fractions `begin` and `end`; it and the `threshold` τ determine the density. With
-    an amount, exactly that fraction, of the lowest scores, is cut in the end. `scope`, `block` and `score_lr` as in
-    movement, but the size of `score_lr` matters: 0.01 with Adam, ten or a hundred times more with SGD.
+    The mean is that of the matrices' means (`weighting` matrix, as published), or over all scores (score). λ grows to
+    `strength` between the fractions `begin` and `end`; it and the `threshold` τ determine the density. With an amount,
+    exactly that fraction, of the lowest scores, is cut in the end. `scope`, `block` and `score_lr` as in movement, but
+    the size of `score_lr` matters: 0.01 with Adam, ten or a hundred times more with SGD.
     """
 
     gate = SoftGate
@@ -79,6 +80,7 @@ class SoftMovement(Penalised):
         job: MethodJob,
         *,
         strength: float = 100.0,
+        weighting: str = "matrix",
         threshold: float = 0.1,
         scope: str = "global",
         block: str = "1x1",
@@ -89,7 +91,8 @@ class SoftMovement(Penalised):
         if not 0 < threshold < 1:
             raise InputError(f"The threshold {threshold!r} is compared with σ(S): give a number in (0, 1).")
         span: dict[str, Any] = {"begin": begin, "end": end, "threshold": threshold}
-        super().__init__(job, strength=strength, scope=scope, block=block, score_lr=score_lr, **span)
+        span |= {"strength": strength, "weighting": weighting}
+        super().__init__(job, scope=scope, block=block, score_lr=score_lr, **span)
 
     def cost(self, gate: ScoreGate) -> Tensor:
         """Return σ(S)."""

@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from secateur.core.errors import InputError
-from secateur.core.modules import named_parameters, parameters_of
+from secateur.core.modules import named_parameters
 from secateur.core.options import check_options, options_of
 from secateur.core.registry import Registry
 from secateur.measure.inputs import ModelInputs
 from secateur.methods.base import Method, MethodJob
 from secateur.methods.running import RUNNING, check_free
 from secateur.pruning.allocate_weights import check_amount
-from secateur.sparsity.masks import Masks
+from secateur.sparsity.masks import Masks, masked_by_torch, require_owned
 from secateur.sparsity.targets import LayerNames, as_names, found, names_in, require_module
 
 AnyMethod = TypeVar("AnyMethod", bound=type[Method])
@@ -111,7 +111,8 @@ def start(
         include: prunable roles, see `secateur.sparsity.targets`; ignored by methods of units and layers.
         keep: names or globs of parameters or modules to exclude, or these themselves.
         layers: names or globs of the only parameters or modules to include, or these themselves; all by default.
-        masks: earlier cuts, name → boolean mask, True keeps; they stay cut and count towards `amount`.
+        masks: earlier cuts, name → boolean mask, True keeps; they stay cut and count towards `amount`, as do the
+            masks of torch.nn.utils.prune.
         example_inputs: inputs of the model's forward, for methods that trace channels or layers.
         seed: seed of all random numbers; the same on all processes.
         options: the method's own options.
@@ -138,18 +139,10 @@ def start(
         raise InputError(
             f"The model is wrapped for several processes already: start {name} on it first, then wrap it."
         )
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        raise InputError(
-            f"The optimiser is a {type(optimizer).__name__}: pass a torch.optim.Optimizer, unwrapped."
-        )
-    owned = {id(each) for group in optimizer.param_groups for each in group["params"]}
-    if not any(id(parameter) in owned for parameter in parameters_of(model)):
-        raise InputError(
-            "The optimiser holds none of the model's parameters: make it from model.parameters()."
-        )
+    require_owned(model, optimizer)
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
         raise InputError(f"The steps are {steps!r}: give how often optimizer.step() will be called.")
-    Masks(masks or {}).of(model)
+    earlier = Masks(masks or {}).named_as_in(model) & masked_by_torch(model)
     job = MethodJob(
         name=name,
         model=model,
@@ -159,7 +152,7 @@ def start(
         include=as_names(include),
         keep=names_in(model, keep),
         layers=names_in(model, layers),
-        masks=Masks(masks or {}),
+        masks=earlier,
         example_inputs=example_inputs,
         seed=seed,
     )

@@ -12,7 +12,7 @@ multiplies by the group's `lr_factor`.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from secateur.core.errors import InputError, SecateurWarning
 from secateur.core.modules import parameters_of
+from secateur.core.registry import Registry
 from secateur.methods.base import Clock, Method, MethodJob
 from secateur.methods.draws import uniform
 from secateur.methods.gates import Gate, Gates, rank
@@ -223,17 +224,39 @@ class TopScores(ScoreBased):
             gate.kept = kept[name]
 
 
+WEIGHTINGS: Registry[Callable[[Sequence[Tensor]], Tensor]] = Registry("weighting")
+"""Name → mean of the costs of several matrices."""
+
+
+@WEIGHTINGS.register("matrix")
+def mean_of_means(costs: Sequence[Tensor]) -> Tensor:
+    """Every matrix counts alike: mean over matrices of the mean over a matrix's scores, as in the authors' code."""
+    return torch.stack([cost.mean() for cost in costs]).mean()
+
+
+@WEIGHTINGS.register("score")
+def mean_of_all(costs: Sequence[Tensor]) -> Tensor:
+    """Every score counts alike: mean over all scores."""
+    return torch.stack([cost.sum() for cost in costs]).sum() / sum(cost.numel() for cost in costs)
+
+
 class Penalised(ScoreBased):
-    """Pushes scores down with λ_t · (mean over all gates of `cost`), λ growing to `strength` by the cubic schedule."""
+    """Pushes scores down with λ_t · (mean over all gates of `cost`), λ growing to `strength` by the cubic schedule.
+
+    `weighting` says what counts alike in the mean, by a name of `WEIGHTINGS`.
+    """
 
     amount = "optional"
 
-    def __init__(self, job: MethodJob, *, strength: float, begin: float, end: float, **more: Any) -> None:
+    def __init__(
+        self, job: MethodJob, *, strength: float, weighting: str, begin: float, end: float, **more: Any
+    ) -> None:
         super().__init__(job, **more)
         check_span(begin, end)
         if not strength >= 0:
             raise InputError(f"The strength {strength!r} is no penalty: give a number from 0, such as 1.0.")
         self.strength, self.begin, self.end = strength, begin, end
+        self.mean = WEIGHTINGS[weighting]
 
     def cost(self, gate: ScoreGate) -> Tensor:
         """Return the cost of each block, differentiable in the scores and of their shape."""
@@ -242,8 +265,7 @@ class Penalised(ScoreBased):
     def penalty(self) -> Tensor:
         """Return λ_t · mean cost."""
         strength = cubic(self.clock.step, self.job.steps, self.strength, begin=self.begin, end=self.end)
-        total = torch.stack([self.cost(gate).sum() for gate in self.gates.values()]).sum()
-        return strength * total / sum(gate.scores.numel() for gate in self.gates.values())
+        return strength * self.mean([self.cost(gate) for gate in self.gates.values()])
 
     def cut(self) -> Masks:
         """Cut by the gates or the amount. Warns if nothing is cut without an amount."""

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from secateur.core.errors import ModelError, StoreError
 from secateur.core.files import existing_file, os_errors
 from secateur.core.modules import torch_method
+from secateur.core.naming import matched, unwrapped_name
 
 NESTINGS = ("state_dict", "model_state_dict", "model")
-PREFIXES = ("module.", "_orig_mod.")
 OPTIONAL = "num_batches_tracked"
 
 
@@ -31,9 +31,9 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """Copy the weights in the file `path` into `model`, in place.
 
     `.safetensors` files are opened as such, all others as PyTorch checkpoints (weights only). The state dict
-    may stand alone or under "state_dict", "model_state_dict" or "model"; a prefix put before every name by
-    DataParallel or torch.compile is removed. BatchNorm's `num_batches_tracked` may be missing, and so may one of
-    two names of a shared tensor; all other names and shapes must match.
+    may stand alone or under "state_dict", "model_state_dict" or "model"; what DataParallel, torch.compile and others
+    put into names does not count, in the file and in the model. BatchNorm's `num_batches_tracked` may be missing, and
+    so may one of two names of a shared tensor; all other names and shapes must match.
 
     Raises `StoreError` for a file that is missing, corrupt or holds more than tensors, and `ModelError` if the
     weights don't fit the model or aren't finite. The model is then unchanged.
@@ -93,13 +93,9 @@ def _plain(value: object) -> bool:
 
 
 def _unwrap(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Remove the prefixes common to all names, unless all names of the model have them too."""
-    own = torch_method(model, "state_dict").keys()
-    while prefix := next((p for p in PREFIXES if all(key.startswith(p) for key in state)), None):
-        if all(key.startswith(prefix) for key in own):
-            break
-        state = {key.removeprefix(prefix): value for key, value in state.items()}
-    return state
+    """Give names with or without the prefixes of wrappers those of the model."""
+    known = matched(state, torch_method(model, "state_dict"), unwrapped_name)
+    return {known.get(key, unwrapped_name(key)): value for key, value in state.items()}
 
 
 def _check_fit(state: dict[str, Tensor], model: nn.Module, source: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from secateur.core.computed import make_plain
 from secateur.core.errors import SecateurError, reason_of
 from secateur.core.progress import track
 from secateur.core.seeds import same_draws, seed_of
@@ -87,7 +88,10 @@ def _built(build: Callable[[], nn.Module], data: Data, seed: int) -> ScoredNetwo
     """Return the network on the data, or the reason of a failure."""
     try:
         with same_draws(seed_of("init", seed)):
-            return ScoredNetwork(build(), data, seed)
+            model = build()
+            if isinstance(model, nn.Module):
+                make_plain(model)
+            return ScoredNetwork(model, data, seed)
     except SecateurError as error:
         return str(error)
     except Exception as error:  # user code may raise anything

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from secateur.core.computed import plain
 from secateur.core.errors import InputError, ModelError
 from secateur.core.modules import modules_of, named_parameters
 from secateur.criteria import QUANTITIES, Calibration
@@ -40,7 +41,9 @@ def score(model: nn.Module, proxy: str, data: Data, *, seed: int = 0, **options:
     >>> torch.manual_seed(0) and score(nn.Linear(4, 2), "plain", (torch.eye(4), torch.tensor([0, 1, 0, 1]))) != 0
     True
     """
-    return ScoredNetwork(model, checked(data), seed).score(entry(proxy), options)[0]
+    require_module(model)
+    with plain(model):
+        return ScoredNetwork(model, checked(data), seed).score(entry(proxy), options)[0]
 
 
 def entry(name: str) -> Proxy:

@@ -7,11 +7,16 @@ Weights are set to zero by masks (`secateur.pruning.weights`), channels and head
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
+from secateur.core.errors import ModelError
+from secateur.core.naming import unwrapped_name
 from secateur.core.seeds import same_draws
+from secateur.core.wrapped import unwrapped
 from secateur.criteria import CalibrationBatches
 from secateur.measure.examples import Examples
 from secateur.measure.inputs import ModelInputs
@@ -20,7 +25,8 @@ from secateur.pruning.result import Pruned
 from secateur.pruning.settings import DECLARED, Settings, documented
 from secateur.pruning.units import prune_units
 from secateur.pruning.weights import prune_weights
-from secateur.sparsity.targets import LayerNames, names_in
+from secateur.sparsity.masks import Masks
+from secateur.sparsity.targets import LayerNames, names_in, require_module
 
 
 @documented
@@ -59,7 +65,8 @@ def prune(
     """Remove the least important weights, units or blocks of `model` and return the pruned model.
 
     Args:
-        model: any module; left as it is unless `inplace`.
+        model: any module; left as it is unless `inplace`. Of one that is wrapped (DataParallel) or compiled, the
+            module inside is pruned, and the result's model is to be wrapped or compiled anew.
         example_inputs: the arguments of its forward: a tensor, a tuple of arguments or a dict of keywords. Needed for
             channels, heads and layers, which are found by running the model, and for criteria such as synflow. Units
             are coupled and proved for several at once: a list of these, such as two resolutions, or a dict from methods
@@ -89,7 +96,37 @@ def prune_by(model: nn.Module, example_inputs: ModelInputs | None, settings: Set
     """Prune `model` by `settings`; see `prune`. All random states of the caller are restored."""
     granularity = settings.granularity
     pipeline = prune_weights if granularity.zeroes else prune_units if granularity.grouped else skip_layers
+    require_module(model)
+    if isinstance(model, DistributedDataParallel) and not granularity.zeroes:
+        raise ModelError(
+            "The model is wrapped for several processes: prune model.module, and wrap the result."
+        )
+    inner = unwrapped(model)
     if example_inputs is not None and not granularity.grouped:
-        example_inputs = Examples.of(model, example_inputs).first
-    with same_draws(settings.seed, model):
-        return pipeline(model, example_inputs, settings)
+        example_inputs = Examples.of(inner, example_inputs).first
+    if settings.masks:
+        settings = replace(settings, masks=Masks(settings.masks).named_as_in(inner))
+    if inner is not model:
+        settings = _inside(settings)
+    with same_draws(settings.seed, inner):
+        result = pipeline(inner, example_inputs, settings)
+    return replace(result, model=model) if settings.inplace else result
+
+
+def _inside(settings: Settings) -> Settings:
+    """Return settings with the names of layers as in the module inside of a wrapped model."""
+
+    def names(given: Any) -> Any:
+        return tuple(unwrapped_name(each) if isinstance(each, str) else each for each in given)
+
+    def keys(given: Any) -> Any:
+        named = isinstance(given, Mapping)
+        return {unwrapped_name(name): each for name, each in given.items()} if named else given
+
+    return replace(
+        settings,
+        keep=names(settings.keep),
+        layers=names(settings.layers),
+        amount=keys(settings.amount),
+        units=keys(settings.units),
+    )

@@ -12,6 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from secateur.core.computed import plain
 from secateur.core.errors import InputError, ModelError, VerificationError, reason_of
 from secateur.core.modules import named_modules, named_parameters
 from secateur.core.progress import track
@@ -246,7 +247,14 @@ def _proved(
 def _scores(
     model: nn.Module, blocks: Sequence[ResidualBlock], example_inputs: ModelInputs, settings: Settings
 ) -> Tensor:
-    """Mean score of each block's weights, float64 [blocks]."""
+    """Mean score of the weights that each block works with, float64 [blocks]."""
+    with plain(model):
+        return _held_scores(model, blocks, example_inputs, settings)
+
+
+def _held_scores(
+    model: nn.Module, blocks: Sequence[ResidualBlock], example_inputs: ModelInputs, settings: Settings
+) -> Tensor:
     criterion, seed, options = settings.criterion, settings.seed, settings.options
     tensors = {
         name: tensor

@@ -13,7 +13,6 @@ from time import perf_counter
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
 from secateur.compensation import Case
@@ -39,6 +38,7 @@ from secateur.pruning.budget import Budget, LatencyBudget, meet, meet_latency, p
 from secateur.pruning.compensate import make_up
 from secateur.pruning.exact import named_units, own_amounts
 from secateur.pruning.iterative import Goal, goals, scored_again
+from secateur.pruning.masked_units import masked_units, ranked_first
 from secateur.pruning.result import Pruned, Retry, spent, stored_bytes
 from secateur.pruning.settings import Settings
 from secateur.shrink.apply import apply
@@ -88,7 +88,8 @@ def prune_units(model: nn.Module, example_inputs: ModelInputs | None, settings: 
             normalization=settings.normalization,
             **settings.criterion_options,
         )
-        return per_cost(groups, scores, goal) if settings.per_cost else scores
+        scores = per_cost(groups, scores, goal) if settings.per_cost else scores
+        return ranked_first(scores, masked_units(model, wanted))
 
     locks: list[tuple[int, str]] = []
     retries: list[Retry] = []
@@ -248,10 +249,6 @@ def _require_values(model: nn.Module) -> None:
             raise ModelError(
                 f"{name or 'The model'} is a ScriptModule, whose code can't change: prune the module it was made from."
             )
-    if isinstance(model, DistributedDataParallel):
-        raise ModelError(
-            "The model is wrapped for several processes: prune model.module, and wrap the result."
-        )
     for name, tensor in named_tensors(model).items():
         if is_lazy(tensor) or tensor.is_meta:
             raise ModelError(f"{name} has no values yet: load weights, or run a lazy module once.")

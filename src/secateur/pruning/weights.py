@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.compensation import Case
+from secateur.core.computed import computed_tensors
 from secateur.core.copying import duplicate
 from secateur.core.errors import InputError
 from secateur.core.progress import track
@@ -25,6 +26,7 @@ from secateur.graph.trace import trace
 from secateur.measure.inputs import ModelInputs
 from secateur.pruning.allocate_weights import SCOPES, allocate, least_amount, redistributed
 from secateur.pruning.compensate import make_up
+from secateur.pruning.computed_weights import prune_computed
 from secateur.pruning.iterative import PATHS
 from secateur.pruning.result import Pruned
 from secateur.pruning.settings import Settings
@@ -32,7 +34,7 @@ from secateur.shrink.plan import named_tensors
 from secateur.sparsity.assigning import by_tensor
 from secateur.sparsity.granularity import Granularity
 from secateur.sparsity.masks import Masks
-from secateur.sparsity.targets import left_alone, prunable
+from secateur.sparsity.targets import left_alone, prunable, require_module
 
 FEW = 4
 """Names in a sentence; the others are counted."""
@@ -40,6 +42,16 @@ FEW = 4
 
 def prune_weights(model: nn.Module, example_inputs: ModelInputs | None, settings: Settings) -> Pruned:
     """Cut the least important weights of `model`, or of a copy; see `secateur.prune`."""
+    require_module(model)
+    if computed_tensors(model):
+        return prune_computed(model, example_inputs, settings, _prune_held)
+    return _prune_held(model, example_inputs, settings, Masks({}))
+
+
+def _prune_held(
+    model: nn.Module, example_inputs: ModelInputs | None, settings: Settings, dead: Masks
+) -> Pruned:
+    """Cut the least important weights of a model that holds them as parameters, `dead` ones first."""
     criterion, granularity, seed, data = (
         settings.criterion,
         settings.granularity,
@@ -104,6 +116,9 @@ def prune_weights(model: nn.Module, example_inputs: ModelInputs | None, settings
         already = cut_before if entry.regrows else kept & cut_before
         found = scores(_spread(granularity, kept, shapes) & earlier)
         ranked = {name: granularity.pooled(found.pop(name)) for name in targets}
+        _rank_first(
+            ranked, {name: granularity.alive(dead[name]) for name in targets if name in dead}, rule.name
+        )
         share = partial(allocate, amount=amount, scope=rule.name, allow_empty=settings.allow_empty)
         kept = stage.masks(ranked, already, share)
     moved: dict[str, int] = {}
@@ -134,6 +149,18 @@ def prune_weights(model: nn.Module, example_inputs: ModelInputs | None, settings
         compensated=compensated,
         notes=_shortfall(granularity, missed, latest),
     )
+
+
+def _rank_first(scores: dict[str, Tensor], alive: Mapping[str, Tensor], scope: str) -> None:
+    """Give the entries that are not `alive` scores below all others; at the scope lamp, which takes squares, 0."""
+    if all(bool(mask.all()) for mask in alive.values()):
+        return
+    least = min((float(each.min()) for each in scores.values() if each.numel()), default=0.0)
+    low = min(0.0, least) if scope == "lamp" else least - max(1.0, abs(least))
+    for name, mask in alive.items():
+        own = scores[name]
+        lowest = max(low, torch.finfo(own.dtype).min)
+        scores[name] = own.masked_fill(~mask.to(own.device).view(own.shape), lowest)
 
 
 def _compensated(

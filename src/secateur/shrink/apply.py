@@ -63,6 +63,14 @@ def apply(model: nn.Module, plan: Plan, *, inplace: bool = False, share: bool = 
     return model
 
 
+def copied(model: nn.Module) -> nn.Module:
+    """Return a copy of `model`, also of one whose modules hold tensors that they compute before each forward."""
+    copy = _smaller_copy(model, Plan(), share=False)
+    for module in modules_of(copy):
+        _remake(module)
+    return copy
+
+
 def _smaller_copy(model: nn.Module, plan: Plan, share: bool) -> nn.Module:
     """Copy the model with every tensor small from the start."""
     names = {id(tensor): name for name, tensor in named_tensors(model).items()}

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from secateur.core.computed import computed_tensors
 from secateur.core.contexts import evaluating, own_code_training, unfused
 from secateur.core.copying import copy_with
 from secateur.core.errors import ModelError, VerificationError, reason_of
@@ -181,6 +182,7 @@ class _Copies:
         self.kept, self.dtype, self.model = cut.kept_indices(), dtype, model
         program = cut.coupling.program
         self.spared = {(program.values[value].name, dim) for value, dim in cut.coupling.divided}
+        self.spared |= {(each.carrier, dim) for each in computed_tensors(model) for dim in each.rows()}
         self.drawn: dict[str, Tensor] = {}
         generator = torch.Generator().manual_seed(0)
         for name, tensor in named_tensors(model).items():

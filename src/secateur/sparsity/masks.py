@@ -16,8 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from secateur.core.computed import ComputedTensor, by_carrier, computed_tensors, refresh
 from secateur.core.errors import InputError
-from secateur.core.modules import named_parameters
+from secateur.core.modules import named_parameters, parameters_of
+from secateur.core.naming import matched
 from secateur.sparsity.targets import require_module
 
 
@@ -90,29 +92,40 @@ class Masks(Mapping[str, Tensor]):
     def of(self, model: nn.Module) -> list[tuple[nn.Parameter, Tensor]]:
         """Pair each mask with its parameter, on the parameter's device and in its memory layout.
 
-        A tied parameter has several valid names. Raises `InputError` if the model has no such parameter or one of
-        another shape.
+        A tied parameter has several valid names; the prefixes of wrapped and compiled models, and what
+        torch.nn.utils.prune and parametrisations make of names, don't count. A row that is cut under weight norm is
+        zeroed by its norm. Raises `InputError` if the model has no such parameter or one of another shape.
         """
         require_module(model)
         parameters = dict(named_parameters(model, remove_duplicate=False))
-        pairs = []
+        names, normed = matched(self, parameters), _normed(model)
+        pairs: list[tuple[nn.Parameter, Tensor]] = []
         for name, mask in self.items():
-            if name not in parameters:
+            if name not in names:
                 raise InputError(f"There is a mask for {name}, a parameter this model does not have.")
-            parameter = parameters[name]
+            parameter = parameters[names[name]]
             if parameter.shape != mask.shape:
                 raise InputError(
                     f"The mask of {name} is {_shape(mask)}, the parameter is {_shape(parameter)}: "
                     "these masks belong to another model."
                 )
-            pairs.append((parameter, torch.empty_like(parameter, dtype=torch.bool).copy_(mask)))
+            own = torch.empty_like(parameter, dtype=torch.bool).copy_(mask)
+            of = normed.get(names[name])
+            pairs += [(parameter, own)] if of is None else _by_norms(of, parameter, own)
         return pairs
+
+    def named_as_in(self, model: nn.Module) -> Masks:
+        """Return the masks by the names of the model's own parameters. Raises `InputError` as `of` does."""
+        self.of(model)
+        names = matched(self, (name for name, _ in named_parameters(model, remove_duplicate=False)))
+        return Masks({names[name]: mask for name, mask in self.items()})
 
     @torch.no_grad()
     def apply_(self, model: nn.Module) -> None:
         """Set every cut weight of `model` to zero, in place, including NaN and infinity."""
         for parameter, mask in self.of(model):
             parameter.masked_fill_(~mask, 0)
+        refresh(model)
 
     def hold(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Held:
         """Keep cut weights at exactly zero through every `optimizer.step()`, momentum and weight decay included.
@@ -124,15 +137,28 @@ class Masks(Mapping[str, Tensor]):
         Gradients of cut weights are zeroed before the step, so that they move neither momentum nor second
         moments; the weights are zeroed after it, and once at this call. Call `remove()` on the result to release
         the model, or use it in a `with`; call its `zero_gradients()` before clipping a gradient's norm. Move the
-        model to its device first. Zero times a gradient that has overflown is NaN, for cut weights too.
+        model to its device first. Zero times a gradient that has overflown is NaN, for cut weights too. Raises
+        `InputError` for masks of another model, and for an optimiser that holds none of the model's parameters.
         """
+        while not isinstance(optimizer, torch.optim.Optimizer) and hasattr(optimizer, "optimizer"):
+            optimizer = optimizer.optimizer  # of Lightning and its like
+        if len(self):
+            require_owned(model, optimizer)
         self.apply_(model)
         return Held(self.of(model), optimizer)
 
     @classmethod
     def of_zeros(cls, model: nn.Module) -> Masks:
-        """Return the masks of a sparse model: every matrix or kernel with zeros, cut at entries that equal zero."""
-        kept = {name: parameter.detach() != 0 for name, parameter in named_parameters(model)}
+        """Return the masks of a sparse model: every matrix or kernel with zeros, cut at entries that equal zero.
+
+        Of a tensor that the module computes, as under masks of torch.nn.utils.prune or a parametrisation, the values
+        it works with count; the mask goes by the name of the parameter of that shape.
+        """
+        computed = by_carrier(model)
+        kept = {
+            name: (computed[name].value() if name in computed else parameter.detach()) != 0
+            for name, parameter in named_parameters(model)
+        }
         return cls({name: mask for name, mask in kept.items() if mask.ndim > 1 and not bool(mask.all())})
 
     def pack(self) -> dict[str, Tensor]:
@@ -202,6 +228,20 @@ class Held:
         self.remove()
 
 
+def require_owned(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Raise `InputError` unless the optimiser is one of torch that holds a parameter of the model."""
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise InputError(
+            f"The optimiser is a {type(optimizer).__name__}: pass a torch.optim.Optimizer, unwrapped."
+        )
+    owned = {id(each) for group in optimizer.param_groups for each in group["params"]}
+    if not any(id(parameter) in owned for parameter in parameters_of(model)):
+        raise InputError(
+            "The optimiser holds none of the model's parameters: make it from model.parameters(), of the model that "
+            "trains, such as result.model."
+        )
+
+
 def before_step(optimizer: torch.optim.Optimizer, act: Callable[[], None]) -> RemovableHandle:
     """Call `act` in every `optimizer.step()` once the gradients are computed: after its closure, if it is given one.
 
@@ -222,6 +262,25 @@ def before_step(optimizer: torch.optim.Optimizer, act: Callable[[], None]) -> Re
         return args[:1], {**kwargs, "closure": closure}
 
     return optimizer.register_step_pre_hook(hook)
+
+
+def masked_by_torch(model: nn.Module) -> Masks:
+    """Return the masks that torch.nn.utils.prune holds in a model, by the names of the parameters under them."""
+    return Masks({each.carrier: each.source(each.mask) != 0 for each in computed_tensors(model) if each.mask})
+
+
+def _normed(model: nn.Module) -> dict[str, ComputedTensor]:
+    """Return the tensors under weight norm by the names of their carriers."""
+    return {name: each for name, each in by_carrier(model).items() if each.scale}
+
+
+def _by_norms(of: ComputedTensor, carrier: nn.Parameter, mask: Tensor) -> list[tuple[nn.Parameter, Tensor]]:
+    """Return the masks of direction and norms for that of a tensor g v / ‖v‖: a row that is cut keeps v and loses g."""
+    alive, scale = of.alive(mask), of.source(of.scale)
+    if bool(alive.all()) or not isinstance(scale, nn.Parameter):
+        return [(carrier, mask)]
+    whole = alive if alive.ndim == mask.ndim else alive.reshape([1] * mask.ndim)
+    return [(carrier, mask | ~whole), (scale, alive)]
 
 
 def _shape(tensor: Tensor) -> str:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from secateur.core.computed import uses
 from secateur.core.errors import InputError, ModelError
 from secateur.core.modules import modules_of, named_modules, named_parameters
 from secateur.sparsity.language import outputs
@@ -51,7 +52,9 @@ def prunable(
     `include` lists roles (`ROLES`, or "all"); `keep` and `layers` are names or globs of parameters or modules, or these
     themselves: matches of `keep` are excluded, and `layers`, when given, excludes all others. A tied parameter has the
     role of its first name and is matched by any of them. Parameters of other dtypes than `DTYPES` are never cut. The
-    output layer of a language model is cut if its role is included or `layers` names it; "*" does not.
+    output layer of a language model is cut if its role is included or `layers` names it; "*" does not. Of those that a
+    module computes a weight from (masks of torch.nn.utils.prune, parametrisations), the one of the weight's shape has
+    its role.
 
     Raises `InputError` for an unknown role or a pattern without a match, `ModelError` for a model with nothing to
     prune, or with weights that are NaN, infinite or uninitialised.
@@ -67,8 +70,10 @@ def prunable(
     keep, layers = found(keep, every), found(layers, every)
     apart = outputs(model)
     chosen: dict[str, nn.Parameter] = {}
-    for module in modules_of(model):
-        for leaf, parameter in named_parameters(module, recurse=False):
+    used = uses(model)
+    for owner in modules_of(model):
+        for own, parameter in named_parameters(owner, recurse=False):
+            module, leaf = used.get(id(parameter), (owner, own))
             names, part = aliases.pop(id(parameter), None), role(module, leaf, parameter)
             if names is None or parameter.dtype not in DTYPES or part not in wanted | {"weights"}:
                 continue

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from secateur.core.errors import InputError, ModelError, StoreError
 from secateur.core.modules import torch_method
 from secateur.core.seeds import same_draws
+from secateur.core.wrapped import unwrapped
 from secateur.pruning.result import Pruned
 from secateur.shrink.plan import Plan
 from secateur.sparsity.masks import Masks
@@ -56,7 +57,8 @@ def save(
 
     Masks (default: those of a `Pruned` result) are stored at one bit per weight; `about` is a JSON mapping stored with
     them. A smaller model is stored with the plan of all its cuts, its attribute `secateur_plan`. A model built by
-    `secateur.build` is stored with its name and arguments, from which `load` can build it again.
+    `secateur.build` is stored with its name and arguments, from which `load` can build it again. Of a wrapped or
+    compiled model, the module inside is stored.
 
     Raises `StoreError` if the file can't be written, `InputError` for masks of another model or an `about` that is no
     JSON, `ModelError` for state that is no dense tensor with values, or a layer replaced since the cut.
@@ -64,8 +66,8 @@ def save(
     if isinstance(model, Pruned):
         masks = model.masks if masks is None else masks
         model = model.model
-    packed = Masks(masks or {})
-    packed.of(model)
+    model = unwrapped(model)
+    packed = Masks(masks or {}).named_as_in(model)
     state = torch_method(model, "state_dict")
     check_dense(state, model)
     tensors, tied = _untie(state)
@@ -117,7 +119,7 @@ def load(path: str | os.PathLike[str], into: nn.Module | None = None, *, trust: 
     """
     stored = read(path)
     if into is not None:
-        fill(into, stored.state, stored.plan, str(path))
+        fill(unwrapped(into), stored.state, stored.plan, str(path))
         return into
     model = build_stored(stored.model, path, trust=trust)
     fill(model, stored.state, stored.plan, str(path), dtypes=True)
