@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from secateur.core.errors import ModelError, reason_of
-from secateur.core.modules import named_buffers, named_parameters, tensors_replaced
+from secateur.core.modules import named_buffers, named_parameters, tensors_replaced, torch_method
 from secateur.criteria.normalisation import normalising
 from secateur.criteria.registry import quantity
 
