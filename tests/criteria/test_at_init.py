@@ -356,7 +356,7 @@ def test_running_means_count_by_their_size_in_the_flow() -> None:
     with torch.no_grad():  # as linearised by hand
         for tensor in model.state_dict().values():
             tensor.abs_()
-    model.eval()(torch.ones(1, 2, 6, 6, dtype=DOUBLE)).sum().backward()
+    model.eval()(torch.ones(2, 2, 6, 6, dtype=DOUBLE)).sum().backward()
     for name, parameter in model.named_parameters():
         if name in found[1]:
             torch.testing.assert_close(found[1][name], parameter.detach() * parameter.grad)
