@@ -12,6 +12,7 @@ DistributedDataParallel and for checkpoints that hold scores. These need `start`
 
 from __future__ import annotations
 
+import importlib
 import math
 import sys
 from collections.abc import Callable, Mapping
@@ -206,8 +207,9 @@ class AfterBackward:
 
     def __init__(self, model: nn.Module, act: Callable[[], None]) -> None:
         self.act, self.waiting = act, False
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.handles = [each.register_post_accumulate_grad_hook(self._seen) for each in trained]
+        trained: list[Any] = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        hooks = [each.register_post_accumulate_grad_hook for each in trained]
+        self.handles = [hooked(self._seen) for hooked in hooks]
 
     def remove(self) -> None:
         """Remove the hooks."""
@@ -215,9 +217,9 @@ class AfterBackward:
             handle.remove()
 
     def _seen(self, parameter: Tensor) -> None:
-        from accelerate.state import GradientState
+        state: Any = importlib.import_module("accelerate.state")
 
-        if not self.waiting and GradientState().sync_gradients:
+        if not self.waiting and state.GradientState().sync_gradients:
             self.waiting = True
             self._queue(lambda: self._queue(self._ended))  # after those of DistributedDataParallel
 
@@ -226,7 +228,7 @@ class AfterBackward:
         self.act()
 
     def _queue(self, call: Callable[[], None]) -> None:
-        torch.autograd.Variable._execution_engine.queue_callback(call)  # type: ignore[attr-defined]
+        torch.autograd.Variable._execution_engine.queue_callback(call)
 
 
 def _go_last(callback: Any, handler: Any) -> None:

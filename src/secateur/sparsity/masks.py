@@ -140,8 +140,10 @@ class Masks(Mapping[str, Tensor]):
         model to its device first. Zero times a gradient that has overflown is NaN, for cut weights too. Raises
         `InputError` for masks of another model, and for an optimiser that holds none of the model's parameters.
         """
-        while not isinstance(optimizer, torch.optim.Optimizer) and hasattr(optimizer, "optimizer"):
-            optimizer = optimizer.optimizer  # of Lightning and its like
+        given: Any = optimizer
+        while not isinstance(given, torch.optim.Optimizer) and hasattr(given, "optimizer"):
+            given = given.optimizer  # of Lightning and its like
+        optimizer = given
         if len(self):
             require_owned(model, optimizer)
         self.apply_(model)
