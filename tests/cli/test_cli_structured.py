@@ -147,6 +147,24 @@ def test_layers_have_amounts_of_their_own(secateur_command, trained, tmp_path):
     }
 
 
+@pytest.mark.parametrize("option", ["--amount", "--criterion"])
+def test_dead_channels_go(option, secateur_command, trained):
+    ran = secateur_command(
+        "prune",
+        trained / "dense",
+        "--granularity",
+        "channel",
+        option,
+        "dead",
+        "--no-evaluate",
+        "--out",
+        "clean",
+    )
+    assert ran.code == 0
+    assert "dead units went" in ran.out
+    assert Run.open("clean").history[-1]["config"]["amount"] == "dead"
+
+
 def test_the_units_that_go_are_named(secateur_command, trained):
     words = ("--granularity", "channel", "--no-evaluate", "--unit", "0=[1,2]", "--unit", "3.weight=5")
     assert secateur_command("prune", trained / "dense", *words, "--out", "named").code == 0

@@ -34,7 +34,7 @@ def prune(
     model: nn.Module,
     example_inputs: ModelInputs | None = None,
     *,
-    amount: float | Mapping[Any, float] | None = None,
+    amount: float | str | Mapping[Any, float] | None = None,
     units: Mapping[Any, Any] | None = None,
     budget: Mapping[str, float] | None = None,
     granularity: str = "weight",

@@ -30,6 +30,9 @@ from secateur.pruning.iterative import PATHS
 from secateur.sparsity.granularity import GRANULARITIES, Granularity, kinds_where, parse
 from secateur.sparsity.targets import as_names, roles
 
+DEAD = "dead"
+"""The amount that removes exactly the dead units."""
+
 RENAMED = {"normalisation": "scaling"}
 """Renamed options of compensations: old name → new name."""
 
@@ -104,9 +107,10 @@ class Settings(Brief):
     range, missing data, or a setting that does not apply to the granularity.
     """
 
-    amount: float | Mapping[str, float] | None = setting(
+    amount: float | str | Mapping[str, float] | None = setting(
         None,
-        "fraction to remove of the prunable weights, blocks or units, in [0, 1]: exactly round(amount · n) go; or "
+        "fraction to remove of the prunable weights, blocks or units, in [0, 1]: exactly round(amount · n) go; "
+        "dead: exactly the channels or heads that are zero or masked, so that the outputs stay as they are; or "
         "fractions by layer or group, as conv1=0.25, of each: the most exact name counts, * is for all others, and "
         "unnamed layers stay whole",
     )
@@ -241,6 +245,8 @@ class Settings(Brief):
         for name in ("include", "keep", "layers"):
             if name in given:
                 given[name] = as_names(given[name])
+        if given.get("criterion") == DEAD and given.get("amount") in (None, DEAD):
+            given |= {"amount": DEAD, "criterion": DECLARED["criterion"].default}
         if isinstance(given.get("units"), Mapping):
             given["units"] = {name: plain_units(units) for name, units in given["units"].items()}
         return cls(granularity=parse(granularity), **{**given, "masks": given.get("masks") or None})
@@ -303,7 +309,7 @@ class Settings(Brief):
 
     def _check_amounts(self) -> None:
         granularity, own = self.granularity, self.granularity.amount
-        if self.units is not None:
+        if self.units is not None or self.amount == DEAD:
             self._check_alone()
             return
         if granularity.grouped and (self.amount is None) == (self.budget is None):
@@ -329,10 +335,17 @@ class Settings(Brief):
             self.goal  # noqa: B018  (reads the budget)
 
     def _check_alone(self) -> None:
-        """Refuse settings that choose units beside units that are named."""
+        """Refuse settings that choose units beside units that are named, or dead."""
+        if not self.granularity.grouped:
+            raise InputError(
+                f"Dead are channels or heads: give the {self.granularity} cut an amount, such as 0.5."
+            )
+        said = "The setting units" if self.units is not None else "The amount dead"
         for name in CHOOSING:
-            if getattr(self, name) != DECLARED[name].default:
-                raise InputError(f"The setting units names exactly the units that go: leave {name} out.")
+            if getattr(self, name) != DECLARED[name].default and not (
+                name == "amount" and self.units is None
+            ):
+                raise InputError(f"{said} names exactly the units that go: leave {name} out.")
 
     def _check_own_amounts(self, amounts: Mapping[str, float]) -> None:
         granularity, own = self.granularity, self.granularity.amount
@@ -362,11 +375,10 @@ class Settings(Brief):
 
     @property
     def requested(self) -> float:
-        """The fraction to remove: the pattern's own, or the amount; 0 for amounts by layer."""
-        own = self.granularity.amount
-        return (
-            (0.0 if isinstance(self.amount, Mapping) else float(self.amount or 0.0)) if own is None else own
-        )
+        """The fraction to remove: the pattern's own, or the amount; 0 for amounts by layer and for dead units."""
+        if self.granularity.amount is not None:
+            return self.granularity.amount
+        return 0.0 if isinstance(self.amount, Mapping | str) else float(self.amount or 0.0)
 
     @cached_property
     def goal(self) -> float | Budget | LatencyBudget:

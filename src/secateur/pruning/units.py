@@ -36,11 +36,12 @@ from secateur.pruning.allocate_units import UnitMasks, spread
 from secateur.pruning.blame import of_groups
 from secateur.pruning.budget import Budget, LatencyBudget, meet, meet_latency, per_cost
 from secateur.pruning.compensate import make_up
+from secateur.pruning.dead import dead_units
 from secateur.pruning.exact import named_units, own_amounts
 from secateur.pruning.iterative import Goal, goals, scored_again
 from secateur.pruning.masked_units import masked_units, ranked_first
 from secateur.pruning.result import Pruned, Retry, spent, stored_bytes
-from secateur.pruning.settings import Settings
+from secateur.pruning.settings import DEAD, Settings
 from secateur.shrink.apply import apply
 from secateur.shrink.make import Misfit, make
 from secateur.shrink.plan import named_tensors
@@ -102,6 +103,8 @@ def prune_units(model: nn.Module, example_inputs: ModelInputs | None, settings: 
         exact = None if settings.units is None else named_units(groups, chosen, settings.units)
         if exact is not None:
             chosen = [each for each in chosen if each.name in exact]
+        dead = dead_units(model, example_inputs, groups, chosen) if settings.amount == DEAD else None
+        exact = exact if dead is None else dead.masks
         if settings.amounts is not None:
             own = own_amounts(groups, chosen, settings.amounts)
             chosen = [each for each in chosen if each.name in own]
@@ -121,7 +124,7 @@ def prune_units(model: nn.Module, example_inputs: ModelInputs | None, settings: 
                     small, plan, _ = make(model, cut, examples, check=False)
                     scores = scored_again(small, plan, cut, chosen, cutter.scores, score, examples)
                     cutter, gone = replace(cutter, scores=scores), len(cut.removed)
-            cut = cutter.cut(exact) if exact else _reaching(last, cutter, model, examples)
+            cut = cutter.cut(exact) if exact is not None else _reaching(last, cutter, model, examples)
             small, plan, proof = make(model, cut, examples, settings.verify, share=settings.inplace)
             break
         except Misfit as misfit:
@@ -151,6 +154,10 @@ def prune_units(model: nn.Module, example_inputs: ModelInputs | None, settings: 
     )
     compensated = make_up(case, groups.coupling, settings)
     masks.apply_(small)
+    notes: tuple[str, ...] = ()
+    if dead is not None:
+        dead.fold(small, plan)
+        notes = (dead.proved(model, small, example_inputs),)
     if settings.inplace:
         small = _with_values_of(apply(model, plan, inplace=True), small)
     return Pruned(
@@ -172,6 +179,7 @@ def prune_units(model: nn.Module, example_inputs: ModelInputs | None, settings: 
         kept={each.name: int(cut.alive[each.roots].sum()) for each in groups},
         compensated=compensated,
         retries=tuple(retries),
+        notes=notes,
         **spent(model, small, example_inputs, settings, before),
     )
 
@@ -188,7 +196,7 @@ def _requested(settings: Settings, goal: Goal, chosen: Sequence[Group], achieved
     """Return the fraction of the units that was asked for: of a budget or of named units that achieved."""
     if isinstance(goal, Mapping):
         return sum(goal[each.name] * each.units for each in chosen) / sum(each.units for each in chosen)
-    return achieved if settings.amount is None else settings.requested
+    return achieved if settings.amount in (None, DEAD) else settings.requested
 
 
 @dataclass(frozen=True)

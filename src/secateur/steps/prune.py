@@ -11,6 +11,7 @@ from secateur.analysis import SafeRate, safe_rate
 from secateur.compensation import COMPENSATIONS
 from secateur.criteria import CRITERIA, Calibration, sources
 from secateur.pruning.api import prune_by
+from secateur.pruning.settings import DEAD
 from secateur.runs.run import Run
 from secateur.sparsity.granularity import parse
 from secateur.steps.base import SAMPLES, Context, require, step
@@ -31,11 +32,12 @@ class Prune(Cutting, PruneSettings):
 
     makes, measured = "cut", "as cut"
     amount: Annotated[
-        float | dict[str, float] | Literal["safe", "optimum"] | None,
+        float | dict[str, float] | Literal["safe", "optimum", "dead"] | None,
         AmountCheck,
         Field(
-            description="fraction to remove, or safe or optimum: the rates of secateur safe-rate; or fractions by "
-            "layer or group, as conv1=0.25, with * for all others"
+            description="fraction to remove, or safe or optimum: the rates of secateur safe-rate; dead: exactly the "
+            "channels or heads that are zero or masked; or fractions by layer or group, as conv1=0.25, "
+            "with * for all others"
         ),
     ] = None
     calibration: Annotated[
@@ -60,10 +62,22 @@ class Prune(Cutting, PruneSettings):
         """Take numbers, those of the items of a Sequential, as names."""
         return {str(name): each for name, each in value.items()} if isinstance(value, dict) else value
 
+    @model_validator(mode="before")
+    @classmethod
+    def _dead(cls, values: Any) -> Any:
+        """Take the criterion dead as the amount dead."""
+        if (
+            isinstance(values, dict)
+            and values.get("criterion") == DEAD
+            and values.get("amount") in (None, DEAD)
+        ):
+            return {**{k: v for k, v in values.items() if k != "criterion"}, "amount": DEAD}
+        return values
+
     @model_validator(mode="after")
     def _validated(self) -> Prune:
         """Refuse invalid settings before any data is read."""
-        named = isinstance(self.amount, str)
+        named = self.amount in ("safe", "optimum")
         require(
             not named or not parse(self.granularity).removes,
             f"The {self.amount} rate is one of weights: give the {self.granularity} cut a number or a budget.",
@@ -83,7 +97,7 @@ class Prune(Cutting, PruneSettings):
         if data is not None and calibrates:
             calibration = Calibration(samples(data, self.calibration, self.seed))
         amount = self.amount
-        if isinstance(amount, str):
+        if isinstance(amount, str) and amount != DEAD:
             analysis: SafeRate = safe_rate(model)
             amount = analysis.safe if amount == "safe" else analysis.optimum
         settings = settings_of(self, amount=amount, masks=masks, data=calibration, inplace=True)
@@ -95,16 +109,16 @@ class Prune(Cutting, PruneSettings):
         if pruned.compensated:
             result["compensated"] = plain(pruned.compensated)
         lines = [tell_smaller(result, self.granularity) if shrinks else tell_sparser(result)]
-        if isinstance(self.amount, str) and "all" not in self.include:
+        if self.amount in ("safe", "optimum") and "all" not in self.include:
             lines.append(
                 f"The {self.amount} rate counts all parameters; here it was applied to the role "
                 f"{', '.join(self.include)} only: --include all cuts as it is defined."
             )
+        lines += pruned.notes
         left = pruned.compensated.get("left", {})
         lines += [f"Nothing made up for what went of {name}: {reason}." for name, reason in left.items()]
         if not shrinks:
             lines += [f"{name} was left alone: {reason}." for name, reason in pruned.skipped.items()]
-            lines += pruned.notes
             spared = [name for name, count in pruned.redistributed.items() if count > 0]
             if spared:
                 lines.append(
