@@ -23,7 +23,7 @@ def tag_attributes(ghost: nn.Module, model: nn.Module) -> dict[str, int]:
     for name, module in named_modules(ghost):
         attributes = vars(module)
         for key, value in list(attributes.items()):
-            if key.startswith("_") or key == "training":
+            if key == "training" or (key.startswith("_") and _of_torch(module)):
                 continue
             path = f"{name}:{key}"
             tagged = _tag(value, path, found)
@@ -33,6 +33,12 @@ def tag_attributes(ghost: nn.Module, model: nn.Module) -> dict[str, int]:
                 seen.add(id(value))
                 _tag_record(value, path, found)
     return found
+
+
+def _of_torch(module: nn.Module) -> bool:
+    """Whether a module is one of torch's layers, whose private attributes are torch's own, or derived from one."""
+    homes = (each.__module__ for each in type(module).__mro__ if each is not nn.Module)
+    return any(home.startswith("torch.") for home in homes)
 
 
 def _tag_record(record: Any, path: str, found: dict[str, int]) -> None:

@@ -19,8 +19,7 @@ from secateur.core.contexts import no_fast_path
 from secateur.core.copying import copy_with
 from secateur.core.errors import InputError, ModelError, SecateurError, reason_of
 from secateur.core.modules import named_modules, set_mode
-from secateur.graph.attention import stand_in
-from secateur.graph.copies import is_plain_attention
+from secateur.graph.attention import attention_of, stand_in
 from secateur.graph.forwards import call_name
 from secateur.graph.functions import SIZE_READERS
 from secateur.graph.program import Program, Ref
@@ -101,7 +100,7 @@ class Probe:
         )
         self.ghost = copy_with(model, _shared)
         set_mode(self.ghost, False)
-        stand_in(self.ghost, [name for name, each in named_modules(self.ghost) if is_plain_attention(each)])
+        stand_in(self.ghost, attention_of(self.ghost, program))
         for name, module in named_modules(self.ghost):
             if not isinstance(module, torch.jit.ScriptModule):
                 module.__dict__["forward"] = self._followed(name, module.forward)

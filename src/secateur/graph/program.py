@@ -130,6 +130,8 @@ class Program(Brief):
     """Methods that ran at a second size of the inputs, in a pass that is not part of this program."""
     tensors: dict[str, int] = field(default_factory=dict)
     attributes: dict[str, int] = field(default_factory=dict)
+    attending: set[str] = field(default_factory=set)
+    """Paths of the modules whose code calls torch's attention function."""
     tensors_were: str = "meta"
     """What the pass ran on: "meta" or "fake" tensors, which have no numbers, or "real" ones."""
     passes: list[Pass] = field(default_factory=list)

@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 from secateur.core.held import tensors_in
 from secateur.core.modules import named_buffers, named_modules, named_parameters
 from secateur.core.schemas import given, in_parts, operator_name, returns_view, written_arguments
+from secateur.graph.attention import attend, attends
 from secateur.graph.forwards import call_name
 from secateur.graph.frames import Frames
 from secateur.graph.functions import SIZE_READERS
@@ -236,6 +237,10 @@ class Functions(TorchFunctionMode):
         name = call_name(func)
         if name in SIZE_READERS:
             return _sized(recorder.read(args[0]), func(*args, **kwargs), args[0].dim(), *args[1:], **kwargs)
+        if attends(func, kwargs):
+            recorder.program.attending.add(recorder.stack[-1][0] if recorder.stack else "")
+            with self:
+                return attend(*args, **kwargs)
         nth = {}
         for module, counts in recorder.stack:
             nth[module] = counts[name]

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -108,7 +109,8 @@ def prune_by(model: nn.Module, example_inputs: ModelInputs | None, settings: Set
         settings = replace(settings, masks=Masks(settings.masks).named_as_in(inner))
     if inner is not model:
         settings = _inside(settings)
-    with same_draws(settings.seed, inner):
+    # what comes out can be trained, wherever it was made
+    with same_draws(settings.seed, inner), torch.inference_mode(False):
         result = pipeline(inner, example_inputs, settings)
     return replace(result, model=model) if settings.inplace else result
 

@@ -45,6 +45,14 @@ def apply(model: nn.Module, plan: Plan, *, inplace: bool = False, share: bool = 
         function_called(override.function)
     if not inplace:
         model = _smaller_copy(model, plan, share)
+    with evaluating(model):  # in training mode some tensors move whenever they are read
+        _change(model, plan, whole, inplace)
+    object.__setattr__(model, "secateur_plan", whole)
+    return model
+
+
+def _change(model: nn.Module, plan: Plan, whole: Plan, inplace: bool) -> None:
+    """Make tensors, attributes and forwards of a model what a plan says; `whole` is this plan after earlier ones."""
     set_attributes(model, plan.attributes)
     if inplace:
         _slice_in_place(model, plan)
@@ -59,8 +67,6 @@ def apply(model: nn.Module, plan: Plan, *, inplace: bool = False, share: bool = 
     for module in modules_of(model):
         if isinstance(module, nn.RNNBase):
             module.flatten_parameters()  # cuDNN wants them side by side
-    object.__setattr__(model, "secateur_plan", whole)
-    return model
 
 
 def copied(model: nn.Module) -> nn.Module:

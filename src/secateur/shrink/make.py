@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from secateur.core.errors import VerificationError
-from secateur.core.modules import named_modules, submodule
-from secateur.graph.copies import is_plain_attention
+from secateur.core.modules import submodule
+from secateur.graph.attention import attention_of
 from secateur.graph.cut import Cut
 from secateur.measure.examples import Examples
 from secateur.measure.inputs import ModelInputs
@@ -94,7 +94,7 @@ def plan_for(model: nn.Module, cut: Cut) -> tuple[Plan, list[tuple[int, str]]]:
         shapes={name: tuple(tensors[name].shape) for name in kept},
         attributes={**settlement.attributes, **_bare_norms(model, cut)},
         overrides=tuple(settlement.overrides),
-        standins=tuple(name for name, module in named_modules(model) if is_plain_attention(module)),
+        standins=tuple(attention_of(model, cut.coupling.program)),
     ), settlement.failures
 
 

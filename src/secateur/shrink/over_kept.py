@@ -55,7 +55,8 @@ class Widened(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Keeps every number in `dtype`, and the statistics of some operators to what stays.
 
     `drawn` is asked for the random numbers to use instead of those an operator drew: (operator, how many came before,
-    numbers) → numbers. `seen` gets what each operator returns.
+    numbers) → numbers. `decided` is asked in the same way for what to return in place of what an operator decided.
+    `seen` gets what each operator returns.
     """
 
     def __init__(
@@ -64,10 +65,12 @@ class Widened(TorchDispatchMode):  # type: ignore[no-untyped-call]
         crossing: dict[str, dict[int, Node]],
         cut: Cut,
         drawn: Callable[[str, int, Tensor], Tensor],
+        decided: Callable[[str, int, Any, Any], Any],
         seen: ResultSeen = lambda op, out: None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.dtype, self.crossing, self.cut, self.drawn, self.seen = dtype, crossing, cut, drawn, seen
+        self.dtype, self.crossing, self.cut = dtype, crossing, cut
+        self.drawn, self.decided, self.seen = drawn, decided, seen
         self.count: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -86,6 +89,8 @@ class Widened(TorchDispatchMode):  # type: ignore[no-untyped-call]
             out = _over_kept(func, args, kwargs, node, self.cut)
         else:
             out = draws.run(func, name, args, kwargs, partial(self.drawn, name, nth))
+            in_place = name.endswith("_") and not name.endswith("__")
+            out = self.decided(name, nth, args, out) if known.decides and not in_place else out
         self.seen(name, out)
         return out
 

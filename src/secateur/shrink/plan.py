@@ -57,7 +57,7 @@ class Plan(Brief):
     and ascending, at least one. `shapes` holds the shape each tensor in `kept` had before. `attributes` maps
     "module.path:attribute" to the attribute's new value; the attribute may be an item of a tuple or list
     ("norm:normalized_shape.0") or belong to an object the module holds ("layers.0.attention:config.num_heads").
-    `overrides` are the numbers replaced in code, `standins` the paths of the `nn.MultiheadAttention` modules whose
+    `overrides` are the numbers replaced in code, `standins` the paths of the attention modules whose
     forward is replaced by one that takes its sizes from its weights.
 
     `skipped` are the modules, by path, that hand on their first tensor and hold nothing any more; the number is how
@@ -144,8 +144,8 @@ class Plan(Brief):
                 name = f"{override.module}.{override.method}".lstrip(".")
                 raise ModelError(f"The plan overrides a number in {name}, which is no method of this model.")
         for path in self.standins:
-            if not isinstance(modules[path], nn.MultiheadAttention):
-                raise ModelError(f"The plan stands in for {path}, which is no nn.MultiheadAttention here.")
+            if not _may_attend(modules[path]):
+                raise ModelError(f"The plan stands in for {path}, which is no attention here.")
 
     def then(self, later: Plan) -> Plan:
         """Return the plan that does what this and then `later`, a plan for the result, do.
@@ -238,6 +238,12 @@ def _can_be_taken_over(module: nn.Module, method: str) -> bool:
     """Whether a module has a method of that name that is its own, not torch's for all modules."""
     own = method == "forward" or not hasattr(nn.Module, method)
     return own and inspect.isfunction(inspect.getattr_static(type(module), method, None))
+
+
+def _may_attend(module: nn.Module) -> bool:
+    """Whether a module is torch's attention, or has a forward of its own that may call torch's attention function."""
+    foreign = not type(module).__module__.startswith("torch.")
+    return isinstance(module, nn.MultiheadAttention) or (foreign and _can_be_taken_over(module, "forward"))
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:

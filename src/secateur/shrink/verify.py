@@ -23,14 +23,14 @@ from secateur.core.copying import copy_with
 from secateur.core.errors import ModelError, VerificationError, reason_of
 from secateur.core.modules import named_modules
 from secateur.core.seeds import same_draws
-from secateur.graph.attention import stand_in
-from secateur.graph.copies import is_plain_attention
+from secateur.graph.attention import attention_of, stand_in
 from secateur.graph.cut import Cut
 from secateur.graph.observers import rest
 from secateur.graph.program import Node, refs
 from secateur.graph.trace import tensors_of
 from secateur.measure.examples import Examples
 from secateur.measure.inputs import ModelInputs, arguments
+from secateur.shrink.decisions import Decisions
 from secateur.shrink.draws import Draws
 from secateur.shrink.over_kept import NARROW, ResultSeen, Widened, crossing, type_for
 from secateur.shrink.plan import named_tensors
@@ -125,13 +125,18 @@ def run_both(
     large = copies.large()
     prepare(large)
     if affected:  # the same operators as in the trace, in the same order
-        stand_in(large, [name for name, each in named_modules(large) if is_plain_attention(each)])
-    draws = Draws(cut)
-    widened = Widened(dtype, affected, cut, draws.first, seen[0])
+        stand_in(large, attention_of(large, cut.coupling.program))
+    draws, decisions = Draws(cut), Decisions(partial(_alike, dtype))
+    widened = Widened(dtype, affected, cut, draws.first, decisions.first, seen[0])
     expected = _run(large, example_inputs, dtype, widened, inside)
     del large
-    widened = Widened(dtype, {}, cut, draws.again, seen[1])
+    widened = Widened(dtype, {}, cut, draws.again, decisions.again, seen[1])
     return expected, _run(copies.small(small), example_inputs, dtype, widened, inside)
+
+
+def _alike(dtype: torch.dtype, left: list[Tensor], right: list[Tensor]) -> bool:
+    """Whether two lists of tensors are the same up to rounding."""
+    return distance(left, right) <= VERIFICATION_TOLERANCE[dtype]
 
 
 def _of_same_size(cut: Cut) -> set[str]:

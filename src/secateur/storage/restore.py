@@ -125,9 +125,17 @@ def _check_attributes(model: nn.Module, plan: Plan) -> None:
         path, _, steps = key.partition(":")
         here: Any = dict(named_modules(model, remove_duplicate=False)).get(path)
         for step in steps.split("."):
-            if step.startswith("_") or (callable(here) and not isinstance(here, nn.Module)):
+            private = step.startswith("_") and not _holds_sizes(here, step)
+            if private or (callable(here) and not isinstance(here, nn.Module)):
                 raise InputError(f"it sets {key}, which is no size")
             here = None if isinstance(here, Sequence) else getattr(here, step, None)
+
+
+def _holds_sizes(module: Any, name: str) -> bool:
+    """Whether a private attribute of a module is an integer, or some."""
+    held = vars(module).get(name) if isinstance(module, nn.Module) and not name.startswith("__") else None
+    items = held if isinstance(held, list | tuple) and held else [held]
+    return all(type(item) is int for item in items)
 
 
 @contextmanager

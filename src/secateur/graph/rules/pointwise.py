@@ -53,6 +53,7 @@ def _like(source: Tensor, *_: Any) -> Tensor:
 @entrywise("leaky_relu", "log_sigmoid_forward", "_prelu_kernel", "rrelu_with_noise")
 @entrywise("celu", "elu", "heaviside", "mish", "threshold")
 @entrywise("where", "masked_fill", "copy", "fill", "zero", "floor_divide", "complex", "polar")
+@entrywise("gt", "lt", "ge", "le", "eq", "ne", "round", "floor", "ceil", "trunc", "sign", decides=True)
 @entrywise("_masked_scale", "_fake_quantize_learnable_per_tensor_affine")
 @entrywise("fake_quantize_per_tensor_affine_cachemask")
 @entrywise("_fake_quantize_per_tensor_affine_cachemask_tensor_qparams")

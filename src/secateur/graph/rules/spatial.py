@@ -85,7 +85,8 @@ def of_regions(c: Coupling, node: Node) -> None:
         c.give(node, [None, channels, None, None], which)
 
 
-@operator("ps_roi_align", "ps_roi_pool", "nms")
+@operator("ps_roi_align", "ps_roi_pool")
+@operator("nms", decides=True)
 def by_place(c: Coupling, node: Node) -> None:
     """Boxes chosen by overlap, and regions whose parts come from channels of their own."""
     lock_all(c, node, "the operator looks at the place of each entry")

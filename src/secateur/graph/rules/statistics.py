@@ -41,7 +41,7 @@ def statistic(c: Coupling, node: Node) -> None:
     _reduce(c, node)
 
 
-@operator("max", "min", "median", "nanmedian", "mode", "kthvalue", averages=True)
+@operator("max", "min", "median", "nanmedian", "mode", "kthvalue", averages=True, decides=True)
 def indexed_statistic(c: Coupling, node: Node) -> None:
     """An entry of a dimension and its index, of all dimensions without one; of two tensors the larger entries."""
     if len(tensors(node.args)) > 1:
@@ -68,13 +68,13 @@ def running(c: Coupling, node: Node) -> None:
         c.give(node, dims, which)
 
 
-@operator("cummax", "cummin")
+@operator("cummax", "cummin", decides=True)
 def running_extreme(c: Coupling, node: Node) -> None:
     """The largest or smallest entry so far, and its index."""
     (order if _told(c, node) else running)(c, node)
 
 
-@operator("sort", "topk")
+@operator("sort", "topk", decides=True)
 def in_order(c: Coupling, node: Node) -> None:
     """Entries in order, all or the first few, and their indices."""
     dims, over = list(c.of(node.args[0])), _over(c, node)
@@ -87,7 +87,7 @@ def in_order(c: Coupling, node: Node) -> None:
         c.give(node, dims, which)
 
 
-@operator("argmax", "argmin")
+@operator("argmax", "argmin", decides=True)
 def order(c: Coupling, node: Node) -> None:
     """What looks at the order of entries depends on the indices of that dimension."""
     dims, over = list(c.of(node.args[0])), _over(c, node)

@@ -74,6 +74,8 @@ class Operator:
     """Its statistic stays the same when each entry is there twice, as that of a sum does not."""
     mixes: bool = False
     """It makes activations of weights, though it is no product."""
+    decides: bool = False
+    """Its result jumps where operands are as good as the same: an order, a comparison, a rounding."""
     draws: bool = False
     """It draws numbers that depend on no tensor but on the shape of one."""
     single: tuple[str, ...] = ()
