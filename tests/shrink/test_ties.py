@@ -70,3 +70,11 @@ def test_a_wrong_score_is_refused(name: str, tied: bool) -> None:
             result.model.score.weight.neg_()
     with pytest.raises(VerificationError, match=r"differs from the large one|could not be compared"):
         verify(model, result.model, cut, X)
+
+
+def test_another_threshold_is_no_tie() -> None:
+    model = Picks(lambda score: score < 8.0, tied=False)
+    result = secateur.prune(model, X, **HALF)
+    result.model.pick = lambda score: score < -0.1
+    with pytest.raises(VerificationError):
+        verify(model, result.model, cut_of(result), X)

@@ -141,7 +141,8 @@ def attend(
 ) -> tuple[Tensor, Tensor | None]:
     """Compute `F.multi_head_attention_forward` for heads that together are of another width than the embedding."""
     packed = None if use_separate_proj_weight else in_proj_weight
-    rows = q_proj_weight.shape[0] if packed is None and q_proj_weight is not None else None
+    makes = q_proj_weight if packed is None else packed.chunk(3)[0]
+    assert makes is not None
     module = SimpleNamespace(
         in_proj_weight=packed,
         in_proj_bias=in_proj_bias,
@@ -154,7 +155,7 @@ def attend(
         dropout=dropout_p,
         training=training,
         num_heads=num_heads,
-        head_dim=(packed.shape[0] // 3 if rows is None and packed is not None else rows) // num_heads,
+        head_dim=makes.shape[0] // num_heads,
         out_proj=SimpleNamespace(weight=out_proj_weight, bias=out_proj_bias),
         batch_first=False,
     )

@@ -27,6 +27,7 @@ from secateur.pruning.settings import DECLARED, Settings, documented
 from secateur.pruning.units import prune_units
 from secateur.pruning.weights import prune_weights
 from secateur.sparsity.masks import Masks
+from secateur.sparsity.plain import require_plain
 from secateur.sparsity.targets import LayerNames, names_in, require_module
 
 
@@ -98,6 +99,7 @@ def prune_by(model: nn.Module, example_inputs: ModelInputs | None, settings: Set
     granularity = settings.granularity
     pipeline = prune_weights if granularity.zeroes else prune_units if granularity.grouped else skip_layers
     require_module(model)
+    require_plain(model)
     if isinstance(model, DistributedDataParallel) and not granularity.zeroes:
         raise ModelError(
             "The model is wrapped for several processes: prune model.module, and wrap the result."

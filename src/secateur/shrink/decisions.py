@@ -24,20 +24,18 @@ class Decisions:
 
     def __init__(self, alike: Alike) -> None:
         self.alike = alike
-        self.taken: dict[tuple[str, int], tuple[list[Tensor], list[Tensor]]] = {}
+        self.taken: dict[tuple[str, int], tuple[list[Tensor], list[str], list[Tensor]]] = {}
 
     def first(self, op: str, nth: int, args: Any, out: Any) -> Any:
         """Remember what the large model decided."""
-        self.taken[op, nth] = (
-            [each.clone() for each in _tensors(args)],
-            [each.clone() for each in _tensors(out)],
-        )
+        operands, decided = ([each.clone() for each in _tensors(tree)] for tree in (args, out))
+        self.taken[op, nth] = operands, _others(args), decided
         return out
 
     def again(self, op: str, nth: int, args: Any, out: Any) -> Any:
         """Return what the smaller model's operator returns, with the large one's decisions where they tie."""
-        operands, decided = self.taken.get((op, nth), ([], []))
-        if not decided or not self.alike(operands, _tensors(args)):
+        operands, others, decided = self.taken.get((op, nth), ([], [], []))
+        if not decided or others != _others(args) or not self.alike(operands, _tensors(args)):
             return out
         alone, theirs = len(decided) == 1, iter(decided)
 
@@ -48,6 +46,11 @@ class Decisions:
             return whole.clone() if alone or not leaf.is_floating_point() else leaf
 
         return tree_map(put, out)
+
+
+def _others(tree: Any) -> list[str]:
+    """Write out the arguments that are no tensors: a threshold, a number of entries."""
+    return [repr(leaf) for leaf in tree_leaves(tree) if not isinstance(leaf, Tensor)]
 
 
 def _tensors(tree: Any) -> list[Tensor]:

@@ -90,7 +90,7 @@ class Widened(TorchDispatchMode):  # type: ignore[no-untyped-call]
         else:
             out = draws.run(func, name, args, kwargs, partial(self.drawn, name, nth))
             in_place = name.endswith("_") and not name.endswith("__")
-            out = self.decided(name, nth, args, out) if known.decides and not in_place else out
+            out = self.decided(name, nth, (args, kwargs), out) if known.decides and not in_place else out
         self.seen(name, out)
         return out
 

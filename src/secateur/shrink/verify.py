@@ -234,7 +234,9 @@ class _Copies:
 
 def _uniform(tensor: Tensor) -> bool:
     """Whether all entries of a tensor are the same."""
-    return tensor.numel() > 1 and bool((tensor == tensor.flatten()[0]).all())
+    return (
+        tensor.layout is torch.strided and tensor.numel() > 1 and bool((tensor == tensor.flatten()[0]).all())
+    )
 
 
 def _run(
