@@ -10,8 +10,10 @@ from typing import Annotated, Any, TextIO
 import typer
 
 from secateur.cli.group import ListedGroup
+from secateur.cli.streams import lenient_streams
 from secateur.core.environment import VERSION
 from secateur.core.errors import SecateurError, SecateurWarning
+from secateur.core.visible import visible
 
 UsageProblem: Any = typer.BadParameter.__mro__[2]
 """typer's base of all mistakes on the command line: its own, or click's where it builds on click."""
@@ -53,6 +55,7 @@ def main() -> None:
     """Run the command line and leave with its exit code: 0, or 2 with one sentence for a user's mistake."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     warnings.showwarning = _warn
+    lenient_streams()
     try:
         code = app(standalone_mode=False)
         sys.stdout.flush()
@@ -61,7 +64,7 @@ def main() -> None:
     except UsageProblem as error:
         message = error.format_message() or "say what to do; secateur --help lists the commands."
         if message.lstrip().startswith("Usage:"):  # nothing was asked for, and this is the whole help
-            print(message, file=sys.stderr)
+            print(visible(message), file=sys.stderr)
             sys.exit(2)
         _stop(" ".join(message.split()), 2)
     except (KeyboardInterrupt, typer.Abort):
@@ -93,9 +96,9 @@ def _warn(
         if ours
         else warnings.formatwarning(message, category, filename, lineno, line)
     )
-    (file or sys.stderr).write(text)
+    (file or sys.stderr).write(visible(text))
 
 
 def _stop(message: str, code: int) -> None:
-    print(f"secateur: {message}", file=sys.stderr)
+    print(visible(f"secateur: {message}"), file=sys.stderr)
     sys.exit(code)

@@ -13,11 +13,11 @@ from functools import partial
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
-import yaml
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from secateur.core import plain_yaml
 from secateur.core.errors import InputError
 from secateur.core.validation import sentence
 from secateur.steps import Step
@@ -33,7 +33,7 @@ def command_of(step: type[Step], perform: Callable[[Step], None]) -> Callable[..
         }
         given = {name: value for name, value in values.items() if value is not None}
         extra = {
-            name: yaml.safe_load(word) for name, word in words.items() if name in known and word is not None
+            name: plain_yaml.word(word) for name, word in words.items() if name in known and word is not None
         }
         try:
             built = step(**given, **extra)
@@ -123,10 +123,7 @@ def _pair(word: str) -> tuple[str, Any]:
     name, equals, value = word.partition("=")
     if not equals or not name:
         raise InputError(f"Cannot read '{word}': write it as name=value.")
-    try:
-        return name, yaml.safe_load(value)
-    except yaml.YAMLError:
-        return name, value
+    return name, plain_yaml.word(value)
 
 
 def _kinds(annotation: Any) -> list[Any]:

@@ -7,8 +7,10 @@ import json
 from rich.console import Console, RenderableType
 from rich.measure import Measurement
 
+from secateur.cli.streams import writes_unicode
 from secateur.core.errors import InputError
 from secateur.core.tables import Table
+from secateur.core.visible import visible
 from secateur.steps import Outcome
 
 OUTPUT_FORMATS = ("text", "json", "csv", "markdown", "latex")
@@ -20,20 +22,25 @@ def show(outcome: Outcome, format: str = "text") -> None:
     if format not in OUTPUT_FORMATS:
         raise InputError(f"There is no format '{format}': choose {', '.join(OUTPUT_FORMATS)}.")
     if format == "json":
-        print(json.dumps(outcome.record, indent=2, ensure_ascii=False))
+        say(json.dumps(outcome.record, indent=2, ensure_ascii=not writes_unicode()))
     elif format == "csv" and outcome.table is not None:
-        print(outcome.table.csv(), end="")
+        say(outcome.table.csv(), end="")
     elif format == "markdown" and outcome.table is not None:
-        print(outcome.table.markdown())
+        say(outcome.table.markdown())
     elif format == "latex" and outcome.table is not None:
-        print(outcome.table.latex())
+        say(outcome.table.latex())
     else:
         if outcome.tree is not None:
             _print(outcome.tree)
         elif outcome.table is not None:
             _print_table(outcome.table)
         for line in outcome.lines:
-            print(line)
+            say(line)
+
+
+def say(text: str, end: str = "\n") -> None:
+    """Print a text on standard output, control characters in it escaped."""
+    print(visible(text), end=end)
 
 
 def _print_table(table: Table) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from secateur.cli.output import show
+from secateur.cli.output import say, show
 from secateur.steps import Context
 from secateur.steps.recipe import DEMO, perform, read_recipe
 
@@ -37,7 +37,7 @@ def demo(root: Annotated[Path, typer.Option("--out", help="Folder to work in.")]
     Trains a small network, finds its safe rate, prunes it three ways, retrains, measures and writes a report.
     """
     perform(read_recipe(DEMO), Context(root), show)
-    typer.echo(f"Open {root / 'report.html'} in a browser.")
+    say(f"Open {root / 'report.html'} in a browser.")
 
 
 RECIPE_COMMANDS: dict[str, Callable[..., None]] = {"run": run, "demo": demo}

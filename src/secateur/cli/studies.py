@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from secateur.cli.output import show
+from secateur.cli.output import say, show
 from secateur.core.errors import InputError
 from secateur.steps import Outcome
 from secateur.study import Place, Results, Standing, conduct, read_study
@@ -63,7 +63,7 @@ def run(
     with board() as drawn:
         standing = conduct(planned, place, made(place, workers), drawn.show)
     count = f"{len(standing.finished())} of {len(planned.cells)} cells are done"
-    print(f"{_root(study, root)}: {count}")
+    say(f"{_root(study, root)}: {count}")
     if lost := standing.lost():
         cell, step, reason = lost[0]
         values = ", ".join(f"{name} {value}" for name, value in cell.values.items())
@@ -126,7 +126,7 @@ def report(
 ) -> None:
     """Write what came of a study as one HTML file that works offline."""
     size = page(_standing(study, root), study, out, value=value, baseline=baseline, charts=charts)
-    print(f"{out}: report of the study ({size / 1e6:.2f} MB)")
+    say(f"{out}: report of the study ({size / 1e6:.2f} MB)")
 
 
 def _root(study: Path, root: Path | None) -> Path:

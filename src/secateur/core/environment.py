@@ -29,6 +29,11 @@ def environment(device: str = "cpu") -> dict[str, str | int]:
     }
 
 
+def usable_cores() -> int:
+    """Return the number of processors available to this process."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def version(package: str) -> str:
     """Return an installed package's version, or "unknown"."""
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import secrets
 import shutil
@@ -153,9 +154,31 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     """Read a JSON file. Raises `StoreError` if it is missing or not valid JSON."""
     text = read_text(path)
     try:
-        return json.loads(text)
+        return parse_json(text)
     except (ValueError, RecursionError) as error:
         raise StoreError(f"Cannot read {path}: not valid JSON ({error}): repair or delete it.") from None
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return the value of a JSON text. Raises `ValueError` for NaN, ∞ and numbers past the range of float64.
+
+    >>> parse_json('{"top1": 0.5}')
+    {'top1': 0.5}
+    """
+    return json.loads(text, parse_constant=_no_number, parse_float=_finite, parse_int=_whole)
+
+
+def _no_number(text: str) -> Any:
+    raise ValueError(f"{text[:20]} is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _no_number(text)
+
+
+def _whole(text: str) -> int:
+    return int(text) if math.isfinite(float(text)) else _no_number(text)
 
 
 def existing_file(path: str | os.PathLike[str]) -> Path:
@@ -184,11 +207,18 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
 
 @contextmanager
 def os_errors(action: str) -> Iterator[None]:
-    """Convert an `OSError` of the block (no permission, disk full, …) to a `StoreError` that names `action`."""
+    """Convert an `OSError` of the block (no permission, disk full, …) to a `StoreError` that names `action`.
+
+    So is the `ValueError` for a name that no file can have, with a NUL in it or in no encoding.
+    """
     try:
         yield
     except StoreError:
         raise
+    except ValueError as error:
+        if not (isinstance(error, UnicodeEncodeError) or "null" in str(error)):
+            raise
+        raise StoreError(f"Cannot {action}: no file can have this name; choose another path.") from error
     except OSError as error:
         reason = error.strerror or str(error)
         advice = ADVICE.get(error.errno or 0, "check the path")

@@ -7,6 +7,7 @@ shared tests iterate over the registry.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Generic, TypeVar
 
@@ -18,6 +19,8 @@ T = TypeVar("T")
 class Registry(Mapping[str, T], Generic[T]):
     """A mapping from names to registered items of one `kind` ("model", "criterion", …).
 
+    `elsewhere` maps names in other tools, in lower case without "_" and "-", to the words for the same thing here.
+
     >>> colours: Registry[int] = Registry("colour")
     >>> colours.add("red", 1)
     1
@@ -25,9 +28,10 @@ class Registry(Mapping[str, T], Generic[T]):
     1
     """
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, elsewhere: Mapping[str, str] | None = None) -> None:
         self.kind = kind
         self._items: dict[str, T] = {}
+        self._elsewhere = elsewhere or {}
 
     def add(self, name: str, item: T) -> T:
         """Register `item` under `name` and return it. Raises `InputError` if the name is taken."""
@@ -45,7 +49,13 @@ class Registry(Mapping[str, T], Generic[T]):
         try:
             return self._items[name]
         except (KeyError, TypeError):
-            raise InputError(unknown(self.kind, str(name), list(self._items))) from None
+            raise InputError(self._unknown(str(name))) from None
+
+    def _unknown(self, name: str) -> str:
+        known = self._elsewhere.get(re.sub(r"[\W_]", "", name.lower()))
+        if known is None:
+            return unknown(self.kind, name, list(self._items))
+        return f"There is no {self.kind} named '{name}': here it is {known}."
 
     def __contains__(self, name: object) -> bool:
         return name in self._items

@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from secateur.core.extras import need
+from secateur.core.visible import visible
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -140,7 +141,7 @@ class Column:
             return MISSING_CELL
         if isinstance(value, float) and math.isinf(value):
             return "∞" if value > 0 else "−∞"
-        return self.format.write(value, *spread)
+        return visible(self.format.write(value, *spread))
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,10 @@ class Table:
 
     columns: Sequence[Column]
     rows: Sequence[Mapping[str, Any]]
+
+    def titles(self) -> list[str]:
+        """The titles of the columns."""
+        return [visible(column.title) for column in self.columns]
 
     def cells(self) -> list[list[str]]:
         """The formatted text of every cell, row by row."""
@@ -183,15 +188,15 @@ class Table:
         from rich.text import Text
 
         table = RichTable(title=None if title is None else Text(title))
-        for column in self.columns:
-            table.add_column(Text(column.title), justify=column.side, no_wrap=column.side == "right")
+        for column, heading in zip(self.columns, self.titles(), strict=True):
+            table.add_column(Text(heading), justify=column.side, no_wrap=column.side == "right")
         for cells in self.cells():
             table.add_row(*(Text(cell) for cell in cells))
         return table
 
     def markdown(self) -> str:
         """The table as GitHub-flavoured markdown, with padded cells."""
-        grid = [[_markdown(cell) for cell in row] for row in [[c.title for c in self.columns], *self.cells()]]
+        grid = [[_markdown(cell) for cell in row] for row in [self.titles(), *self.cells()]]
         widths = [max(4, *map(len, cells)) for cells in zip(*grid, strict=True)]
         rules = [
             "-" * (width - 1) + ":" if column.side == "right" else ":" + "-" * (width - 1)
@@ -209,7 +214,7 @@ class Table:
     def latex(self) -> str:
         """The table as a LaTeX `tabular` with the rules of the package booktabs."""
         sides = "".join(column.side[0] for column in self.columns)
-        grid = [[column.title for column in self.columns], *self.cells()]
+        grid = [self.titles(), *self.cells()]
         head, *rows = (" & ".join(map(_latex, cells)) + r" \\" for cells in grid)
         lines = [
             rf"\begin{{tabular}}{{{sides}}}",
@@ -263,7 +268,7 @@ def _heading(column: Column) -> Markup:
     from markupsafe import Markup
 
     tooltip = Markup(' title="{}"').format(column.help) if column.help else Markup()
-    return Markup('<th scope="col" class="{}"{}>{}</th>').format(column.side, tooltip, column.title)
+    return Markup('<th scope="col" class="{}"{}>{}</th>').format(column.side, tooltip, visible(column.title))
 
 
 LATEX = {

@@ -138,7 +138,33 @@ class Criterion:
         check_options(f"the criterion {self.name}", options, *measures, self.score)
 
 
-CRITERIA: Registry[Criterion] = Registry("criterion")
+BY_L1, BY_L2 = "magnitude with norm l1 (--norm l1)", "magnitude with norm l2 (--norm l2)"
+OTHER_TOOLS = {
+    **dict.fromkeys(
+        ("l1", "l1norm", "magnitudel1", "l1magnitude", "abs", "weight", "weights", "level"), BY_L1
+    ),
+    **dict.fromkeys(("l1unstructured", "l1structured", "l1filter", "l1normpruner", "levelpruner"), BY_L1),
+    **dict.fromkeys(("l2", "l2norm", "magnitudel2", "l2magnitude", "l2structured", "l2filter"), BY_L2),
+    **dict.fromkeys(("l2normpruner", "groupnorm", "groupnormimportance", "magnitudeimportance"), BY_L2),
+    "lnstructured": "magnitude with norm l1 or l2 (--norm l1) and granularity channel",
+    "globalunstructured": "magnitude with scope global",
+    "randomunstructured": "random",
+    "randomstructured": "random with granularity channel",
+    "randomimportance": "random",
+    **dict.fromkeys(("linfnorm", "maxnorm", "max", "inf"), "linf"),
+    **dict.fromkeys(
+        ("bn", "bnscale", "slimming", "slim", "networkslimming", "slimpruner", "gamma"), "bn_scale"
+    ),
+    **dict.fromkeys(("geometricmedian", "fpgmpruner", "fpgmimportance"), "fpgm"),
+    **dict.fromkeys(("apozrank", "activationapozrankpruner"), "apoz"),
+    **dict.fromkeys(("taylorfo", "taylorfoweight", "taylorfoweightpruner", "taylorimportance"), "taylor"),
+    **dict.fromkeys(("hessian", "hessianimportance", "obdiag", "optimalbraindamage"), "obd"),
+    **dict.fromkeys(("optimalbrainsurgeon", "sparsegpt", "obc"), "obs"),
+    **dict.fromkeys(("lampimportance", "lampscore"), "lamp"),
+}
+"""Names of criteria in torch, Torch-Pruning and NNI, without "_" and "-" → the words for them here."""
+
+CRITERIA: Registry[Criterion] = Registry("criterion", OTHER_TOOLS)
 
 
 def parameters_of(function: Callable[..., Any]) -> tuple[tuple[str, ...], dict[str, Any]]:

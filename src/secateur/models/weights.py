@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from secateur.core.casts import check_casts
 from secateur.core.errors import ModelError, StoreError
 from secateur.core.files import existing_file, os_errors
 from secateur.core.modules import torch_method
@@ -36,11 +37,12 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
     so may one of two names of a shared tensor; all other names and shapes must match.
 
     Raises `StoreError` for a file that is missing, corrupt or holds more than tensors, and `ModelError` if the
-    weights don't fit the model or aren't finite. The model is then unchanged.
+    weights don't fit the model, aren't finite or would lose values in its dtypes. The model is then unchanged.
     """
     source = existing_file(path)
     state = _unwrap(_state_dict(_read(source), source), model)
     _check_fit(state, model, source)
+    check_casts(state, model.state_dict(), str(source))
     _check_finite(state, source)
     torch_method(model, "load_state_dict", state, strict=False)
 
@@ -126,7 +128,7 @@ def _shape(tensor: Tensor) -> str:
 
 def _check_finite(state: dict[str, Tensor], source: Path) -> None:
     for key, value in state.items():
-        if not value.isfinite().all():
+        if not (value.float() if value.dtype.itemsize == 1 else value).isfinite().all():
             raise ModelError(
                 f"The weights in {source} hold NaN or infinity in {key}: use a checkpoint from before."
             )

@@ -43,7 +43,14 @@ class Scope:
     each: bool = False
 
 
-SCOPES: Registry[Scope] = Registry("scope")
+SCOPES: Registry[Scope] = Registry(
+    "scope",
+    {
+        **dict.fromkeys(("layer", "layerwise", "uniform", "perlayer", "l1unstructured"), "local"),
+        **dict.fromkeys(("globalunstructured", "all", "networkwise"), "global"),
+        **dict.fromkeys(("er", "erdosrenyi", "erdosrenyikernel"), "erk"),
+    },
+)
 
 
 def allocate(

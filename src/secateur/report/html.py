@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from secateur.core.extras import need
+from secateur.core.visible import visible
 from secateur.report import comparison, sections, theme, words
+from secateur.report.charts.drawing import specification_of
 from secateur.report.content import ReportContent
 
 if TYPE_CHECKING:
@@ -49,7 +51,7 @@ def render(content: ReportContent) -> str:
 
 def specification(chart: alt.TopLevelMixin) -> dict[str, Any]:
     """Return the chart as Vega-Lite JSON whose colours are the page's CSS variables."""
-    spec: dict[str, Any] = chart.to_dict()
+    spec = specification_of(chart)
     del spec["$schema"]
     return spec | {"config": theme.PAGE}
 
@@ -78,6 +80,11 @@ def vega() -> Markup:
     return Markup(bundle.replace("</script", "<\\/script").replace("<!--", "<\\!--"))
 
 
+def _shown(value: Any) -> Any:
+    """Make a text of the page visible; markup is passed on."""
+    return visible(value) if type(value) is str else value
+
+
 @cache
 def _template() -> Any:
     jinja = need("jinja2", for_="A report")
@@ -85,6 +92,7 @@ def _template() -> Any:
         loader=jinja.PackageLoader("secateur.report", ""),
         autoescape=True,
         undefined=jinja.StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import yaml
+from secateur.core.plain_yaml import write_yaml
 
 RECIPE_VERSION = 1
 """Version of the recipe format."""
@@ -36,9 +36,4 @@ def steps_of(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def write_recipe(steps: Sequence[Mapping[str, Any]]) -> str:
     """Return the text of a recipe file with these steps, mappings of JSON values."""
-    return yaml.safe_dump(
-        {"secateur": RECIPE_VERSION, "steps": [dict(step) for step in steps]},
-        sort_keys=False,
-        allow_unicode=True,
-        width=110,
-    )
+    return write_yaml({"secateur": RECIPE_VERSION, "steps": [dict(step) for step in steps]})

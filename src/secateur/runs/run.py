@@ -29,13 +29,14 @@ from secateur.core.errors import DataError, StoreError
 from secateur.core.files import make_folder, os_errors, read_json, sweep, write_json, write_text
 from secateur.core.modules import named_parameters, parameters_of
 from secateur.data import Dataset
+from secateur.runs.description import MetricsRecord, RunRecord, SafeRateRecord, checked
 from secateur.runs.history import recipe_of
 from secateur.sparsity.masks import Masks
 from secateur.sparsity.targets import check_finite
 from secateur.storage import model_files
 from secateur.storage.restore import fill
 from secateur.training.checkpoint import CHECKPOINT_FILE as CHECKPOINT
-from secateur.training.journal import MetricsRow, read_journal
+from secateur.training.journal import METRICS_FILE, MetricsRow, read_journal
 
 RUN_VERSION = 1
 RUN_FILE, MODEL_FILE, RECIPE_FILE, SAFE_RATE_FILE = (
@@ -83,20 +84,19 @@ class Run(Brief):
                     f"{path} is no run folder, it has no {RUN_FILE}: make one with secateur train or import."
                 )
         about = read_json(path / RUN_FILE)
-        try:
-            if about["format"] > RUN_VERSION:
-                raise StoreError(f"A newer secateur wrote {path}: update with pip install -U secateur.")
-            shape = about["input_shape"]
-            return cls(
-                path,
-                about["model"],
-                about["data"],
-                tuple(shape) if shape else None,
-                int(about["num_classes"]),
-                tuple(about["history"]),
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise StoreError(f"Cannot read {path / RUN_FILE}: it is no run description ({error}).") from None
+        version = about.get("format") if isinstance(about, dict) else None
+        if isinstance(version, int) and version > RUN_VERSION:
+            raise StoreError(f"A newer secateur wrote {path}: update with pip install -U secateur.")
+        checked(RunRecord, about, path / RUN_FILE, "bring that file back, or make the run again")
+        shape = about["input_shape"]
+        return cls(
+            path,
+            about["model"],
+            about["data"],
+            tuple(shape) if shape else None,
+            about["num_classes"],
+            tuple(about["history"]),
+        )
 
     @property
     def name(self) -> str:
@@ -162,8 +162,12 @@ class Run(Brief):
         return torch.randn(1, *self.input_shape, generator=torch.Generator().manual_seed(0))
 
     def journal(self) -> list[MetricsRow]:
-        """Return the rows of the training log."""
-        return read_journal(self.folder)
+        """Return the rows of the training log. Raises `StoreError` for a row that is none of a training."""
+        remedy = "delete that line, or bring the file back"
+        return [
+            checked(MetricsRecord, row, self.folder / METRICS_FILE, remedy, f"line {number}")
+            for number, row in enumerate(read_journal(self.folder), start=1)
+        ]
 
     def log_of(self, at: int) -> list[MetricsRow]:
         """Return the log's rows of the training that is step number `at`; [] if its log is in another folder.
@@ -182,10 +186,11 @@ class Run(Brief):
     def safe_rate(self) -> dict[str, Any] | None:
         """Return the saved safe-rate analysis of the present weights; None without one."""
         path = self.folder / SAFE_RATE_FILE
-        if not path.exists():
-            return None
-        saved: dict[str, Any] = read_json(path)
-        return saved if saved.get("weights") == self.weights else None
+        with os_errors(f"read {path}"):
+            if not path.exists():
+                return None
+        saved = checked(SafeRateRecord, read_json(path), path, "delete it, and run secateur safe-rate again")
+        return saved if saved["weights"] == self.weights else None
 
     @property
     def weights(self) -> str | None:

@@ -8,7 +8,8 @@ run: a run folder made with other values of them is the same run.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
@@ -19,6 +20,7 @@ from rich.tree import Tree
 
 from secateur import models
 from secateur.core.errors import InputError, StoreError
+from secateur.core.files import locked
 from secateur.core.options import MACHINE, kinds_of
 from secateur.core.registry import Registry
 from secateur.core.seeds import same_draws
@@ -64,7 +66,8 @@ class Context:
     taken: dict[Path, list[dict[str, Any]]] | None = None
 
     def at(self, name: str) -> Path:
-        """Return the path of a run folder or file named in a step."""
+        """Return the path of a run folder or file named in a step. Raises `InputError` for a name no file can have."""
+        require("\0" not in name, f"No file or folder can be called {name!r}: choose another name.")
         return self.root / name
 
     def past(self, run: Run) -> list[dict[str, Any]]:
@@ -109,7 +112,7 @@ class Step(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     do: ClassVar[str] = ""
 
-    def __init__(self, **values: Any) -> None:
+    def __init__(self, /, **values: Any) -> None:
         """Take the settings. Raises `InputError` for an invalid one."""
         try:
             super().__init__(**values)
@@ -216,6 +219,22 @@ def is_done(folder: Path, planned: list[dict[str, Any]], overwrite: bool) -> boo
         f"{folder} holds another run ({' → '.join(entry['do'] for entry in held)}): choose another --out, "
         "or replace it with --overwrite."
     )
+
+
+@contextmanager
+def making(folder: Path) -> Iterator[None]:
+    """Lock the run folder that the block makes; a new one that is still empty at the end is removed.
+
+    Raises `StoreError` if another process is at work there.
+    """
+    there = folder.exists()
+    try:
+        with locked(folder):
+            yield
+    finally:
+        if not there:
+            with suppress(OSError):
+                folder.rmdir()  # of an empty folder only
 
 
 def outcome_of(folder: Path, planned: list[dict[str, Any]], line: str) -> Outcome:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, Field
+from torch import nn
 
 from secateur import data as data_sources
+from secateur import models
+from secateur.core.errors import InputError
 from secateur.core.options import MACHINE
 from secateur.core.registry import Registry
 from secateur.criteria import CRITERIA
@@ -50,6 +54,37 @@ CriterionName = Annotated[
 AmountCheck = AfterValidator(_amount)
 ModelName = Annotated[str, AfterValidator(_model)]
 DataName = Annotated[str, AfterValidator(_source)]
+
+
+def check_model_args(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Refuse arguments that are given by other means."""
+    for name, way in (("name", "--model"), ("input_shape", "the data set")):
+        if name in arguments:
+            raise InputError(f"The model argument {name} is given by {way}: leave it out.")
+    return arguments
+
+
+ModelArgs = Annotated[
+    dict[str, Any],
+    AfterValidator(check_model_args),
+    Field(description="argument of the model's factory, as name=value"),
+]
+
+
+def build_for(name: str, arguments: Mapping[str, Any], data: Dataset) -> nn.Module:
+    """Build the model `name` for the data's inputs and classes.
+
+    `arguments` go to its factory; num_classes among them must be that of the data. Raises `InputError` if it isn't,
+    and the errors of `secateur.build`.
+    """
+    given = {key: value for key, value in arguments.items() if key != "num_classes"}
+    classes = arguments.get("num_classes", data.num_classes)
+    if classes != data.num_classes or isinstance(classes, bool):
+        raise InputError(
+            f"The model argument num_classes is {classes!r}, but {data.name} has {data.num_classes} classes: leave it "
+            "out, it is taken from the data."
+        )
+    return models.build(name, num_classes=data.num_classes, input_shape=data.input_shape, **given)
 
 
 class DataOptions(BaseModel):
@@ -105,9 +140,17 @@ class ModelChoice(BaseModel):
     """A model: a name and the arguments of its factory."""
 
     model: Annotated[ModelName, Field(description="model; secateur models lists them")]
-    model_args: Annotated[
-        dict[str, Any], Field(description="argument of the model's factory, as name=value")
-    ] = {}
+    model_args: ModelArgs = {}
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """Name and arguments of the model, as a run keeps them: its number of classes is another field there."""
+        own = {key: value for key, value in self.model_args.items() if key != "num_classes"}
+        return {"name": self.model, "args": own}
+
+    def build(self, data: Dataset) -> nn.Module:
+        """Build the model for the data's inputs and classes; see `build_for`."""
+        return build_for(str(self.model), self.model_args, data)
 
 
 OutputFormat = Annotated[

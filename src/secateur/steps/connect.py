@@ -17,7 +17,15 @@ from secateur.data import Dataset
 from secateur.runs.run import Run
 from secateur.sparsity.masks import Masks
 from secateur.steps.base import ARGUMENT, Context, Outcome, Step, Trust, percent, require, step
-from secateur.steps.choices import DataChoice, DataName, DataOptions, ModelName, OutputFormat
+from secateur.steps.choices import (
+    DataChoice,
+    DataName,
+    DataOptions,
+    ModelArgs,
+    ModelName,
+    OutputFormat,
+    build_for,
+)
 from secateur.steps.fusing import check_device
 
 End = Annotated[
@@ -74,9 +82,7 @@ class Connect(Step, PathOptions, DataOptions):
     model: Annotated[
         ModelName | None, Field(description="model of checkpoint files; secateur models lists them")
     ] = None
-    model_args: Annotated[
-        dict[str, Any], Field(description="argument of the model's factory, as name=value")
-    ] = {}
+    model_args: ModelArgs = {}
     data: Annotated[DataName | None, Field(description="data set; the runs' own when left out")] = None
     batch_size: Annotated[int, Field(ge=1, description="samples of a batch of the estimate")] = 128
     seed: Annotated[int, Field(ge=0, description="seed of the order of these batches")] = 0
@@ -172,9 +178,7 @@ class Connect(Step, PathOptions, DataOptions):
             return run.load_model(trust=self.trust or context.trust)
         assert self.model is not None
         context.check_code(self.model)
-        model = models.build(
-            self.model, num_classes=data.num_classes, input_shape=data.input_shape, **self.model_args
-        )
+        model = build_for(self.model, self.model_args, data)
         models.load_weights(model, context.at(name))
         return model, Masks({})
 

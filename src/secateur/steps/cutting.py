@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from secateur.steps.base import (
     Stopwatch,
     Trust,
     is_done,
+    making,
     outcome_of,
     percent,
     require,
@@ -68,10 +70,21 @@ class Cutting(Step):
         planned = [*context.past(run), self.identity()]
         context.comes_to(folder, planned)
         if is_done(folder, planned, self.overwrite):
-            return outcome_of(
-                folder, planned, f"{folder} holds this {self.makes} already; --overwrite repeats it."
-            )
+            return self._was_there(folder, planned)
         context.check_present(run)
+        with making(folder):
+            if is_done(folder, planned, self.overwrite):  # by a process that was at work until now
+                return self._was_there(folder, planned)
+            return self._made(run, folder, context)
+
+    def _was_there(self, folder: Path, planned: list[dict[str, Any]]) -> Outcome:
+        """Return the outcome of a cut that was made before."""
+        return outcome_of(
+            folder, planned, f"{folder} holds this {self.makes} already; --overwrite repeats it."
+        )
+
+    def _made(self, run: Run, folder: Path, context: Context) -> Outcome:
+        """Cut, measure and save."""
         watch = Stopwatch()
         cut = self.cut(run, context)
         measured = evaluate(cut.model, self.data_of(run, context)) if self.evaluate else {}

@@ -98,5 +98,7 @@ class Dense:
             raise InputError(
                 f"{self.run.folder} names the code {name} to build its model: allow it with --trust."
             )
-        shape, args = self.run.input_shape, self.run.model.get("args") or {}
+        shape = self.run.input_shape
+        given = ("name", "num_classes", "input_shape")
+        args = {key: value for key, value in (self.run.model.get("args") or {}).items() if key not in given}
         return models.build(name, num_classes=self.run.num_classes, input_shape=shape, **args)

@@ -8,6 +8,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from secateur.core.tables import COUNT, Column, Table
+from secateur.core.visible import visible
 from secateur.graph.groups import Group, Groups
 from secateur.graph.outline import branches, unit_parameters
 from secateur.runs.run import Run
@@ -50,11 +51,11 @@ def outcome(run: Run, groups: Groups) -> Outcome:
 
 def tree(groups: Groups, title: str) -> Tree:
     """Return the tree of the prunable groups with their tensors, followed by the locked groups, by reason."""
-    root = Tree(Text(title))
+    root = Tree(Text(visible(title)))
     for heading, lines in branches(groups.coupling, groups):
-        branch = root.add(Text(heading))
+        branch = root.add(Text(visible(heading)))
         for line in lines:
-            branch.add(Text(line))
+            branch.add(Text(visible(line)))
     return root
 
 

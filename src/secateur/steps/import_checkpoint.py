@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
@@ -18,6 +19,7 @@ from secateur.steps.base import (
     Step,
     Stopwatch,
     is_done,
+    making,
     outcome_of,
     percent,
     step,
@@ -51,16 +53,17 @@ class Import(Step, ModelChoice, DataChoice):
             return outcome_of(
                 folder, planned, f"{folder} holds this model already; --overwrite imports it again."
             )
+        with making(folder):
+            return self._made(folder, context)
+
+    def _made(self, folder: Path, context: Context) -> Outcome:
         watch = Stopwatch()
         data = self.load_data(context)
-        model = models.build(
-            self.model, num_classes=data.num_classes, input_shape=data.input_shape, **self.model_args
-        )
+        model = self.build(data)
         if self.weights is not None:
             models.load_weights(model, self.weights)
         result = evaluate(model, data) if self.evaluate else {}
-        spec = {"name": self.model, "args": self.model_args}
-        run = Run(folder, spec, self.data_arguments(context), data.input_shape, data.num_classes)
+        run = Run(folder, self.spec, self.data_arguments(context), data.input_shape, data.num_classes)
         run.record(model, Masks({}), {"do": self.do, "config": self.config()}, result, watch.seconds)
         accuracy = f": top-1 {percent(result['top1'])} on the test split" if result else ""
         return Outcome((f"{folder} holds {self.model}{accuracy}",), record={"run": str(folder), **result})

@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeAlias
 from pydantic import Field, ValidationInfo, field_validator
 from torch import nn
 
-from secateur import connectivity, models
+from secateur import connectivity
 from secateur.core.environment import command_line, environment
 from secateur.core.options import MACHINE
 from secateur.core.tables import COUNT, PERCENT, Column, Format, Table, percent
@@ -160,9 +160,7 @@ class Instability(Step, TrainConfig, PathOptions, ModelChoice, DataChoice):
 
     def _fresh(self, data: Dataset) -> nn.Module:
         """Build the model anew."""
-        return models.build(
-            self.model, num_classes=data.num_classes, input_shape=data.input_shape, **self.model_args
-        )
+        return self.build(data)
 
     def _iterations(self, per_epoch: int, total: int) -> list[int]:
         """Return the iterations of the branches, each once, in ascending order."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 from torch import nn
 
 from secateur import models, proxies
@@ -22,7 +22,7 @@ from secateur.data.dataset import each
 from secateur.models import nasbench201
 from secateur.proxies import PROXIES, NetworkScores
 from secateur.steps.base import Context, Outcome, Step, require, step
-from secateur.steps.choices import DataChoice, OutputFormat
+from secateur.steps.choices import DataChoice, OutputFormat, build_for, check_model_args
 from secateur.steps.fusing import check_device
 from secateur.steps.proxy_tables import (
     PARTS,
@@ -54,7 +54,9 @@ class Proxies(Step, DataChoice):
         Field(description="networks, such as resnet20 vgg11_bn, or cells such as '|…|+|…|…|+|…|…|…|'"),
     ] = ()
     model_args: Annotated[
-        dict[str, Any], Field(description="argument of every network's factory, as name=value")
+        dict[str, Any],
+        AfterValidator(check_model_args),
+        Field(description="argument of every network's factory, as name=value"),
     ] = {}
     nasbench201: Annotated[
         int | None, Field(ge=1, description="number of cells of NAS-Bench-201, drawn by the seed")
@@ -160,7 +162,7 @@ class Proxies(Step, DataChoice):
     def _build(self, name: str, data: Dataset) -> nn.Module:
         arguments = {"arch": name, **self.model_args} if is_cell(name) else self.model_args
         known = "nasbench201" if is_cell(name) else name
-        model = models.build(known, num_classes=data.num_classes, input_shape=data.input_shape, **arguments)
+        model = build_for(known, arguments, data)
         return model.to(self.device)
 
     def _settings(self, context: Context) -> dict[str, Any]:

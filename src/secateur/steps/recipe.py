@@ -22,16 +22,14 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from secateur.core.errors import InputError
 from secateur.core.files import read_text
+from secateur.core.plain_yaml import parse_yaml
 from secateur.core.seeds import same_draws
 from secateur.data import held
 from secateur.runs.history import RECIPE_VERSION
@@ -41,7 +39,9 @@ DEMO = Path(__file__).parent / "demo.yaml"
 HOLE = re.compile(r"\{(\w+)\}")
 MOST_COMBINATIONS = 100_000
 """Largest number of combinations of one `for`."""
-RANGE = re.compile(r"(\d+)\.\.(\d+)")
+RANGE = re.compile(r"(\d{1,15})\.\.(\d{1,15})")
+MOST_STEPS = 100_000
+"""Largest number of steps of a recipe, its loops expanded."""
 
 
 def run(
@@ -63,26 +63,9 @@ def read_recipe(path: str | Path) -> list[Step]:
     return parse_recipe(content, str(path))
 
 
-class Once(yaml.SafeLoader):
-    """Loader of plain data that refuses a repeated key in a mapping."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Build a mapping."""
-        keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
-        if twice := [key for key, count in keys.items() if count > 1]:
-            raise yaml.MarkedYAMLError(problem=f"{twice[0]} stands twice", problem_mark=node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
 def read_yaml(path: str | Path) -> Any:
     """Return the content of a YAML file. Raises `InputError` with the line of a syntax error."""
-    try:
-        return yaml.load(read_text(path), Once)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" at line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
-        raise InputError(f"{path} is not valid YAML{where}: {problem}.") from None
+    return parse_yaml(read_text(path), str(path))
 
 
 def parse_recipe(
@@ -106,6 +89,8 @@ def parse_recipe(
     steps = []
     for number, entry in enumerate(_expand(content["steps"], values or {}, source), start=1):
         where = f"Step {number} of {source}"
+        if number > MOST_STEPS:
+            raise InputError(f"{source} has more than {MOST_STEPS:,} steps: divide it.")
         if "do" not in entry:
             raise InputError(f"{where} does not say what to do: add do: with one of {', '.join(STEPS)}.")
         fields = {str(key).replace("-", "_"): value for key, value in entry.items() if key != "do"}
@@ -176,6 +161,10 @@ def perform(
 
 def _expand(entries: Any, values: Mapping[str, Any], source: str) -> Iterator[dict[str, Any]]:
     """Yield the steps of a list, with `values` inserted and loops expanded."""
+    if not isinstance(entries, list):
+        raise InputError(
+            f"{source} has steps that are no list ({entries!r}): write steps: and a list of them."
+        )
     for entry in entries:
         if not isinstance(entry, Mapping):
             raise InputError(f"{source} has a step that is no mapping ({entry!r}): write - {{do: …}}.")

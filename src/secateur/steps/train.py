@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field
 from torch import Tensor, nn
 
-from secateur import methods, models
+from secateur import methods
 from secateur.core.files import locked
 from secateur.core.options import MACHINE
 from secateur.core.seeds import same_draws, seed_of
@@ -69,12 +69,10 @@ class Train(Trains, ModelChoice, DataChoice):
             )
         data = self.load_data(context)
         with same_draws(seed_of("init", self.seed)):
-            model = models.build(
-                self.model, num_classes=data.num_classes, input_shape=data.input_shape, **self.model_args
-            )
+            model = self.build(data)
         run = Run(
             folder,
-            {"name": self.model, "args": self.model_args},
+            self.spec,
             self.data_arguments(context),
             data.input_shape,
             data.num_classes,

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur.core.casts import check_casts
 from secateur.core.copying import copy_with
 from secateur.core.errors import InputError, ModelError
 from secateur.core.modules import named_modules, torch_method
@@ -74,6 +75,8 @@ def _put(state: Mapping[str, Tensor], model: nn.Module, source: str, dtypes: boo
             raise ModelError(
                 f"{source} {kind} {shown}: it is a checkpoint of another model than {type(model).__name__}."
             )
+    if not dtypes:
+        check_casts(state, own, source)
     if dtypes:
         for name, tensor in own.items():
             tensor.data = tensor.data.to(state[name].dtype)

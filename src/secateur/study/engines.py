@@ -16,6 +16,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Protocol, TypeAlias
 
+from secateur.core.environment import usable_cores
 from secateur.core.errors import ModelError, SecateurError
 from secateur.core.registry import Registry
 from secateur.study.plan import Task
@@ -48,15 +49,10 @@ ENGINES: Registry[Callable[[Place, int | None], Engine]] = Registry("engine")
 """Name → function of a place and a number of workers to an engine (None: one per processor)."""
 
 
-def processors() -> int:
-    """Return the number of processors available to this process."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 @ENGINES.register("local")
 def local(place: Place, workers: int | None) -> Engine:
     """Workers on this machine; one worker is this process itself."""
-    count = processors() if workers is None else workers
+    count = usable_cores() if workers is None else workers
     return Here(place) if count == 1 else Pool(place, count)
 
 

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from secateur.core.progress import console
+from secateur.core.visible import visible
 from secateur.study.conduct import Standing
 
 MOST_SHOWN = 12
@@ -54,7 +55,7 @@ class Board:
         failed = f", {len(standing.failed)} failed" if standing.failed else ""
         head = Table.grid(padding=(0, 1))
         head.add_row(
-            Text(standing.study.name),
+            Text(visible(standing.study.name)),
             ProgressBar(total=max(1, total), completed=done, width=30),
             Text(
                 f"{done}/{total} tasks, {len(standing.finished())}/{len(standing.study.cells)} cells{failed}, "
@@ -65,7 +66,9 @@ class Board:
         for key, task in list(standing.running.items())[:MOST_SHOWN]:
             cell = next(cell for cell in standing.study.cells if key in cell.tasks.values())
             values = ", ".join(f"{name} {value}" for name, value in cell.values.items())
-            running.add_row("  " + task.step.do, values, _clock(time.monotonic() - self.started[key]))
+            running.add_row(
+                "  " + task.step.do, Text(visible(values)), _clock(time.monotonic() - self.started[key])
+            )
         return Group(head, running)
 
 
@@ -82,7 +85,7 @@ class Log:
             many = "task" if failed == 1 else "tasks"
             last = f", {failed} {many} failed: {list(standing.failed.values())[-1]}" if failed else ""
             line = f"{standing.study.name}: {done} of {len(standing.study.cells)} cells are done{last}"
-            console().print(line, soft_wrap=True, markup=False)
+            console().print(visible(line), soft_wrap=True, markup=False)
         self.told = done, failed
 
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from secateur.core.errors import InputError
 
 DURATION_UNITS = ("ep", "it", "%")
-FORM = re.compile(r"(\d+(?:\.\d+)?)\s*(ep|it|%)?")
+FORM = re.compile(r"(\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)\s*(ep|it|%)?")
+LONGEST_SPAN = 1e12
+"""The largest number in a span of training."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +28,13 @@ class Duration:
         500
         """
         match = FORM.fullmatch(str(text).strip())
+        if match is not None and float(match[1]) > LONGEST_SPAN:
+            raise InputError(
+                f"No training lasts {_short(str(text))}: write a span of at most {LONGEST_SPAN:g}."
+            )
         if match is None:
             raise InputError(
-                f"'{text}' is no span of training: write 2ep (epochs), 500it (iterations) or 3%."
+                f"'{_short(str(text))}' is no span of training: write 2ep (epochs), 500it (iterations) or 3%."
             )
         return cls(float(match[1]), match[2] or "ep")
 
@@ -37,4 +43,9 @@ class Duration:
         return round(self.value * {"ep": per_epoch, "it": 1, "%": total / 100}[self.unit])
 
     def __str__(self) -> str:
-        return f"{self.value:g}{self.unit}"
+        return f"{self.value:.15g}{self.unit}"
+
+
+def _short(text: str) -> str:
+    """Return a text cut off after 40 characters."""
+    return text if len(text) <= 40 else f"{text[:39]}…"

@@ -11,12 +11,13 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from secateur.core.errors import StoreError
 from secateur.core.extras import need
-from secateur.core.files import make_folder, os_errors, write_bytes
+from secateur.core.files import make_folder, os_errors, parse_json, read_text, write_bytes
 
 METRICS_FILE = "metrics.jsonl"
 MetricsRow = dict[str, Any]
@@ -84,21 +85,23 @@ class Journal:
 def read_journal(folder: str | os.PathLike[str]) -> list[MetricsRow]:
     """Return the rows of a run folder's log; [] without a log.
 
-    An unterminated last line, as a crash leaves it, is skipped. Raises `StoreError` for any other line that is no JSON.
+    An unterminated last line, as a crash leaves it, is skipped. Raises `StoreError` for any other line that is no JSON
+    object.
     """
     path = Path(folder) / METRICS_FILE
-    if not path.exists():
-        return []
     with os_errors(f"read {path}"):
-        *lines, _ = path.read_text(encoding="utf-8").split("\n")
+        if not path.exists():
+            return []
+    *lines, _ = read_text(path).split("\n")
     return [_row(path, number, line) for number, line in enumerate(lines, start=1)]
 
 
 def _row(path: Path, number: int, line: str) -> MetricsRow:
-    try:
-        row: MetricsRow = json.loads(line)
-    except json.JSONDecodeError:
-        raise StoreError(f"Cannot read {path}: line {number} is not JSON; delete that line.") from None
+    row: Any = None
+    with suppress(ValueError, RecursionError):
+        row = parse_json(line)
+    if not isinstance(row, dict):
+        raise StoreError(f"Cannot read {path}: line {number} is no row in JSON; delete that line.")
     return row
 
 

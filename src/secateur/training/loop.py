@@ -23,6 +23,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from secateur import methods
 from secateur.core import contexts
 from secateur.core.brief import Brief
+from secateur.core.environment import usable_cores
 from secateur.core.errors import InputError, ModelError
 from secateur.core.extras import need
 from secateur.core.modules import buffers_of, parameters_of
@@ -288,7 +289,7 @@ def make_fabric(config: TrainConfig, strategy: Any = "auto") -> Fabric:
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)  # standard error is for bars and errors
     try:
         precision: Any = config.precision
-        return Fabric(
+        fabric = Fabric(
             accelerator=config.accelerator, devices=config.devices, strategy=strategy, precision=precision
         )
     except Exception as error:
@@ -296,3 +297,13 @@ def make_fabric(config: TrainConfig, strategy: Any = "auto") -> Fabric:
         raise InputError(
             f"Cannot train on {config.devices} × {config.accelerator} in {config.precision}: {reason}"
         ) from error
+    if fabric.device.type == "cpu" and config.devices > max(LEAST_PROCESSES, usable_cores()):
+        raise InputError(
+            f"Cannot train in {config.devices} processes on {usable_cores()} cores: give --devices a number up to "
+            f"{max(LEAST_PROCESSES, usable_cores())}."
+        )
+    return fabric
+
+
+LEAST_PROCESSES = 2
+"""Number of processes on the CPU that every machine may try."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from secateur.core.errors import InputError
 from secateur.core.extras import need
 from secateur.core.files import write_bytes
+from secateur.core.visible import all_visible
 from secateur.report import theme
 
 if TYPE_CHECKING:
@@ -91,6 +92,12 @@ def captioned(lines: Iterable[str]) -> list[alt.Chart]:
     )
 
 
+def specification_of(chart: alt.TopLevelMixin) -> dict[str, Any]:
+    """Return the chart as Vega-Lite JSON, its texts made visible: the renderer aborts at control characters."""
+    spec: dict[str, Any] = all_visible(chart.to_dict())
+    return spec
+
+
 def save(
     chart: alt.TopLevelMixin, stem: str | os.PathLike[str], formats: Sequence[str] = ("svg", "png")
 ) -> list[Path]:
@@ -109,7 +116,7 @@ def save(
     for name in formats:
         if name not in draw:
             raise InputError(f"A chart cannot be saved as '{name}': choose from {', '.join(draw)}.")
-    spec = chart.to_dict()
+    spec = specification_of(chart)
     paths = [Path(f"{os.fspath(stem)}.{name}") for name in formats]
     for name, path in zip(formats, paths, strict=True):
         write_bytes(path, draw[name](spec))

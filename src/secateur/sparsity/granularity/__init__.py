@@ -19,6 +19,15 @@ __all__ = [
 ]
 
 
+ELSEWHERE = {
+    **dict.fromkeys(("unstructured", "fine", "fine-grained", "element", "parameter"), "weight"),
+    **dict.fromkeys(("structured", "filter", "neuron", "unit", "ln_structured", "out_channel"), "channel"),
+    **dict.fromkeys(("n:m", "semi-structured", "semistructured"), "2:4, or another pattern N:M"),
+    **dict.fromkeys(("depth", "block-wise", "residual", "residual block"), "layer"),
+}
+"""Names of granularities in other tools, singular → the words for them here."""
+
+
 def kind_of(text: str) -> type[Granularity]:
     """Return the class of a granularity from its kind, such as "n:m", or its text, such as "2:4"."""
     return GRANULARITIES[text] if text in GRANULARITIES else type(parse(text))
@@ -36,6 +45,8 @@ def parse(text: str) -> Granularity:
         found = each.read(str(text))
         if found is not None:
             return found
+    if known := ELSEWHERE.get(str(text).lower().removesuffix("s")):
+        raise InputError(f"There is no granularity '{text}': here it is {known}.")
     ordered = sorted(
         GRANULARITIES.values(), key=lambda each: (each.written != each.kind, each.removes, each.kind)
     )

@@ -1,0 +1,176 @@
+"""The JSON of a run folder by its types: every file in it may be damaged, edited, or another program's.
+
+Fields that are not listed are kept as they are; nothing of ours computes with them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from secateur.core.errors import StoreError
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0, lt=2**53)]
+Change = Annotated[list[Count], Field(min_length=2, max_length=2)]
+"""[before, after] of a count."""
+
+
+class FileRecord(BaseModel):
+    """A JSON object of a file: no text for a number, no NaN."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False, extra="allow")
+
+
+class GroupRecord(FileRecord):
+    """A group of units before and after a cut."""
+
+    name: str
+    units: Count
+    kept: Count
+    through: str = ""
+
+
+class ResultRecord(FileRecord):
+    """The numbers of one step."""
+
+    loss: float | None = None
+    top1: Fraction | None = None
+    top5: Fraction | None = None
+    cut: Fraction | None = None
+    requested: float | None = None
+    achieved: Fraction | None = None
+    pruned: Count | None = None
+    prunable: Count | None = None
+    parameters: Change | None = None
+    macs: Change | None = None
+    groups: list[GroupRecord] | None = None
+
+
+class ConfigRecord(FileRecord):
+    """The settings of one step; its own class checks the others where it needs them."""
+
+    model: str | None = None
+    data: str | None = None
+    model_args: dict[str, Any] | None = None
+    criterion: str | None = None
+    granularity: str | None = None
+    scope: str | None = None
+    compensation: str | None = None
+    start: str | None = None
+    level: float | None = None
+
+
+class EntryRecord(FileRecord):
+    """One step of a history."""
+
+    do: str
+    run: str
+    config: ConfigRecord
+    result: ResultRecord
+    seconds: Annotated[float, Field(ge=0, le=1e12)] = 0.0
+    weights: str | None = None
+
+
+class ModelRecord(FileRecord):
+    """The name of a model, and the arguments of its factory."""
+
+    name: str
+    args: dict[str, Any] | None = None
+
+
+class DataRecord(FileRecord):
+    """The arguments of `secateur.data.load`."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: str
+    root: str | None = None
+    normalize: str | None = None
+    image_size: Annotated[int, Field(ge=1)] | None = None
+    tokenizer: str | None = None
+    max_length: Annotated[int, Field(ge=1)] = 128
+    subset: Annotated[list[int | None], Field(min_length=2, max_length=2)] | None = None
+    download: bool = True
+
+
+class RunRecord(FileRecord):
+    """The content of run.json."""
+
+    format: int
+    model: ModelRecord
+    data: DataRecord
+    input_shape: Annotated[list[Annotated[int, Field(ge=1, lt=2**31)]], Field(max_length=8)] | None
+    num_classes: Annotated[int, Field(ge=1, lt=2**31)]
+    history: Annotated[list[EntryRecord], Field(min_length=1)]
+
+
+class MetricsRecord(FileRecord):
+    """A row of metrics.jsonl."""
+
+    step: Count = 0
+    do: str = "train"
+    epoch: Annotated[float, Field(ge=0, le=1e12)]
+    iteration: Count
+    loss: float | None = None
+    top1: Fraction | None = None
+    train_loss: float | None = None
+    train_top1: Fraction | None = None
+
+
+class PointRecord(FileRecord):
+    """A point of the front of a safe rate."""
+
+    rate: Fraction
+    cosine: float
+
+
+class KurtosisRecord(FileRecord):
+    """The kurtosis of one tensor."""
+
+    name: str
+    kurtosis: float
+    size: Count
+
+
+class ExcludedRecord(FileRecord):
+    """A tensor without a kurtosis."""
+
+    name: str
+    reason: str
+
+
+class SafeRateRecord(FileRecord):
+    """The content of safe_rate.json."""
+
+    weights: str | None
+    safe: Fraction | None
+    optimum: Fraction
+    safe_cosine: float | None = None
+    optimum_cosine: float
+    kurtosis_of_kurtoses: float | None = None
+    modifier: float | None = None
+    parameters: Count
+    curve: Annotated[list[PointRecord], Field(min_length=1)]
+    kurtoses: list[KurtosisRecord] = []
+    excluded: list[ExcludedRecord] = []
+    notes: list[str] = []
+
+
+def checked(kind: type[FileRecord], content: Any, path: Path, remedy: str, place: str = "") -> dict[str, Any]:
+    """Return the content of a JSON file, or the part of it at `place`, if it is a record of this kind.
+
+    Raises `StoreError` with the first value that isn't, and the `remedy`.
+    """
+    try:
+        kind.model_validate(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(filter(None, [place, *map(str, first["loc"])])) or "its content"
+        reason = first["msg"][0].lower() + first["msg"][1:]
+        raise StoreError(
+            f"Cannot read {path}: {where} is not as secateur wrote it ({reason}): {remedy}."
+        ) from None
+    found: dict[str, Any] = content
+    return found
