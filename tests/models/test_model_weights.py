@@ -269,3 +269,22 @@ def test_trained_cifar_resnets_load_and_classify(name: str, file: str, accuracy:
     root, model = Path(os.environ["SECATEUR_DATA"]), models.build(name)
     models.load_weights(model, root / "weights" / "cifar10" / file)
     assert share_right(model, root) == pytest.approx(accuracy, abs=0.03)  # 2.5 standard errors of 500 images
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.int64, torch.bool, torch.float8_e4m3fn])
+def test_weights_of_another_kind_of_number_are_refused(tmp_path: Path, dtype: torch.dtype) -> None:
+    model = nn.Linear(2, 2)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    torch.save({name: value.to(dtype) for name, value in before.items()}, tmp_path / "other.pt")
+    with pytest.raises(ModelError, match="and the model as float32"):
+        models.load_weights(model, tmp_path / "other.pt")
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_weights_too_large_for_the_model_are_refused(tmp_path: Path) -> None:
+    model = nn.Linear(2, 2)
+    torch.save(
+        {name: value.double() + 1e300 for name, value in model.state_dict().items()}, tmp_path / "big.pt"
+    )
+    with pytest.raises(ModelError, match="become infinite"):
+        models.load_weights(model, tmp_path / "big.pt")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from secateur.core.errors import StoreError
 
@@ -41,12 +41,20 @@ class ResultRecord(FileRecord):
     top5: Fraction | None = None
     cut: Fraction | None = None
     requested: float | None = None
-    achieved: Fraction | None = None
-    pruned: Count | None = None
-    prunable: Count | None = None
-    parameters: Change | None = None
-    macs: Change | None = None
-    groups: list[GroupRecord] | None = None
+    achieved: Fraction = 0.0
+    pruned: Count = 0
+    prunable: Count = 0
+    parameters: Change = [0, 0]
+    macs: Change = [0, 0]
+    groups: list[GroupRecord] = []
+
+    @model_validator(mode="after")
+    def _counted(self) -> ResultRecord:
+        """A cut of units has counted parameters and MACs, and left something out of something."""
+        counted = {"parameters", "macs"} <= self.model_fields_set and self.parameters[0] > 0
+        if "groups" in self.model_fields_set and not counted:
+            raise ValueError("groups without parameters and macs")
+        return self
 
 
 class ConfigRecord(FileRecord):
@@ -109,8 +117,8 @@ class RunRecord(FileRecord):
 class MetricsRecord(FileRecord):
     """A row of metrics.jsonl."""
 
-    step: Count = 0
-    do: str = "train"
+    step: Count
+    do: str
     epoch: Annotated[float, Field(ge=0, le=1e12)]
     iteration: Count
     loss: float | None = None
@@ -145,9 +153,9 @@ class SafeRateRecord(FileRecord):
     """The content of safe_rate.json."""
 
     weights: str | None
-    safe: Fraction | None
+    safe: Fraction
     optimum: Fraction
-    safe_cosine: float | None = None
+    safe_cosine: float
     optimum_cosine: float
     kurtosis_of_kurtoses: float | None = None
     modifier: float | None = None
@@ -156,6 +164,15 @@ class SafeRateRecord(FileRecord):
     kurtoses: list[KurtosisRecord] = []
     excluded: list[ExcludedRecord] = []
     notes: list[str] = []
+
+
+def is_a(kind: type[FileRecord], content: Any) -> bool:
+    """Whether a value read from JSON is a record of this kind."""
+    try:
+        kind.model_validate(content)
+    except ValidationError:
+        return False
+    return True
 
 
 def checked(kind: type[FileRecord], content: Any, path: Path, remedy: str, place: str = "") -> dict[str, Any]:

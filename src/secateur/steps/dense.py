@@ -6,13 +6,15 @@ from functools import partial
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from secateur import models
-from secateur.core.errors import InputError
+from secateur.core.errors import InputError, StoreError
 from secateur.core.seeds import seed_of
+from secateur.core.validation import sentence
 from secateur.lottery.search import drawn
-from secateur.runs.run import MODEL_FILE, Run
+from secateur.runs.run import MODEL_FILE, RUN_FILE, Run
 from secateur.storage import model_files
 from secateur.training import Duration, TrainConfig, read_snapshot
 from secateur.training.snapshots import snapshot_path
@@ -33,7 +35,12 @@ class Dense:
             )
         known: dict[str, Any] = {k: v for k, v in first["config"].items() if k in TrainConfig.model_fields}
         self.run, self.trust = run, trust
-        self.config = TrainConfig(**known)
+        try:
+            self.config = TrainConfig(**known)
+        except ValidationError as error:
+            raise StoreError(
+                f"Cannot read the training of {run.folder / RUN_FILE}: {sentence(error)}"
+            ) from None
         if self.config.method is not None:
             raise InputError(
                 f"{run.folder} was pruned as it trained, by {self.config.method}: train without it."

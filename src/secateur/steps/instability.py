@@ -19,6 +19,7 @@ from secateur.core.options import MACHINE
 from secateur.core.tables import COUNT, PERCENT, Column, Format, Table, percent
 from secateur.core.validation import NO_SETTING
 from secateur.data import Dataset
+from secateur.runs.description import Count, FileRecord, Fraction, is_a
 from secateur.runs.run import Run
 from secateur.sparsity.masks import Masks
 from secateur.steps.base import Context, Outcome, Step, Stopwatch, Trust, require, step
@@ -193,9 +194,31 @@ InstabilityRecord: TypeAlias = Mapping[str, Any]
 INSTABILITY_IDENTITY = ("weights", "masks", "settings", "k", "pair")
 
 
+class ErrorRecord(FileRecord):
+    """Errors on both splits, or the barriers of them."""
+
+    train_error: float
+    test_error: float
+
+
+class PairRecord(FileRecord):
+    """A record in instability.json."""
+
+    weights: str
+    masks: str
+    cut: Fraction
+    settings: dict[str, Any]
+    k: Count
+    total: Annotated[int, Field(ge=1)]
+    pair: list[Count]
+    statistics: str
+    barrier: ErrorRecord
+    rows: Annotated[list[ErrorRecord], Field(min_length=1)]
+
+
 def is_cell(record: Any) -> bool:
     """Whether a value read from JSON is a record of a pair."""
-    return isinstance(record, dict) and {*INSTABILITY_IDENTITY, "barrier", "rows"} <= set(record)
+    return is_a(PairRecord, record)
 
 
 def _spread(value: float, spread: float | None = None) -> str:

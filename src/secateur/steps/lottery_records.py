@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 from secateur.core.files import read_json, write_json
 from secateur.core.tables import PERCENT, Column, Format, Table
 from secateur.lottery import STARTS, early_stop
+from secateur.runs.description import Count, FileRecord, Fraction, is_a
 from secateur.sparsity.granularity import parse
 from secateur.steps.dense import Dense
 from secateur.steps.lottery_levels import Trained
@@ -115,9 +116,26 @@ def read(path: Path) -> list[LotteryRecord]:
     return found if are(found, is_record) else []
 
 
+class LevelFields(FileRecord):
+    """The fields of a record in lottery.json."""
+
+    dense: str
+    seed: Count
+    start: str
+    level: Count
+    one_shot: bool = False
+    run: str
+    granularity: str | None = None
+    left: Fraction
+    macs_left: Fraction
+    top1: Fraction | None
+    early_stop: Count | None
+    early_stop_top1: Fraction | None = None
+
+
 def is_record(record: Any) -> bool:
     """Whether a value read from JSON is a record of a training."""
-    return isinstance(record, dict) and {"dense", "seed", "level", "top1"} <= set(record)
+    return is_a(LevelFields, record)
 
 
 def _accuracy(mean: float, spread: float | None = None) -> str:

@@ -20,6 +20,7 @@ from secateur.core.seeds import seed_of
 from secateur.core.tables import COUNT, NUMBER, PERCENT, Column, Table
 from secateur.lottery import KEPT, MASK_CRITERIA, MASKED, ask
 from secateur.lottery.mask_criteria import SAME_SIGN
+from secateur.runs.description import Count, FileRecord, Fraction, is_a
 from secateur.runs.run import Run
 from secateur.sparsity.targets import prunable
 from secateur.steps.base import Context, DataRoot, In, Outcome, Step, Trust, percent, require, step
@@ -33,7 +34,6 @@ from secateur.training.snapshots import snapshot_path
 SUPERMASK_FILE = "supermask.json"
 QUESTION = ("criterion", "kept", "masked", "amount")
 SUPERMASK_IDENTITY = ("weights", *QUESTION, "settings")
-SUPERMASK_RESULTS = ("weights_left", "left", "top1", "top5", "loss")
 SUPERMASK_COLUMNS = (
     Column("criterion", "Stay"),
     Column("kept", "Become"),
@@ -184,6 +184,22 @@ def check_origin(run: Run) -> None:
         )
 
 
+class QuestionRecord(FileRecord):
+    """A cell of supermask.json: the question, and what was measured."""
+
+    weights: str
+    criterion: str
+    kept: str
+    masked: str
+    amount: Fraction
+    settings: dict[str, Any]
+    weights_left: Count
+    left: Fraction
+    top1: Fraction | None
+    top5: Fraction | None
+    loss: float | None
+
+
 def is_record(record: Any) -> bool:
     """Whether a value read from JSON is a cell of this command."""
-    return isinstance(record, dict) and {*SUPERMASK_IDENTITY, *SUPERMASK_RESULTS} <= set(record)
+    return is_a(QuestionRecord, record)

@@ -23,7 +23,7 @@ from typing import Any
 
 from secateur.core.environment import environment
 from secateur.core.errors import StoreError
-from secateur.core.files import make_folder
+from secateur.core.files import make_folder, parse_json
 
 STUDY_FILE = "study.sqlite"
 TABLES = """
@@ -36,6 +36,7 @@ create table if not exists cells (
 create table if not exists failures (key text not null, do text not null, reason text not null, failed text not null);
 create table if not exists plans (study text not null, cells text not null, planned text not null);
 """
+COUNTS = ("parameters", "nonzero", "macs", "macs_nonzero")
 CURRENT = "(select cells from plans where plans.study = {study} order by rowid desc limit 1)"
 
 
@@ -49,6 +50,7 @@ class Results:
         self.path = (make_folder(folder) if create else folder) / STUDY_FILE
         with self._errors():
             self._database = sqlite3.connect(self.path)
+            self._check_ours()
             if create:
                 self._database.executescript(TABLES)
         self._environment = json.dumps(environment())
@@ -73,7 +75,7 @@ class Results:
         wanted = set(keys)
         with self._errors():
             rows = self._database.execute("select key, result, seconds from tasks").fetchall()
-        return {key: {**json.loads(result), "seconds": s} for key, result, s in rows if key in wanted}
+            return {key: {**_record(result), "seconds": float(s)} for key, result, s in rows if key in wanted}
 
     def failures(self, keys: Sequence[str]) -> dict[str, str]:
         """Return key → reason of the last failure, for those of these tasks that failed."""
@@ -81,13 +83,13 @@ class Results:
         with self._errors():
             known = self._database.execute("select 1 from sqlite_master where name = 'failures'").fetchone()
             rows = self._database.execute("select key, reason from failures order by rowid") if known else ()
-            return {key: reason for key, reason in rows if key in wanted}
+            return {str(key): str(reason) for key, reason in rows if key in wanted}
 
     def cells(self, study: str) -> dict[str, dict[str, Any]]:
         """Return the finished cells of a study: key → variables, as named last."""
         query = "select key, cell from cells where study = ? order by rowid"
         with self._errors():
-            return {key: json.loads(cell) for key, cell in self._database.execute(query, (study,))}
+            return {str(key): _object(cell) for key, cell in self._database.execute(query, (study,))}
 
     def keep_task(self, key: str, do: str, result: Mapping[str, Any], seconds: float) -> None:
         """Add a task's result, if it has none."""
@@ -136,12 +138,44 @@ class Results:
                 f"and cells.key in (select value from json_each(coalesce({plan}, json_array(cells.key))))"
             )
 
+    def _check_ours(self) -> None:
+        """Raise `StoreError` for the database of another program."""
+        tables = {
+            name for (name,) in self._database.execute("select name from sqlite_master where type = 'table'")
+        }
+        if tables and not {"tasks", "cells"} <= tables:
+            raise StoreError(f"{self.path} is the database of another program: choose another --root.")
+
     @contextmanager
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, ValueError, TypeError, RecursionError) as error:
             raise StoreError(f"Cannot use {self.path} ({error}): choose another --root.") from None
+
+
+def _object(text: Any) -> dict[str, Any]:
+    """Return the mapping in a cell of the file. Raises `ValueError` for anything else."""
+    found = parse_json(text)
+    if not isinstance(found, dict):
+        raise ValueError(f"{text[:40]} is no object of JSON")
+    return found
+
+
+def _record(text: Any) -> dict[str, Any]:
+    """Return a task's numbers and texts. Raises `ValueError` for anything else."""
+    found = _object(text)
+    for name, value in found.items():
+        kinds = (
+            int | float
+            if name in COUNTS
+            else int | float | None
+            if name == "top1"
+            else int | float | str | None
+        )
+        if not isinstance(value, kinds):
+            raise ValueError(f"{name} of a task is {str(value)[:40]!r}")
+    return found
 
 
 def _now() -> str:
