@@ -68,7 +68,7 @@ def test_every_section_has_its_heading_and_levels_are_not_skipped(page):
     assert headings == [
         "LeNet-5 on MNIST",
         "Before and after",
-        "Accuracy against sparsity",
+        "Accuracy against the fraction removed",
         "Sparsity of the layers",
         "Safe pruning rate",
         "Course of training",
@@ -156,7 +156,7 @@ def test_sections_without_data_are_left_out():
         ({"layers": ()}, "Sparsity of the layers"),
         ({"curves": ()}, "Course of training"),
         ({"safe_rate": None}, "Safe pruning rate"),
-        ({"history": ()}, "Accuracy against sparsity"),
+        ({"history": ()}, "Accuracy against the fraction removed"),
     ],
 )
 def test_each_section_goes_with_its_data(page, without, heading):
@@ -172,7 +172,40 @@ def test_the_best_result_is_told_in_words():
         "Magnitude, global: 80 % of the prunable weights removed, 98.10 % top-1 after retraining"
         " instead of 98.12 %. Of 6 results it is the sparsest within 0.5 points of the dense top-1."
     )
-    assert safe == "Safe pruning rate of dense: 60.8 %."
+    assert safe == (
+        "The safe rate of dense, predicted from its weights alone, is 60.8 %;"
+        " no run here shows the accuracy as cut there."
+    )
+
+
+def test_a_cut_and_its_retrained_version_are_two_results():
+    whole = RunView("done", "done", history=study.history("magnitude, global", 0.8))
+    cut = RunView("cut", "cut", history=whole.history[:2])
+    found = {outcome.stage: outcome.top1s for outcome in words.outcomes([cut, whole])}
+    assert found == {"as cut": [cut.as_cut["top1"]], "after retraining": [whole.retrained["top1"]]}
+    (told,) = words.summary([cut, whole])
+    assert "Of 2 results" in told
+    assert f"{100 * whole.retrained['top1']:.2f} % top-1 after retraining" in told
+
+
+def test_the_safe_rate_is_told_with_the_accuracy_measured_there():
+    whole = RunView("done", "done", history=study.history("magnitude, global", 0.8))
+    dense = RunView("dense", "dense", history=whole.history[:1], safe_rate={"safe": 0.81})
+    told = words.summary([dense, whole])[-1]
+    cut, before = whole.as_cut["top1"], dense.before["top1"]
+    assert told.endswith(
+        f"is 81 %; measured as cut at 80 % (done): {100 * cut:.2f} % top-1 instead of {100 * before:.2f} %."
+    )
+    other = RunView("other", "other", history=study.history("random, global", 0.8))
+    assert "no run here shows" in words.summary([dense, other])[-1]
+
+
+def test_sparsity_has_one_meaning():
+    runs = [replace(run, measurement=None) for run in STUDY.runs]
+    assert "sparsity" not in {column.key for column in comparison.results(runs).columns}
+    assert "Removed" in [
+        column.title for figure in sections.accuracy(STUDY) for column in figure.table.columns
+    ]
 
 
 def test_where_none_is_near_the_most_accurate_is_told():

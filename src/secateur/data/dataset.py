@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -193,6 +193,16 @@ class Dataset:
         if not all(0 < value < float("inf") for value in full[1]):
             raise InputError("A standard deviation of 0 or less cannot normalise: give positive numbers.")
         return replace(self, mean=full[0], std=full[1])
+
+    @property
+    def preparation(self) -> dict[str, Any]:
+        """What a model trained on these data expects, as JSON: `mean`, `std` (None for text) and `size` [H, W] of its
+        images, whose pixels are scaled to 0..1 first, and the names of its `classes`."""
+        size = None if self.input_shape is None else list(self.input_shape[1:])
+        constants = {
+            name: None if own is None else list(own) for name, own in (("mean", self.mean), ("std", self.std))
+        }
+        return {**constants, "size": size, "classes": list(self.classes)}
 
     def subset(self, train: int | None = None, test: int | None = None, seed: int = 0) -> Dataset:
         """Return at most `train` and `test` random examples, class-balanced as far as class sizes allow.

@@ -19,6 +19,7 @@ from secateur.core.errors import DataError
 from secateur.core.extras import need
 from secateur.core.progress import bar
 from secateur.data.dataset import Split
+from secateur.data.pictures import eight_bits, is_grey, upright_size
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -45,8 +46,8 @@ def decode(items: Sequence[Encoded], origin: str, size: int | None = None, mode:
         headers = _in_threads(
             lambda number: _header(items[number], number, origin), len(items), "reading headers"
         )
-        modes, sizes = {header[0] for header in headers}, {header[1] for header in headers}
-        mode = mode or ("L" if modes <= {"L", "1"} else "RGB")
+        grey, sizes = all(header[0] for header in headers), {header[1] for header in headers}
+        mode = mode or ("L" if grey else "RGB")
         if size is None and len(sizes) == 1:
             width, height = next(iter(sizes))
         elif size is None:
@@ -102,10 +103,10 @@ def available_memory() -> int:
         return sys.maxsize
 
 
-def _header(item: Encoded, number: int, origin: str) -> tuple[str, tuple[int, int]]:
-    """Return mode and (width, height) from the image's header."""
+def _header(item: Encoded, number: int, origin: str) -> tuple[bool, tuple[int, int]]:
+    """Return whether an image is grey, and its (width, height), from its header."""
     with _opened(item, number, origin) as image:
-        return image.mode, image.size
+        return is_grey(image), upright_size(image)
 
 
 def _decoded(item: Encoded, number: int, origin: str, size: int | None, mode: str) -> np.ndarray:
@@ -114,7 +115,7 @@ def _decoded(item: Encoded, number: int, origin: str, size: int | None, mode: st
     from torchvision.transforms import functional
 
     with _opened(item, number, origin) as image:
-        picture = image.convert(mode)
+        picture = eight_bits(image, mode)
         if size is not None and picture.size != (size, size):
             picture = functional.center_crop(functional.resize(picture, [size]), [size, size])
         return np.atleast_3d(np.asarray(picture))

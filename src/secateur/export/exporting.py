@@ -60,7 +60,12 @@ class Exported:
 
 
 def export(
-    model: nn.Module, example_inputs: ModelInputs, path: str | os.PathLike[str], *, dynamic_batch: bool = True
+    model: nn.Module,
+    example_inputs: ModelInputs,
+    path: str | os.PathLike[str],
+    *,
+    dynamic_batch: bool = True,
+    metadata: Mapping[str, str] | None = None,
 ) -> Exported:
     """Write `model` in eval mode as a program: for ONNX runtimes (.onnx) or for PyTorch (.pt2).
 
@@ -68,7 +73,8 @@ def export(
     keyword arguments) before it takes the name `path`. With `dynamic_batch` (the default) it takes any number of
     samples along the first dimension, checked at two other numbers; if the model doesn't allow that, its number is
     that of the example, and the result's `note` has the reason. A .pt2 file holds graph and weights, and no pickle.
-    Weights cut by masks are written as zeros. A cache of keys and values is not among the outputs.
+    Weights cut by masks are written as zeros. A cache of keys and values is not among the outputs. `metadata` are texts
+    by name that an ONNX file keeps beside its graph; other formats have no place for them.
 
     Raises `InputError` for another suffix, `MissingExtraError` if ONNX is not installed, `ModelError` for a model
     that can't be traced or whose export has other outputs, `StoreError` if the file can't be written.
@@ -89,20 +95,27 @@ def export(
         forward(model, example_inputs)
         if dynamic_batch and batch_size(example_inputs):
             try:
-                return _attempt(model, example_inputs, path, None)
+                return _attempt(model, example_inputs, path, None, metadata=metadata)
             except ModelError as error:
                 note = f"A free batch size failed ({_reason(error)}): it is that of the example."
-        return _attempt(model, example_inputs, path, batch_size(example_inputs), note)
+        return _attempt(model, example_inputs, path, batch_size(example_inputs), note, metadata)
 
 
 def _attempt(
-    model: nn.Module, inputs: ModelInputs, path: str | os.PathLike[str], batch: int | None, note: str = ""
+    model: nn.Module,
+    inputs: ModelInputs,
+    path: str | os.PathLike[str],
+    batch: int | None,
+    note: str = "",
+    metadata: Mapping[str, str] | None = None,
 ) -> Exported:
     """Write the file for a fixed or (None) free `batch`. Raises `ModelError` for any failure but of the disk."""
     form = EXPORT_FORMATS[Path(path).suffix.lower()]
     try:
         with writing(path) as temporary:
             error = _write(model, inputs, form, temporary, free=batch is None)
+            if metadata and form.describe is not None:
+                form.describe(temporary, metadata)
             size = temporary.stat().st_size
     except StoreError:
         raise

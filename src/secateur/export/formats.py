@@ -5,7 +5,7 @@ A format writes a program traced by `torch.export`, and opens its file as a func
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -27,13 +27,14 @@ class ExportFormat:
 
     `kind` is its name in words. `write(program, path, names)` writes the file, `names` being those of the outputs;
     `open(path)` returns a function that runs it. `check()` raises `MissingExtraError` if one of its packages is
-    missing.
+    missing. `describe(path, metadata)`, where there is one, adds texts by name to the file.
     """
 
     kind: str
     write: Callable[[ExportedProgram, Path, Sequence[str]], None]
     open: Callable[[Path], ExportRunner]
     check: Callable[[], None] = lambda: None
+    describe: Callable[[Path, Mapping[str, str]], None] | None = None
 
 
 EXPORT_FORMATS: Registry[ExportFormat] = Registry("format to export to")

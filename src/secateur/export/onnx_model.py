@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,4 +47,14 @@ def _open(path: Path) -> ExportRunner:
     return run
 
 
-EXPORT_FORMATS.add(".onnx", ExportFormat("ONNX model", _write, _open, _check))
+def _describe(path: Path, metadata: Mapping[str, str]) -> None:
+    """Add texts to the model's metadata, which runtimes show (`session.get_modelmeta().custom_metadata_map`)."""
+    import onnx
+
+    model = onnx.load(path)
+    own = {entry.key: entry.value for entry in model.metadata_props}
+    onnx.helper.set_model_props(model, {**own, **metadata})
+    onnx.save(model, path)
+
+
+EXPORT_FORMATS.add(".onnx", ExportFormat("ONNX model", _write, _open, _check, _describe))

@@ -56,7 +56,6 @@ def compared(run: RunView) -> dict[str, Any]:
         "against_dense": None if run.is_dense or top1 is None or dense is None else top1 - dense,
         "top5": run.final.get("top5"),
         "loss": run.final.get("loss"),
-        "sparsity": run.sparsity,
     }
     if measured is None:
         return row

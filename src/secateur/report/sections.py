@@ -64,11 +64,11 @@ def accuracy_rows(runs: Iterable[RunView]) -> list[dict[str, Any]]:
 
 
 def accuracy(content: ReportContent) -> Iterator[Figure]:
-    """Yield top-1 against sparsity for each model and data set with a pruned and tested run."""
+    """Yield top-1 against the fraction removed for each model and data set with a pruned and tested run."""
     columns = [
         Column("method", "Method"),
         Column("stage", "Stage"),
-        Column("sparsity", "Sparsity", PERCENT),
+        Column("sparsity", "Removed", PERCENT),
         Column("top1", "Top-1", PERCENT),
         Column("low", "Least", PERCENT),
         Column("high", "Most", PERCENT),
@@ -88,7 +88,7 @@ def accuracy(content: ReportContent) -> Iterator[Figure]:
         )
         if any(point["runs"] > 1 and point["stage"] != "dense" for point in points):
             caption += " Marks are means over runs of one method, and the band spans these runs."
-        title = f"Accuracy of {subject}" if len(subjects) > 1 else "Accuracy against sparsity"
+        title = f"Accuracy of {subject}" if len(subjects) > 1 else "Accuracy against the fraction removed"
         chart, table = charts.accuracy_against_sparsity(rows), Table(columns, points)
         yield Figure(f"accuracy-{index}", title, chart, caption, table)
 

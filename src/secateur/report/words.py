@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from secateur.core.tables import percent
-from secateur.report.content import RunView
+from secateur.report.content import RunView, method, removed, result
 
 ACCURACY_TOLERANCE = 0.005
+NEAR_SAFE = 0.02
+"""Largest distance of a cut's fraction from the safe rate that it tries."""
 WITHIN = f"{100 * ACCURACY_TOLERANCE:g} points"
 
 
@@ -56,11 +58,34 @@ def summary(runs: Sequence[RunView]) -> list[str]:
     for subject in subjects:
         conclusion = _conclusion([run for run in tested if run.subject == subject])
         sentences.append(f"{subject}: {conclusion}" if len(subjects) > 1 else conclusion)
-    return sentences + [
-        f"Safe pruning rate of {run.label}: {briefly(run.safe_rate['safe'])}."
-        for run in runs
-        if run.safe_rate is not None and run.safe_rate.get("safe") is not None
-    ]
+    rated = [run for run in runs if run.safe_rate is not None and run.safe_rate.get("safe") is not None]
+    return sentences + [safe_rate_told(run, runs) for run in rated]
+
+
+def safe_rate_told(run: RunView, runs: Iterable[RunView]) -> str:
+    """Return the sentence on a run's safe rate: a prediction, and the accuracy measured there, if any."""
+    assert run.safe_rate is not None
+    safe = float(run.safe_rate["safe"])
+    predicted = f"The safe rate of {run.label}, predicted from its weights alone, is {briefly(safe)}"
+    tried = [other for other in runs if _tries(other, run, safe)]
+    if not tried:
+        return f"{predicted}; no run here shows the accuracy as cut there."
+    nearest = min(tried, key=lambda other: abs(removed(other.history[: other.cuts[0] + 1]) - safe))
+    first = nearest.cuts[0]
+    instead = f" instead of {percent(nearest.before['top1'])}" if nearest.before else ""
+    return (
+        f"{predicted}; measured as cut at {briefly(removed(nearest.history[: first + 1]))} ({nearest.name}): "
+        f"{percent(result(nearest.history[first])['top1'])} top-1{instead}."
+    )
+
+
+def _tries(other: RunView, run: RunView, safe: float) -> bool:
+    """Whether `other` began as `run`, and was then cut by global magnitude near its safe rate and tested as cut."""
+    if not other.cuts or list(other.history[: other.cuts[0]]) != list(run.history):
+        return False
+    cut = other.history[other.cuts[0]]
+    near = abs(removed(other.history[: other.cuts[0] + 1]) - safe) <= NEAR_SAFE
+    return near and method(cut) == "magnitude, global" and result(cut).get("top1") is not None
 
 
 def _conclusion(runs: Sequence[RunView]) -> str:
@@ -81,11 +106,15 @@ def _conclusion(runs: Sequence[RunView]) -> str:
 
 
 def outcomes(runs: Iterable[RunView]) -> list[PruningOutcome]:
-    """Group tested pruned runs by method and sparsity (to 0.1 %), such as the seeds of an experiment."""
-    groups: dict[tuple[str, float], list[RunView]] = {}
+    """Group tested pruned runs by method, fraction removed (to 0.1 %) and stage, such as the seeds of an experiment.
+
+    A cut and the same cut after retraining are two results.
+    """
+    groups: dict[tuple[str, float, str], list[RunView]] = {}
     for run in runs:
         if not run.is_dense:
-            groups.setdefault((run.method, round(run.sparsity, 3)), []).append(run)
+            stage = "after retraining" if run.retrained else "as cut"
+            groups.setdefault((run.method, round(run.sparsity, 3), stage), []).append(run)
     return [
         PruningOutcome(
             method,
@@ -93,9 +122,9 @@ def outcomes(runs: Iterable[RunView]) -> list[PruningOutcome]:
             sparsity,
             top1s=[float(run.final["top1"]) for run in group],
             dense=_mean([run.before["top1"] for run in group if run.before]),
-            stage="after retraining" if all(run.retrained for run in group) else "as cut",
+            stage=stage,
         )
-        for (method, sparsity), group in groups.items()
+        for (method, sparsity, stage), group in groups.items()
     ]
 
 

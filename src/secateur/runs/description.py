@@ -103,6 +103,22 @@ class DataRecord(FileRecord):
     download: bool = True
 
 
+class PreparationRecord(FileRecord):
+    """The preparation of a run's data; see `Dataset.preparation`."""
+
+    mean: list[float] | None
+    std: list[Annotated[float, Field(gt=0)]] | None
+    size: Annotated[list[Count], Field(min_length=2, max_length=2)] | None
+    classes: list[str]
+
+    @model_validator(mode="after")
+    def _paired(self) -> PreparationRecord:
+        """As many means as deviations."""
+        if len(self.mean or ()) != len(self.std or ()):
+            raise ValueError("mean and std differ in length")
+        return self
+
+
 class RunRecord(FileRecord):
     """The content of run.json."""
 
@@ -111,6 +127,7 @@ class RunRecord(FileRecord):
     data: DataRecord
     input_shape: Annotated[list[Annotated[int, Field(ge=1, lt=2**31)]], Field(max_length=8)] | None
     num_classes: Annotated[int, Field(ge=1, lt=2**31)]
+    preparation: PreparationRecord | None = None
     history: Annotated[list[EntryRecord], Field(min_length=1)]
 
 

@@ -1,6 +1,7 @@
 """A run folder: one model, with its history and its measurements.
 
-    run.json             the model's name and arguments, its data, and its history: every step with settings and result
+    run.json             the model's name and arguments, its data and their preparation, and its history: every step
+                         with settings and result
     model.safetensors    the weights, the masks at one bit per weight, and the plan of a smaller model
     recipe.yaml          the recipe that reproduces this folder
     metrics.jsonl        the training log
@@ -52,7 +53,8 @@ class Run(Brief):
     """A run folder's content apart from the tensors.
 
     `model` is {"name", "args"}; `data` the arguments of `secateur.data.load`; `history` one entry per step taken,
-    oldest first: {"do", "run", "config", "result", "seconds", "command", "environment", "weights"}.
+    oldest first: {"do", "run", "config", "result", "seconds", "command", "environment", "weights"}. `preparation` is
+    that of the data it was made on, `Dataset.preparation`, which later steps repeat; None in runs of older versions.
     """
 
     folder: Path
@@ -61,6 +63,7 @@ class Run(Brief):
     input_shape: tuple[int, ...] | None
     num_classes: int
     history: tuple[Mapping[str, Any], ...] = field(default_factory=tuple)
+    preparation: Mapping[str, Any] | None = None
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> Run:
@@ -96,6 +99,7 @@ class Run(Brief):
             tuple(shape) if shape else None,
             about["num_classes"],
             tuple(about["history"]),
+            about.get("preparation"),
         )
 
     @property
@@ -142,18 +146,51 @@ class Run(Brief):
     def load_data(self, **overrides: Any) -> Dataset:
         """Return the run's data set; `overrides` (such as root=…) that are not None replace recorded arguments.
 
-        Raises `DataError` for data of another input shape or number of classes, and the errors of `data.load`.
+        Images are resized and normalised as when the run was made, by its `preparation`, whatever has been added to
+        them since. Raises `DataError` for data of another input shape or with other classes, and the errors of
+        `data.load`.
         """
         chosen = {key: value for key, value in overrides.items() if value is not None}
         arguments: dict[str, Any] = {**self.data, **chosen}
         arguments["subset"] = tuple(arguments.get("subset") or (None, None))
-        found = data_sources.load(**arguments)
+        if arguments.get("image_size") is None:
+            arguments["image_size"] = self._side()
+        found = self._prepared(data_sources.load(**arguments), "normalize" in chosen)
         if found.input_shape != self.input_shape or found.num_classes != self.num_classes:
             raise DataError(
                 f"{found.name} has inputs {found.input_shape} and {found.num_classes} classes, but {self.name} was "
                 f"made for {self.input_shape} and {self.num_classes}: name its own data."
             )
         return found
+
+    def _side(self) -> int | None:
+        """Return the side of the run's images, if they come from files and are square; None else."""
+        height, width = (self.preparation or {}).get("size") or (0, 1)
+        return height if height == width and ":" in str(self.data["name"]) else None
+
+    def _prepared(self, found: Dataset, renormalised: bool) -> Dataset:
+        """Return the data as the run's preparation has them. Raises `DataError` for other classes."""
+        if self.preparation is None:
+            return found
+        classes, known = list(found.classes), self.preparation["classes"]
+        if classes != known:
+            more, less = (
+                [name for name in one if name not in other]
+                for one, other in ((classes, known), (known, classes))
+            )
+            change = [
+                f"{', '.join(names[:3])} {what}"
+                for names, what in ((more, "are new"), (less, "are gone"))
+                if names
+            ]
+            raise DataError(
+                f"The classes of {found.name} are not those that {self.name} was made with "
+                f"({'; '.join(change) or 'their order is another'}): bring these back, or train anew."
+            )
+        mean, std = self.preparation["mean"], self.preparation["std"]
+        if renormalised or mean is None or found.input_shape is None or len(mean) != found.input_shape[0]:
+            return found
+        return found.with_normalisation(mean, std)
 
     def example(self, **overrides: Any) -> Any:
         """Return one input for measurements: noise, float32 [1, *input_shape], for images; a test sample for text."""
@@ -211,7 +248,8 @@ class Run(Brief):
         `folder` is the target, by default the run's own. `seconds` are those of the step, `result` its numbers.
         """
         target = make_folder(folder or self.folder)
-        model_files.save(model, target / MODEL_FILE, masks=masks)
+        about = None if self.preparation is None else {"preparation": dict(self.preparation)}
+        model_files.save(model, target / MODEL_FILE, masks=masks, about=about)
         device = next((str(parameter.device) for parameter in parameters_of(model)), "cpu")
         entry = {
             "do": step["do"],
@@ -239,6 +277,7 @@ class Run(Brief):
                 "data": dict(self.data),
                 "input_shape": list(self.input_shape) if self.input_shape else None,
                 "num_classes": self.num_classes,
+                "preparation": None if self.preparation is None else dict(self.preparation),
                 "history": [dict(entry) for entry in self.history],
             },
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated
 
 from pydantic import Field
@@ -16,7 +17,8 @@ from secateur.steps.base import Context, DataRoot, In, Outcome, Step, Trust, ste
 class Export(Step):
     """Write a run's model as ONNX or as a PyTorch program.
 
-    The outputs of the exported program are compared with those of the model before the file is saved.
+    The outputs of the exported program are compared with those of the model before the file is saved. An ONNX file has
+    the mean, std, size and classes of the run's data in its metadata, as JSON.
     """
 
     run: In
@@ -37,7 +39,12 @@ class Export(Step):
         run = Run.open(context.at(self.run))
         model, _ = run.load_model(trust=self.trust or context.trust)
         example = run.example(root=context.data_root or self.data_root)
-        exported = export(model, example, context.at(self.out), dynamic_batch=self.dynamic_batch)
+        metadata = {
+            name: json.dumps(value) for name, value in (run.preparation or {}).items() if value is not None
+        }
+        exported = export(
+            model, example, context.at(self.out), dynamic_batch=self.dynamic_batch, metadata=metadata
+        )
         lines = [str(exported), *([exported.note] if exported.note else [])]
         record = {**vars(exported), "path": str(exported.path)}
         return Outcome(tuple(lines), record=record)

@@ -63,7 +63,14 @@ class Import(Step, ModelChoice, DataChoice):
         if self.weights is not None:
             models.load_weights(model, self.weights)
         result = evaluate(model, data) if self.evaluate else {}
-        run = Run(folder, self.spec, self.data_arguments(context), data.input_shape, data.num_classes)
+        run = Run(
+            folder,
+            self.spec,
+            self.data_arguments(context),
+            data.input_shape,
+            data.num_classes,
+            preparation=data.preparation,
+        )
         run.record(model, Masks({}), {"do": self.do, "config": self.config()}, result, watch.seconds)
         accuracy = f": top-1 {percent(result['top1'])} on the test split" if result else ""
         return Outcome((f"{folder} holds {self.model}{accuracy}",), record={"run": str(folder), **result})

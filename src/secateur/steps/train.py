@@ -76,6 +76,7 @@ class Train(Trains, ModelChoice, DataChoice):
             self.data_arguments(context),
             data.input_shape,
             data.num_classes,
+            preparation=data.preparation,
         )
         return _train(self, self, run, model, {}, data, folder, start=0, overwrite=self.overwrite)
 

@@ -1,4 +1,8 @@
-"""Chart of top-1 against sparsity, a line per method."""
+"""Chart of top-1 against the fraction removed, a line per method.
+
+In a report "removed" is the fraction that cuts have taken of the prunable weights, or of the parameters; "sparsity" is
+the fraction of zeros among what is there.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,7 @@ ACCURACY_STAGES = ("retrained", "as cut")
 
 
 def accuracy_against_sparsity(rows: Iterable[ChartRow]) -> alt.LayerChart:
-    """Return a chart of top-1 on the test split against sparsity, a line per method and stage.
+    """Return a chart of top-1 on the test split against the fraction removed, a line per method and stage.
 
     As cut is dashed, retrained solid. `rows` are {"method", "sparsity", "top1", "stage": "as cut" | "retrained" |
     "dense"}, fractions. Several runs (seeds) of one point become their mean in a band from minimum to maximum. The
@@ -39,7 +43,7 @@ def accuracy_against_sparsity(rows: Iterable[ChartRow]) -> alt.LayerChart:
         labelOverlap="greedy",
         values=amounts if len(amounts) <= 8 else alt.Undefined,
     )
-    x = alt.X("sparsity:Q", title="Sparsity", axis=ticks).scale(zero=False, nice=False, padding=24)
+    x = alt.X("sparsity:Q", title="Removed", axis=ticks).scale(zero=False, nice=False, padding=24)
     y = (
         alt.Y("top1:Q", title="Top-1 on the test split")
         .axis(format=".0%", tickCount=6)
@@ -53,7 +57,7 @@ def accuracy_against_sparsity(rows: Iterable[ChartRow]) -> alt.LayerChart:
     tooltips = [
         alt.Tooltip("method:N", title="Method"),
         alt.Tooltip("stage:N", title="Stage"),
-        alt.Tooltip("sparsity:Q", title="Sparsity", format=".1%"),
+        alt.Tooltip("sparsity:Q", title="Removed", format=".1%"),
         alt.Tooltip("top1:Q", title="Top-1", format=".2%"),
         alt.Tooltip("runs:Q", title="Runs"),
     ]
@@ -102,6 +106,6 @@ def _in_words(points: Sequence[ChartRow], dense: Sequence[float]) -> str:
     methods = len({row["method"] for row in points})
     against = f" The dense model reaches {percent(fmean(dense))}." if dense else ""
     return (
-        f"Top-1 against sparsity for {how_many(methods, methods, 'methods', '')}. Best: {best['method']},"
-        f" {best['stage']}, {percent(best['top1'])} at {percent(best['sparsity'])} sparsity.{against}"
+        f"Top-1 against the fraction removed for {how_many(methods, methods, 'methods', '')}. Best: {best['method']},"
+        f" {best['stage']}, {percent(best['top1'])} at {percent(best['sparsity'])} removed.{against}"
     )
