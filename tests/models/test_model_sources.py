@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -201,3 +202,91 @@ def test_a_missing_library_is_named(name: str, package: str, monkeypatch: pytest
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingExtraError, match=rf"secateur\[{package}\]"):
         models.build(name)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the folder of an empty cache of torch's hub, in a process that reaches no network."""
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
+    monkeypatch.setattr("torch.hub.urlopen", unreachable)
+    (tmp_path / "checkpoints").mkdir()
+    return tmp_path / "checkpoints"
+
+
+def unreachable(*args: object, **options: object) -> None:
+    from urllib.error import URLError
+
+    raise URLError("no network")
+
+
+def put(hub: Path, name: str, classes: int = 1000, **arguments: object) -> dict[str, torch.Tensor]:
+    """Put a state dict of the model into the cache, under the name of its default weights, and return it."""
+    from torchvision.models import get_model, get_model_weights
+
+    torch.manual_seed(7)
+    state = get_model(name, num_classes=classes, **arguments).state_dict()
+    torch.save(state, hub / Path(get_model_weights(name)["DEFAULT"].url).name)
+    return state
+
+
+@pytest.mark.parametrize(
+    ("name", "head"),
+    {
+        "resnet18": {"fc.weight", "fc.bias"},
+        "squeezenet1_1": {"classifier.1.weight", "classifier.1.bias"},
+        "mobilenet_v3_small": {"classifier.3.weight", "classifier.3.bias"},
+        "shufflenet_v2_x0_5": {"fc.weight", "fc.bias"},
+        "densenet121": {"classifier.weight", "classifier.bias"},
+    }.items(),
+)
+def test_torchvision_weights_with_a_new_head(hub: Path, name: str, head: set[str]) -> None:
+    trained = put(hub, name)
+    torch.manual_seed(0)
+    net = models.build(f"torchvision:{name}", weights="DEFAULT", num_classes=10)
+    own = net.state_dict()
+    assert {key for key in own if own[key].shape != trained[key].shape} == head
+    assert all(torch.equal(own[key], trained[key]) for key in own.keys() - head)
+    torch.manual_seed(0)
+    again = models.build(f"torchvision:{name}", weights="DEFAULT", num_classes=10).state_dict()
+    assert all(torch.equal(again[key], own[key]) for key in head)
+    assert net.training
+
+
+def test_torchvision_weights_of_the_same_classes_keep_their_head(hub: Path) -> None:
+    trained = put(hub, "resnet18")
+    for classes in (None, 1000):
+        own = models.build("torchvision:resnet18", weights="DEFAULT", num_classes=classes).state_dict()
+        assert all(torch.equal(own[key], trained[key]) for key in own)
+
+
+def test_names_of_densenet_in_old_files(hub: Path) -> None:
+    trained = put(hub, "densenet121")
+    (path,) = hub.iterdir()
+    torch.save(
+        {re.sub(r"(norm|conv)([12])\.", r"\1.\2.", key): value for key, value in trained.items()}, path
+    )
+    own = models.build("torchvision:densenet121", weights="DEFAULT", num_classes=3).state_dict()
+    key = "features.denseblock1.denselayer1.conv2.weight"
+    assert torch.equal(own[key], trained[key])
+
+
+def test_torchvision_weights_that_are_nowhere(hub: Path) -> None:
+    for classes in (10, 1000):
+        with pytest.raises(
+            ModelError, match=r"resnet18-f37072fd\.pth .* neither in .*checkpoints nor"
+        ) as caught:
+            models.build("torchvision:resnet18", weights="DEFAULT", num_classes=classes)
+        assert "\n" not in str(caught.value)
+
+
+def test_torchvision_weights_of_another_model(hub: Path) -> None:
+    torch.save(put(hub, "resnet34"), hub / "resnet18-f37072fd.pth")
+    with pytest.raises(ModelError, match="don't fit it"):
+        models.build("torchvision:resnet18", weights="DEFAULT", num_classes=10)
+
+
+def test_torchvision_weights_run_no_code(hub: Path, evil: Path, tmp_path: Path) -> None:
+    (hub / "resnet18-f37072fd.pth").write_bytes(evil.read_bytes())
+    with pytest.raises(ModelError):
+        models.build("torchvision:resnet18", weights="DEFAULT", num_classes=10)
+    assert not (tmp_path / "was-here").exists()

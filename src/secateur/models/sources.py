@@ -20,6 +20,7 @@ from secateur.core.errors import InputError, ModelError
 from secateur.core.extras import need
 from secateur.core.registry import unknown
 from secateur.models.call import parameters, reason
+from secateur.models.new_head import reaching, with_new_head
 from secateur.models.registry import Factory, InputShape, ModelArguments, source
 
 
@@ -70,7 +71,7 @@ def _torchvision_untrained(name: str, arguments: ModelArguments) -> ModelArgumen
 @source(
     "torchvision",
     usage="torchvision:NAME",
-    summary="any float model of torchvision; weights=DEFAULT gives the trained one",
+    summary="any float model of torchvision; weights=DEFAULT gives the trained one, with a new head for other classes",
     untrained=_torchvision_untrained,
     names=_torchvision_names,
 )
@@ -79,7 +80,8 @@ def torchvision(
 ) -> tuple[Factory, ModelArguments]:
     """Resolve a model of torchvision, untrained unless the argument `weights` names its weights.
 
-    Raises `InputError` for an unknown name or weights, other than 3 channels, or weights of another number of classes.
+    Weights of another number of classes give all but the head, which is newly initialised. Raises `InputError` for an
+    unknown name or weights, or other than 3 channels; the factory raises `ModelError` for weights that it can't get.
     """
     need("torchvision", for_="A model written torchvision:NAME")
     from torchvision.models import get_model_builder, get_model_weights
@@ -101,15 +103,17 @@ def torchvision(
     if "weights_backbone" in parameters(factory):
         arguments = {"weights_backbone": None, **arguments}
     if num_classes is not None:
-        if isinstance(weights, str):
-            trained = len(get_model_weights(name)[weights.rpartition(".")[2]].meta.get("categories") or [])
-            if trained not in (0, num_classes):
-                raise InputError(
-                    f"The weights {weights} of torchvision:{name} know {trained} classes, the data have {num_classes}: "
-                    "use timm:NAME with pretrained=true, which fits a new head, or leave the weights out."
-                )
         arguments = {"num_classes": num_classes, **arguments}
-    return factory, arguments
+    if not isinstance(weights, str):
+        return factory, arguments
+    chosen = get_model_weights(name)[weights.rpartition(".")[2]]
+    trained = len(chosen.meta.get("categories") or [])
+    if num_classes is None or trained in (0, num_classes):
+        return reaching(name, chosen, factory), arguments
+    untrained = _torchvision_untrained(name, arguments)
+    if "weights_backbone" in arguments:
+        untrained = {**untrained, "weights_backbone": None}
+    return with_new_head(name, chosen, factory, trained), untrained
 
 
 def _timm_untrained(name: str, arguments: ModelArguments) -> ModelArguments:
