@@ -53,7 +53,7 @@ def eight_bits(image: Image, mode: str) -> Image:
     if orientation != 1:
         picture.getexif()[ORIENTATION] = orientation
         picture = operations.exif_transpose(picture)
-    return picture.convert(mode)  # type: ignore[no-any-return]
+    return picture.convert(mode)
 
 
 def _scaled(image: Image) -> Image:

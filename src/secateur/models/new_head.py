@@ -31,7 +31,8 @@ def reaching(name: str, weights: Any, factory: Factory) -> Factory:
 
     @functools.wraps(factory)
     def build(**arguments: Any) -> nn.Module:
-        return _fetching(name, weights, lambda: factory(**arguments))
+        model: nn.Module = _fetching(name, weights, lambda: factory(**arguments))
+        return model
 
     return build
 
