@@ -20,7 +20,7 @@ INT, FLOAT, TIMESTAMP = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float", "tag
 SCALARS = (str, int, float, bool, type(None))
 NOT_PLAIN = (ValueError, TypeError, ArithmeticError, LookupError, AttributeError, RecursionError)
 """Exceptions of constructors of YAML for scalars that are not of their tag."""
-NUMBERS = {
+NUMBER_FORMS = {
     INT: r"[-+]?[0-9][0-9_]*|0o[0-7]+|0x[0-9a-fA-F]+",
     FLOAT: r"[-+]?(?:\.[0-9]+|[0-9][0-9_]*(?:\.[0-9_]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
 }
@@ -59,7 +59,7 @@ for _kind in (PlainLoader, PlainDumper):
         first: [(tag, form) for tag, form in resolvers if tag not in (INT, FLOAT, TIMESTAMP)]
         for first, resolvers in _kind.yaml_implicit_resolvers.items()
     }
-    for _tag, _form in NUMBERS.items():
+    for _tag, _form in NUMBER_FORMS.items():
         _kind.add_implicit_resolver(_tag, re.compile(f"(?:{_form})$"), list("-+.0123456789"))
 PlainLoader.add_constructor(INT, _int)
 PlainLoader.add_constructor(FLOAT, _float)

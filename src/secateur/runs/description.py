@@ -14,7 +14,7 @@ from secateur.core.errors import StoreError
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
-Change = Annotated[list[Count], Field(min_length=2, max_length=2)]
+CountChange = Annotated[list[Count], Field(min_length=2, max_length=2)]
 """[before, after] of a count."""
 
 
@@ -44,8 +44,8 @@ class ResultRecord(FileRecord):
     achieved: Fraction = 0.0
     pruned: Count = 0
     prunable: Count = 0
-    parameters: Change = [0, 0]
-    macs: Change = [0, 0]
+    parameters: CountChange = [0, 0]
+    macs: CountChange = [0, 0]
     groups: list[GroupRecord] = []
 
     @model_validator(mode="after")
