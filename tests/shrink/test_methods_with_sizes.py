@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -194,3 +195,83 @@ def test_a_plan_names_methods_of_the_model_alone(method: str) -> None:
     plan = Plan(overrides=(Override("", "torch.Tensor.view", 0, (2,), 2, method=method),))
     with pytest.raises(ModelError, match="is no method of this model"):
         apply(FromAProperty(), plan)
+
+
+class Shared(nn.Module):
+    """Runs one helper with a literal on two groups."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.d = (
+            nn.Linear(3, 16),
+            nn.Linear(16, 16),
+            nn.Linear(16, 20),
+            nn.Linear(20, 2),
+        )
+
+    def split(self, x: Tensor) -> Tensor:
+        return x.view(-1, 16).relu()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.d(self.c(self.split(self.b(self.split(self.a(x))))))
+        return out
+
+
+def test_groups_that_share_a_literal_and_need_others_stay() -> None:
+    x = torch.randn(4, 3)
+    result = secateur.prune(Shared(), x, granularity="channel", amount=0.5, scope="local", keep=["a.weight"])
+    assert {name: result.kept.get(name) for name in ("b.weight", "c.weight")} == {
+        "b.weight": 16,
+        "c.weight": 10,
+    }
+    together = cut(Shared(), x)
+    assert [together.kept[name] for name in ("a.weight", "b.weight", "c.weight")] == [8, 8, 10]
+
+
+class Recurrent(nn.Module):
+    """Starts from zeros of a literal width, made once: kept on itself, or in a cache."""
+
+    def __init__(self, kept: str) -> None:
+        super().__init__()
+        self.i, self.h, self.o, self.free = (
+            nn.Linear(4, 16),
+            nn.Linear(16, 16),
+            nn.Linear(16, 6),
+            nn.Linear(6, 2),
+        )
+        self.kept = kept
+        self.start: Tensor | None = None
+
+    @functools.lru_cache  # noqa: B019
+    def cached(self, samples: int) -> Tensor:
+        return torch.zeros(samples, 16)
+
+    def first(self, samples: int) -> Tensor:
+        if self.kept != "itself":
+            return self.cached(samples) if self.kept == "a method" else cached_zeros(samples, 16)
+        if self.start is None or self.start.shape[0] != samples:
+            self.start = torch.zeros(samples, 16)
+        return self.start
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x.shape[0])
+        for at in range(x.shape[1]):
+            h = torch.tanh(self.i(x[:, at]) + self.h(h))
+        out: Tensor = self.free(self.o(h).relu())
+        return out
+
+
+@functools.lru_cache
+def cached_zeros(samples: int, width: int) -> Tensor:
+    return torch.zeros(samples, width)
+
+
+@pytest.mark.parametrize("kept", ["itself", "a method", "a function"])
+def test_what_code_keeps_from_an_earlier_run_does_not_break_the_next(kept: str) -> None:
+    model, x = Recurrent(kept), torch.rand(2, 5, 4)
+    before = model.eval()(x)
+    result = cut(model, x)
+    assert result.kept["o.weight"] == 3
+    assert torch.equal(result.model(x), result.model(x))
+    assert torch.equal(model(x), before)
+    assert cached_zeros(2, 16).shape == (2, 16)

@@ -3,8 +3,9 @@
 A cache finds results by numbers that are equal, and the sizes of a trace are more than their numbers: a result found
 for an equal size of another layer, or another model, would remember the wrong place. So caches are emptied before each
 look-up by a size of the trace, and after the trace, when they may hold such sizes or tensors without numbers.
-Emptying is always right for a cache: it costs its owner a computation. Tables that a model fills by hand can't be
-told from its data and stay; what they hold of another trace are plain numbers (see `sizes.py`).
+Emptying costs a cache's owner a computation; numbers drawn at random and kept by size are drawn anew. Tables that a
+model fills by hand can't be told from its data and stay; what they hold of another trace are plain numbers (see
+`sizes.py`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import functools
 import gc
 import sys
 from collections.abc import Iterator
+from types import CodeType, FunctionType
 from typing import Any
 
 from torch import Tensor
@@ -57,6 +59,19 @@ class Caches:
         for cache in _caches() if self.looked_into or made_tensors else ():
             if any(map(_is_ghost, _held(cache))):
                 cache.cache_clear()
+
+
+def forget_tensors() -> None:
+    """Empty the caches that hold tensors: they are of one model's widths, in the type that it ran in."""
+    for cache in _caches():
+        if next(_held(cache), None) is not None:
+            cache.cache_clear()
+
+
+def cached_code() -> set[CodeType]:
+    """Return the code of all functions whose results are cached."""
+    functions = (getattr(cache, "__wrapped__", None) for cache in _caches())
+    return {function.__code__ for function in functions if isinstance(function, FunctionType)}
 
 
 def _caches() -> Iterator[Cache[Any]]:

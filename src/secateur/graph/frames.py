@@ -48,6 +48,19 @@ class Frames:
                 found.setdefault((self.runs[run].path, self.runs[run].method), run)
         return list(found.values())
 
+    def helpers(self, frame: FrameType | None, end: CodeType) -> frozenset[CodeType]:
+        """Return the code that runs between `frame` and the innermost run, but for torch's."""
+        found = set()
+        while (
+            frame is not None
+            and frame.f_code is not end
+            and self._known.get(id(frame), (frame, None))[1] is None
+        ):
+            if frame.f_globals.get("__name__", "").partition(".")[0] != "torch":
+                found.add(frame.f_code)
+            frame = frame.f_back
+        return frozenset(found)
+
     def _of(self, frame: FrameType, outside: Container[tuple[str, str]]) -> int | None:
         known = self._known.get(id(frame))
         if known is None:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import CodeType
 from typing import Any
 
 import torch
@@ -69,7 +70,8 @@ class Call:
     """One call of a torch function from Python, in `module` (path), at `source` ("file.py:12").
 
     `nth` holds, for every module whose forward was running, how many calls of this function came before. `method` is
-    the innermost run of a method that can be taken over, and how many calls of this function came before in it.
+    the innermost run of a method that can be taken over, and how many calls of this function came before in it;
+    `helpers` are the functions between the two.
     """
 
     function: Callable[..., Any]
@@ -80,6 +82,7 @@ class Call:
     source: str
     nth: dict[str, int]
     method: tuple[int, int] | None = None
+    helpers: frozenset[CodeType] = frozenset()
     outputs: Any = None
 
 
@@ -151,6 +154,11 @@ class Program(Brief):
     def evaluated(self) -> list[Call]:
         """The calls of the first pass, in eval mode."""
         return self.calls[: self.passes[1].call if len(self.passes) > 1 else None]
+
+    @property
+    def makes_tensors(self) -> bool:
+        """Whether the code makes tensors out of nothing, which a cache may hold."""
+        return any(not node.operands for node in self.nodes)
 
     @property
     def unreached(self) -> list[str]:

@@ -254,6 +254,7 @@ class Functions(TorchFunctionMode):
             _source(),
             nth,
             recorder.counted(name, sys._getframe(1)),
+            recorder.frames.helpers(sys._getframe(1), Recorder.run.__code__),
         )
         recorder.call = len(recorder.program.calls)
         recorder.program.calls.append(call)

@@ -76,7 +76,7 @@ def attempt(
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     caches, program = Caches(), Program(tensors_were=kind)
     with same_draws(), remembering(caches.forget), ExitStack() as stack:
-        stack.callback(lambda: caches.leave(_makes_tensors(program)))
+        stack.callback(lambda: caches.leave(program.makes_tensors))
         stack.callback(setattr, logger, "disabled", logger.disabled)
         logger.disabled = True  # what fails here is told in one sentence, or tried in another way
         if kind == "meta":
@@ -100,11 +100,6 @@ def attempt(
         except Exception as error:
             return program, error
     return program, None
-
-
-def _makes_tensors(program: Program) -> bool:
-    """Whether the code made tensors out of nothing, which a cache may hold."""
-    return any(not node.operands for node in program.nodes)
 
 
 def _itself(tensor: Tensor) -> Tensor:

@@ -64,7 +64,7 @@ class Resized(Forward):
         finally:
             _running().remove(id(self))
         for function, number in self.expected.items():
-            if calls[function] != number:
+            if calls[function] not in (0, number):  # none, where the code kept what an earlier run computed
                 raise ModelError(
                     f"{type(self.module).__name__} calls {call_name(function)} {calls[function]} times here, "
                     f"and did so {number} times on the example inputs it was pruned with, so that its sizes can't be "

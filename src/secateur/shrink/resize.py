@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+from secateur.graph.caches import cached_code
 from secateur.graph.coupling import Need
 from secateur.graph.cut import Cut
 from secateur.graph.program import MethodRun, Program
@@ -161,14 +162,15 @@ def _override(cut: Cut, demands: list[tuple[Demand, float]], settlement: Settlem
     """Override what no attribute explains: numbers that come out as another than their demand, (demand, number).
 
     A method that runs several times must need the same in its nth call each time. Where it makes another number of such
-    calls each time, all of them that come out as one number at one place must need the same.
+    calls each time, all of them that come out as one number at one place must need the same. Code whose results are
+    cached is left alone: others would find them.
     """
     program = cut.coupling.program
     overrides: dict[tuple[Any, ...], Override] = {}
-    needs: dict[tuple[Any, ...], set[float]] = defaultdict(set)
-    for demand, comes_out in demands:
-        alike = (*_method_of(program, demand), demand.place, comes_out)
-        needs[alike].add(demand.need)
+    agreed: dict[tuple[Any, ...], float] = {}  # what the first needs, or one that needs no change
+    for demand, comes_out in sorted(demands, key=lambda each: each[0].need != each[1]):
+        for alike in _alike(program, demand, comes_out):
+            agreed.setdefault(alike, demand.need)
     for demand, comes_out in demands:
         if comes_out == demand.need:
             continue
@@ -176,19 +178,29 @@ def _override(cut: Cut, demands: list[tuple[Demand, float]], settlement: Settlem
         if call.method is None:
             settlement.failures.append((demand.call, "a hook of the model fixes its size"))
             continue
+        if call.helpers and not call.helpers.isdisjoint(cached_code()):
+            settlement.failures.append((demand.call, "code whose results are cached fixes its size"))
+            continue
         path, method, function = here = _method_of(program, demand)
-        nth, fixes = call.method[1], f"the code fixes a size in {function}, and runs there several times with"
         totals = program.totals(*here)
-        override = Override(path, function, nth, demand.place, demand.need, max(totals), method)
+        override = Override(path, function, call.method[1], demand.place, demand.need, max(totals), method)
+        alike, same_number = _alike(program, demand, comes_out)
+        why = "different needs"
         if len(totals) > 1:
             override = replace(override, nth=0, of=0, instead_of=comes_out)
-            alike = (*here, demand.place, comes_out)
-            if len(needs[alike]) > 1:
-                settlement.failures.append((demand.call, f"{fixes} another number of such calls each time"))
-        other = overrides.setdefault((*here, override.nth, demand.place, override.instead_of), override)
-        if other.value != override.value and len(totals) == 1:
-            settlement.failures.append((demand.call, f"{fixes} different needs"))
+            alike, why = same_number, "another number of such calls each time"
+        overrides.setdefault(alike, override)
+        if agreed[alike] != demand.need:
+            fixes = f"the code fixes a size in {function}, and runs there several times with {why}"
+            settlement.failures.append((demand.call, fixes))
     settlement.overrides = list(overrides.values())
+
+
+def _alike(program: Program, demand: Demand, comes_out: float) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Return what tells a number from others in its method: by which call it is, or by which number."""
+    call, here = program.calls[demand.call], (*_method_of(program, demand), demand.place)
+    nth = -1 if call.method is None else call.method[1]
+    return (*here, "call", nth), (*here, "number", comes_out)
 
 
 def _method_of(program: Program, demand: Demand) -> tuple[str, str, str]:
