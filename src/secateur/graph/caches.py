@@ -13,14 +13,9 @@ from __future__ import annotations
 import functools
 import gc
 import sys
-from collections.abc import Iterator
-from types import CodeType, FunctionType
+from collections.abc import Iterable, Iterator
+from types import FrameType
 from typing import Any
-
-from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
-
-from secateur.core.held import tensors_in
 
 Cache = functools._lru_cache_wrapper
 
@@ -52,26 +47,39 @@ class Caches:
             else:
                 self.without_numbers[cache] = misses
 
-    def leave(self, made_tensors: bool) -> None:
-        """Empty caches that may hold sizes of the trace or, if its code made some of nothing else, its tensors."""
+    def leave(self, ran: Iterable[Cache[Any]]) -> None:
+        """Empty the caches that may hold sizes of the trace, and those of functions that `ran`, with its tensors."""
         if self.looked_into:
             self.forget()
-        for cache in _caches() if self.looked_into or made_tensors else ():
-            if any(map(_is_ghost, _held(cache))):
-                cache.cache_clear()
-
-
-def forget_tensors() -> None:
-    """Empty the caches that hold tensors: they are of one model's widths, in the type that it ran in."""
-    for cache in _caches():
-        if next(_held(cache), None) is not None:
+        for cache in ran:
             cache.cache_clear()
 
 
-def cached_code() -> set[CodeType]:
-    """Return the code of all functions whose results are cached."""
-    functions = (getattr(cache, "__wrapped__", None) for cache in _caches())
-    return {function.__code__ for function in functions if isinstance(function, FunctionType)}
+def cache_before(frame: FrameType) -> Cache[Any] | None:
+    """Return the cache in front of the function that runs in a frame, if it has one.
+
+    It is looked for in the function's module and its classes, in the class of what the function is called on, and in
+    the caller's variables and the attributes of what that is called on.
+    """
+    for each in _within_reach(frame):
+        each = each.__func__ if isinstance(each, staticmethod | classmethod) else each
+        if type(each) is Cache and getattr(each.__wrapped__, "__code__", None) is frame.f_code:
+            return each
+    return None
+
+
+def _within_reach(frame: FrameType) -> Iterator[Any]:
+    own, caller = list(frame.f_globals.values()), frame.f_back
+    yield from own
+    for kind in (each for each in own if isinstance(each, type)):
+        yield from vars(kind).values()
+    for at in (frame, caller):
+        if at is not None:
+            yield from list(at.f_locals.values())
+            owner = at.f_locals.get(next(iter(at.f_code.co_varnames), ""))
+            yield from getattr(owner, "__dict__", {}).values()
+            for kind in type(owner).__mro__:
+                yield from vars(kind).values()
 
 
 def _caches() -> Iterator[Cache[Any]]:
@@ -87,14 +95,3 @@ def _has_number(part: Any) -> bool:
             isinstance(item, int | float) or (isinstance(item, tuple) and _has_number(item)) for item in part
         )
     return isinstance(part, int | float)
-
-
-def _held(cache: Cache[Any]) -> Iterator[Tensor]:
-    """Yield the tensors among a cache's results."""
-    for part in gc.get_referents(cache):
-        yield from tensors_in(part)
-
-
-def _is_ghost(tensor: Tensor) -> bool:
-    """Whether a tensor has no numbers."""
-    return tensor.is_meta or isinstance(tensor, FakeTensor)

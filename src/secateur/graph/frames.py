@@ -16,6 +16,7 @@ from typing import Any
 from torch import nn
 
 from secateur.core.modules import named_modules
+from secateur.graph.caches import Cache, cache_before
 from secateur.graph.program import MethodRun
 
 LAZY = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
@@ -26,6 +27,8 @@ class Frames:
 
     def __init__(self, model: nn.Module) -> None:
         self.runs: list[MethodRun] = []
+        self.caches: dict[CodeType, Cache[Any]] = {}
+        self._seen: set[CodeType] = set()
         self._paths = {id(module): path for path, module in named_modules(model)}
         self._known: dict[
             int, tuple[FrameType, int | None]
@@ -58,8 +61,15 @@ class Frames:
         ):
             if frame.f_globals.get("__name__", "").partition(".")[0] != "torch":
                 found.add(frame.f_code)
+                self._note_cache(frame)
             frame = frame.f_back
         return frozenset(found)
+
+    def _note_cache(self, frame: FrameType) -> None:
+        if frame.f_code not in self._seen:
+            self._seen.add(frame.f_code)
+            if (cache := cache_before(frame)) is not None:
+                self.caches[frame.f_code] = cache
 
     def _of(self, frame: FrameType, outside: Container[tuple[str, str]]) -> int | None:
         known = self._known.get(id(frame))

@@ -129,6 +129,8 @@ class Program(Brief):
     outputs: list[int] = field(default_factory=list)
     runs: list[ModuleCall] = field(default_factory=list)
     methods: list[MethodRun] = field(default_factory=list)
+    caches: dict[CodeType, Any] = field(default_factory=dict)
+    """Caches (`functools.lru_cache`) in front of functions that ran, by the functions' code."""
     elsewhere: list[MethodRun] = field(default_factory=list)
     """Methods that ran at a second size of the inputs, in a pass that is not part of this program."""
     tensors: dict[str, int] = field(default_factory=dict)
@@ -154,11 +156,6 @@ class Program(Brief):
     def evaluated(self) -> list[Call]:
         """The calls of the first pass, in eval mode."""
         return self.calls[: self.passes[1].call if len(self.passes) > 1 else None]
-
-    @property
-    def makes_tensors(self) -> bool:
-        """Whether the code makes tensors out of nothing, which a cache may hold."""
-        return any(not node.operands for node in self.nodes)
 
     @property
     def unreached(self) -> list[str]:

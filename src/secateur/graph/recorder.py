@@ -42,7 +42,7 @@ class Recorder:
         self.call: int | None = None
         self.stack: list[tuple[str, Counter[str]]] = []
         self.frames = Frames(ghost)
-        program.methods = self.frames.runs
+        program.methods, program.caches = self.frames.runs, self.frames.caches
         self.root: dict[int, int] = {}  # value → first value of its memory
         self.latest: dict[int, int] = {}  # first value of a memory → its present content
         self.seen: dict[int, int] = {}  # value → content of the memory when it was made

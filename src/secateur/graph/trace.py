@@ -76,7 +76,7 @@ def attempt(
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     caches, program = Caches(), Program(tensors_were=kind)
     with same_draws(), remembering(caches.forget), ExitStack() as stack:
-        stack.callback(lambda: caches.leave(program.makes_tensors))
+        stack.callback(lambda: caches.leave(program.caches.values()))
         stack.callback(setattr, logger, "disabled", logger.disabled)
         logger.disabled = True  # what fails here is told in one sentence, or tried in another way
         if kind == "meta":

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from secateur.graph.caches import cached_code
 from secateur.graph.coupling import Need
 from secateur.graph.cut import Cut
 from secateur.graph.program import MethodRun, Program
@@ -178,7 +177,7 @@ def _override(cut: Cut, demands: list[tuple[Demand, float]], settlement: Settlem
         if call.method is None:
             settlement.failures.append((demand.call, "a hook of the model fixes its size"))
             continue
-        if call.helpers and not call.helpers.isdisjoint(cached_code()):
+        if not call.helpers.isdisjoint(program.caches):
             settlement.failures.append((demand.call, "code whose results are cached fixes its size"))
             continue
         path, method, function = here = _method_of(program, demand)

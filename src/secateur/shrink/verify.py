@@ -24,7 +24,6 @@ from secateur.core.errors import ModelError, VerificationError, reason_of
 from secateur.core.modules import named_modules
 from secateur.core.seeds import same_draws
 from secateur.graph.attention import attention_of, stand_in
-from secateur.graph.caches import forget_tensors
 from secateur.graph.cut import Cut
 from secateur.graph.observers import rest
 from secateur.graph.program import Node, refs
@@ -128,17 +127,22 @@ def run_both(
     if affected:  # the same operators as in the trace, in the same order
         stand_in(large, attention_of(large, cut.coupling.program))
     draws, decisions = Draws(cut), Decisions(partial(_alike, dtype))
-    forget = forget_tensors if cut.coupling.program.makes_tensors else lambda: None
     widened = Widened(dtype, affected, cut, draws.first, decisions.first, seen[0])
-    forget()  # tensors that the code keeps from one run are no good for the other
+    _forget(cut)
     expected = _run(large, example_inputs, dtype, widened, inside)
     del large
     widened = Widened(dtype, {}, cut, draws.again, decisions.again, seen[1])
-    forget()
+    _forget(cut)
     try:
         return expected, _run(copies.small(small), example_inputs, dtype, widened, inside)
     finally:
-        forget()
+        _forget(cut)
+
+
+def _forget(cut: Cut) -> None:
+    """Empty the caches in the code: tensors kept from one run have the widths and the type of one model."""
+    for cache in cut.coupling.program.caches.values():
+        cache.cache_clear()
 
 
 def _alike(dtype: torch.dtype, left: list[Tensor], right: list[Tensor]) -> bool:
