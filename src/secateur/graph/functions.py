@@ -130,4 +130,20 @@ FUNCTIONS: Mapping[str, Function] = {
         *rows("torch.Tensor.shape.__get__", "torch.Tensor.size", reads_size=True),
     )
 }  # fmt: skip
+COUNTED = frozenset(
+    f"torch.{home}{name}"
+    for home in ("", "Tensor.", "functional.")
+    for name in (
+        "__len__",
+        "__iter__",
+        "numel",
+        "tolist",
+        "unbind",
+        "split",
+        "chunk",
+        "tensor_split",
+        "view_as",
+    )
+)
+"""Functions that follow a size without reading it, beside those that read it."""
 SIZE_READERS = frozenset(name for name, row in FUNCTIONS.items() if row.reads_size)

@@ -34,10 +34,11 @@ from secateur.measure.inputs import ModelInputs, arguments, batch_size
 def trace_sizes(model: nn.Module, examples: Examples) -> tuple[Program, Examples]:
     """Trace in both modes, at a second size too where that couples other indices; return the program and its examples.
 
-    Left as they are: several examples, whose sizes are the caller's choice, and a model that runs on real numbers.
+    Left as they are: several examples, whose sizes are the caller's choice, a model that runs on real numbers, and one
+    whose code reads no size.
     """
     program = trace(model, examples, training=True)
-    if len(examples) > 1 or program.real:
+    if len(examples) > 1 or program.real or not program.follows_sizes:
         return program, examples
     training = any(each.training for each in program.passes)
     for size in second_sizes(examples.first):
@@ -146,11 +147,10 @@ def _scalings(tensor: Tensor) -> Iterator[dict[int, Fraction]]:
     varied = range(2, tensor.ndim)
     if tensor.ndim > 3:
         yield {dim: Fraction(2 + dim % 2) for dim in varied}
-        yield dict.fromkeys(varied, Fraction(2))
-    elif tensor.ndim == 3 or (tensor.ndim == 2 and not tensor.is_floating_point()):
-        for dim in range(1, tensor.ndim):
-            yield {dim: Fraction(2)}
-            yield {dim: Fraction(1, 2)}
+    elif tensor.ndim == 3 and tensor.is_floating_point():
+        yield from ({dim: Fraction(2)} for dim in (1, 2))
+    elif tensor.ndim > 1 and not tensor.is_floating_point():
+        yield from ({1: factor} for factor in (Fraction(2), Fraction(1, 2)))
     yield {}
 
 

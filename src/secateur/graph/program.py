@@ -131,6 +131,8 @@ class Program(Brief):
     methods: list[MethodRun] = field(default_factory=list)
     caches: dict[CodeType, Any] = field(default_factory=dict)
     """Caches (`functools.lru_cache`) in front of functions that ran, by the functions' code."""
+    follows_sizes: bool = False
+    """Whether code of the model, not torch's alone, reads a size or depends on one."""
     elsewhere: list[MethodRun] = field(default_factory=list)
     """Methods that ran at a second size of the inputs, in a pass that is not part of this program."""
     tensors: dict[str, int] = field(default_factory=dict)

@@ -25,7 +25,7 @@ from secateur.core.schemas import given, in_parts, operator_name, returns_view, 
 from secateur.graph.attention import attend, attends
 from secateur.graph.forwards import call_name
 from secateur.graph.frames import Frames
-from secateur.graph.functions import SIZE_READERS
+from secateur.graph.functions import COUNTED, SIZE_READERS
 from secateur.graph.operators import UNKNOWN, row
 from secateur.graph.program import WRITE, Call, ModuleCall, Node, Program, Ref, Value, refs, replace
 from secateur.graph.sizes import Extent, TracedSize, own
@@ -235,6 +235,8 @@ class Functions(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, recorder = kwargs or {}, self.recorder
         name = call_name(func)
+        if name in SIZE_READERS or name in COUNTED:
+            recorder.program.follows_sizes |= not _by_torch(sys._getframe(1))
         if name in SIZE_READERS:
             return _sized(recorder.read(args[0]), func(*args, **kwargs), args[0].dim(), *args[1:], **kwargs)
         if attends(func, kwargs):
@@ -271,6 +273,11 @@ def _sized(value: int, sizes: Any, dims: int, dim: int | None = None) -> Any:
     if dim is None:
         return torch.Size(TracedSize(int(size), Extent(value, at)) for at, size in enumerate(sizes))
     return TracedSize(int(sizes), Extent(value, int(dim) % dims))
+
+
+def _by_torch(frame: FrameType) -> bool:
+    """Whether torch's own code runs in a frame."""
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0] == "torch"
 
 
 def _source() -> str:

@@ -172,7 +172,7 @@ def _added_to(node: Node, value: int) -> int | None:
     """Return the tensor that an operator adds a value to, None where it does something else with it."""
     terms = [index for index, _ in _terms(node)]
     others = [index for index in terms if index != value]
-    whole = 1 if node.op.rstrip("_") == "addcmul" else 2
+    whole = 1 if argument(node, "tensor1", None) is not None else 2  # self + value · tensor1 · tensor2
     return others[0] if len(terms) == whole and len(others) == 1 else None
 
 
