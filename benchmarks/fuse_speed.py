@@ -20,7 +20,6 @@ import numpy as np
 import ot
 import torch
 import torchvision
-from secateur.compensation.folding import chains, folded
 from torch import Tensor, nn
 
 from harness import earlier_rows, has, parser, record
@@ -30,6 +29,7 @@ from secateur.compensation.codable import Codable
 from secateur.compensation.coder import places
 from secateur.core.tables import COUNT, Column, Format, Table
 from secateur.graph.cut import Cut
+from secateur.importance.folding import chains, folded
 from secateur.shrink.apply import apply
 from secateur.shrink.make import plan_for
 from secateur.shrink.plan import named_tensors

@@ -30,7 +30,9 @@ class Steps(nn.Module):
 
 
 def test_another_number_of_steps_is_refused_not_computed_wrongly() -> None:
-    result = secateur.prune(Steps(), torch.randn(2, 4, 6), **HALF)
+    followed = secateur.prune(Steps(), torch.randn(2, 4, 6), **HALF)
+    assert followed.model(torch.randn(2, 7, 6)).shape == (2, 3)
+    result = secateur.prune(Steps(), torch.randn(2, 4, 6), other_sizes=False, **HALF)
     assert result.model(torch.randn(3, 4, 6)).shape == (3, 3)
     with pytest.raises(secateur.ModelError, match="prune it with inputs like these"):
         result.model(torch.randn(2, 7, 6))

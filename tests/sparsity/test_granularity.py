@@ -129,7 +129,6 @@ def test_patterns_that_make_no_sense_are_refused(text: str) -> None:
         " 2:4",
         "2:4\n",
         "two:four",
-        "n:m",
         "column",
         "channels",
         "Head",
@@ -146,3 +145,10 @@ def test_other_granularities_are_refused(text: str) -> None:
     ) as caught:
         parse(text)
     assert all(f" {name}," in str(caught.value) for name in ("channel", "head", "layer"))
+
+
+def test_the_form_of_a_pattern_is_answered_with_patterns() -> None:
+    with pytest.raises(
+        InputError, match=r"^There is no granularity 'n:m': here it is 2:4, or another pattern N:M"
+    ):
+        parse("n:m")

@@ -107,7 +107,7 @@ def test_other_models_are_cut_as_before(model: nn.Module) -> None:
 @pytest.mark.parametrize("family", ["llama", "gpt2", "qwen", "bert"])
 def test_only_the_mlps_width_is_one_word(family: str) -> None:
     model = language_model(family)
-    ids = {"input_ids": torch.ones(1, 4, dtype=torch.long)}
+    ids: dict[str, Any] = {"input_ids": torch.ones(1, 4, dtype=torch.long)}
     word = "intermediate" if family == "bert" else "mlp"
     if family != "bert":
         ids |= {"use_cache": False}

@@ -88,6 +88,7 @@ def test_no_rate_is_negative_or_above_the_peak(
         (1, 100),
         (0.25, 25),
         ("  1 ep ", 100),
+        ("1e3it", 1000),
     ],
 )
 def test_a_duration_counts_iterations(text: str | float, iterations: int) -> None:
@@ -96,7 +97,7 @@ def test_a_duration_counts_iterations(text: str | float, iterations: int) -> Non
     assert Duration.parse(str(duration)) == duration
 
 
-@pytest.mark.parametrize("text", ["", "ep", "-1ep", "2 weeks", "1e3it", "nan", "3 %%", None])
+@pytest.mark.parametrize("text", ["", "ep", "-1ep", "2 weeks", "nan", "3 %%", None])
 def test_what_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="no span of training"):
         Duration.parse(text)

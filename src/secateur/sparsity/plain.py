@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.core.errors import ModelError
+from secateur.core.modules import named_modules, named_parameters
 from secateur.sparsity.targets import DTYPES
 
 PACKED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
@@ -14,13 +15,13 @@ PACKED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
 
 def require_plain(model: nn.Module) -> None:
     """Raise `ModelError` naming the first layer or parameter that can't be cut as it is, and what to do instead."""
-    for name, module in model.named_modules():
+    for name, module in named_modules(model):
         if type(module).__module__.startswith(PACKED) and hasattr(module, "_weight_bias"):
             raise ModelError(
                 f"{name or 'The model'} is quantised, and its weights are packed: prune the model before it is "
                 "converted, and convert the result."
             )
-    for name, parameter in model.named_parameters():
+    for name, parameter in named_parameters(model):
         if (reason := _strange(parameter)) is not None:
             raise ModelError(f"{name} {reason}.")
 

@@ -205,7 +205,7 @@ class PairRecord(FileRecord):
     """A record in instability.json."""
 
     weights: str
-    masks: str
+    masks: str | None
     cut: Fraction
     settings: dict[str, Any]
     k: Count
