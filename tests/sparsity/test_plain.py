@@ -103,3 +103,17 @@ def test_a_sparse_buffer_is_kept() -> None:
     result = secateur.prune(Neighbours(), torch.randn(6, 4), granularity="channel", amount=0.5)
     assert result.model.first.weight.shape == (4, 4)
     assert result.model.adjacency.is_sparse
+
+
+def test_weights_that_are_buffers_alone_are_named() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    for layer in (model[0], model[2]):
+        for name in ("weight", "bias"):
+            tensor = getattr(layer, name).detach()
+            delattr(layer, name)
+            layer.register_buffer(name, tensor)
+    for granularity in ("weight", "channel"):
+        with pytest.raises(
+            ModelError, match=r"has no parameters, and 0\.weight is a buffer: make its weights"
+        ):
+            secateur.prune(model, torch.ones(1, 4), granularity=granularity, amount=0.5)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.core.errors import ModelError
-from secateur.core.modules import named_modules, named_parameters
+from secateur.core.modules import named_buffers, named_modules, named_parameters
 from secateur.sparsity.targets import DTYPES
 
 PACKED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
@@ -24,6 +24,14 @@ def require_plain(model: nn.Module) -> None:
     for name, parameter in named_parameters(model):
         if (reason := _strange(parameter)) is not None:
             raise ModelError(f"{name} {reason}.")
+    buffer = next(
+        (name for name, each in named_buffers(model) if each.ndim > 1 and each.is_floating_point()), None
+    )
+    if buffer is not None and not any(True for _ in named_parameters(model)):
+        raise ModelError(
+            f"The model has no parameters, and {buffer} is a buffer: make its weights parameters, with "
+            "requires_grad=False if they are frozen."
+        )
 
 
 def _strange(parameter: Tensor) -> str | None:
