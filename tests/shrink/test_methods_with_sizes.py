@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from cuts import zero_what_went
 from torch import Tensor, nn
 
 import secateur
@@ -45,23 +46,10 @@ def cut(model: nn.Module, inputs: Tensor = IMAGES) -> secateur.Pruned:
     return secateur.prune(model.eval(), inputs, granularity="channel", amount=0.5, scope="local")
 
 
-def zeroed(result: secateur.Pruned, model: nn.Module) -> nn.Module:
-    """The large model with the entries of its parameters that went set to zero."""
-    parameters = dict(model.named_parameters())
-    assert result.plan is not None
-    with torch.no_grad():
-        for name, dims in result.plan.kept.items():
-            for dim, stay in dims.items():
-                gone = torch.ones(parameters[name].shape[dim], dtype=torch.bool)
-                gone[stay] = False
-                parameters[name].index_fill_(dim, gone.nonzero().flatten(), 0)
-    return model
-
-
 def test_encode_and_decode_work_alone() -> None:
     model = AutoEncoder().double()
     result = cut(model, IMAGES.double())
-    small, large = result.model, zeroed(result, model)
+    small, large = result.model, zero_what_went(model, result)
     assert result.parameters is not None
     assert result.parameters[1] < 0.5 * result.parameters[0]
     assert isinstance(small, AutoEncoder)
@@ -179,7 +167,7 @@ def test_any_method_follows_from_wherever_it_is_called(kind: type[Base]) -> None
     assert isinstance(result.model, Base)
     assert result.model.a.out_features < 12
     alone = result.model.split(result.model.a(x))
-    torch.testing.assert_close(result.model(x), zeroed(result, model)(x))
+    torch.testing.assert_close(result.model(x), zero_what_went(model, result)(x))
     if kind not in (Recursive, Twice):
         torch.testing.assert_close(result.model.b(alone), result.model(x))
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from cuts import zero_what_went
 from torch import Tensor, nn
 
 import secateur
@@ -35,18 +36,6 @@ def cut(model: nn.Module, inputs: Any, **settings: Any) -> secateur.Pruned:
     )
 
 
-def zero(model: nn.Module, result: secateur.Pruned) -> None:
-    """Set the entries of the large model's parameters that went to zero."""
-    assert result.plan is not None
-    parameters = dict(model.named_parameters())
-    with torch.no_grad():
-        for name, dims in result.plan.kept.items():
-            for dim, stay in dims.items():
-                gone = torch.ones(parameters[name].shape[dim], dtype=torch.bool)
-                gone[stay] = False
-                parameters[name].index_fill_(dim, gone.nonzero().flatten(), 0)
-
-
 def images(*size: int) -> Tensor:
     return torch.rand(*size, dtype=torch.float64)
 
@@ -60,7 +49,7 @@ def test_what_belongs_together_at_one_size_alone_is_not_cut() -> None:
         "all of its indices belong together on inputs [1, 3, 2, 2] and [2, 3, 4, 6]"
         in result.skipped["a.weight"]
     )
-    zero(model, result)
+    zero_what_went(model, result)
     for size in ((1, 2, 2), (3, 1, 4), (2, 4, 4), (1, 8, 8), (1, 3, 5)):
         x = images(size[0], 3, *size[1:])
         torch.testing.assert_close(result.model(x), model(x))
@@ -145,7 +134,7 @@ def test_loops_and_branches_of_several_examples_are_cut_and_proved() -> None:
     result = cut(model, [short, long])
     assert result.parameters is not None
     assert result.parameters[1] < result.parameters[0]
-    zero(model, result)
+    zero_what_went(model, result)
     for x in (short, long):
         torch.testing.assert_close(result.model(x), model(x))
 
@@ -177,7 +166,7 @@ def test_methods_are_entries() -> None:
     result = cut(model, {"encode": x, "decode": z})
     assert result.units is not None
     assert result.units[0] == 16 + 4  # a `view` into 4 × 4 leaves rows of 4 as units
-    zero(model, result)
+    zero_what_went(model, result)
     small = result.model
     assert isinstance(small, TwoWays)
     torch.testing.assert_close(small.encode(x), model.encode(x))
@@ -278,7 +267,7 @@ def test_sizes_in_loops_and_branches_follow_at_any_length(several: bool) -> None
     result = cut(model, [short, long] if several else short)
     assert result.parameters is not None
     assert result.parameters[1] < (0.4 if several else 0.9) * result.parameters[0]
-    zero(model, result)
+    zero_what_went(model, result)
     for length in (1, 2, 3, *((5, 6, 9) if several else ())):
         x = torch.rand(3, length, 4).double()
         torch.testing.assert_close(result.model(x), model(x), msg=f"at length {length}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import nn
 
 from secateur.graph.cut import Cut
 from secateur.pruning.result import Pruned
@@ -21,3 +22,16 @@ def cut_of(result: Pruned) -> Cut:
         keep[inside[inside >= 0]] = True
         units.append((group, keep))
     return Cut.of(result.groups.coupling, units)
+
+
+@torch.no_grad()
+def zero_what_went(model: nn.Module, result: Pruned) -> nn.Module:
+    """Set the entries of a large model's parameters that a cut removed to zero, and return the model."""
+    assert result.plan is not None
+    parameters = dict(model.named_parameters())
+    for name, dims in result.plan.kept.items():
+        for dim, stay in dims.items():
+            gone = torch.ones(parameters[name].shape[dim], dtype=torch.bool)
+            gone[stay] = False
+            parameters[name].index_fill_(dim, gone.nonzero().flatten(), 0)
+    return model

@@ -6,7 +6,7 @@ or a table makes activations of produce it.
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Callable, Container, Iterable
 from functools import partial
 
 import numpy as np
@@ -16,48 +16,43 @@ from secateur.graph.labels import Vector
 from secateur.graph.operators import operator_of
 from secateur.graph.program import Node, refs
 
+Marks = np.ndarray[tuple[int], np.dtype[np.bool_]]
+DimsOf = Callable[[Coupling, Node, set[int]], Iterable[Vector | None]]
 
-def reading(coupling: Coupling) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+
+def reading(coupling: Coupling) -> Marks:
     """Return for every label whether it names an index that a product of activations and weights sums over.
 
     Labels of a tensor's own dimension are asked for, not what they are united with.
     """
-    program = coupling.program
-    weights = {value.id for value in program.values if value.kind in ("parameter", "buffer")}
-    read = np.zeros(len(coupling.labels), dtype=bool)
-    for node in program.nodes:
-        operands = set(refs(node.args))
-        if operands and operands <= weights:
-            weights.update(node.outputs)
-            continue
-        for vector in summed(coupling, node, weights):
-            if vector is not None:
-                read[vector] = True
-    return _at_sources(coupling, weights, read)
+    return _marked(coupling, summed)
 
 
-def making(coupling: Coupling) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+def making(coupling: Coupling) -> Marks:
     """Return for every label whether it names an index of a result that a weight or a table makes: its output.
 
     Labels of a tensor's own dimension are asked for, not what they are united with.
     """
+    return _marked(coupling, _produced)
+
+
+def _marked(coupling: Coupling, dims: DimsOf) -> Marks:
+    """Return for every label whether it is among the `dims` of a node that does not compute with weights alone."""
     program = coupling.program
     weights = {value.id for value in program.values if value.kind in ("parameter", "buffer")}
-    made = np.zeros(len(coupling.labels), dtype=bool)
+    marks = np.zeros(len(coupling.labels), dtype=bool)
     for node in program.nodes:
         operands = set(refs(node.args))
         if operands and operands <= weights:
             weights.update(node.outputs)
             continue
-        for vector in _produced(coupling, node, weights):
+        for vector in dims(coupling, node, weights):
             if vector is not None:
-                made[vector] = True
-    return _at_sources(coupling, weights, made)
+                marks[vector] = True
+    return _at_sources(coupling, weights, marks)
 
 
-def _at_sources(
-    coupling: Coupling, weights: set[int], marked: np.ndarray[tuple[int], np.dtype[np.bool_]]
-) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+def _at_sources(coupling: Coupling, weights: set[int], marked: Marks) -> Marks:
     """Mark what is marked of a tensor computed from weights of its shape, such as a masked one, in these too."""
     values = coupling.program.values
     for node in reversed(coupling.program.nodes):
@@ -70,9 +65,7 @@ def _at_sources(
     return marked
 
 
-def _mark(
-    marked: np.ndarray[tuple[int], np.dtype[np.bool_]], of: list[Vector | None], own: list[Vector | None]
-) -> None:
+def _mark(marked: Marks, of: list[Vector | None], own: list[Vector | None]) -> None:
     for computed, source in zip(of, own, strict=True):
         if computed is not None and source is not None:
             marked[source] |= marked[computed]
